@@ -1,0 +1,2 @@
+//! What leakguard's kernel and user side share.
+#![no_std]

@@ -1,0 +1,1 @@
+//! Kernel programs; built for the BPF target only.

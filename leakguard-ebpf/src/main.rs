@@ -1,0 +1,3 @@
+//! leakguard's kernel programs.
+
+fn main() {}

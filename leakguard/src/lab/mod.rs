@@ -1,0 +1,1 @@
+//! A throw-away network in namespaces of its own, for `leakguard demo` and for the tests.

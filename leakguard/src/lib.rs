@@ -1,0 +1,3 @@
+//! leakguard's agent: loads the kernel programs, keeps them in step with the host, reports what they drop.
+
+pub mod lab;

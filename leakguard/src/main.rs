@@ -1,0 +1,3 @@
+//! The `leakguard` command.
+
+fn main() {}
