@@ -1,1 +1,2 @@
-//! Kernel programs; built for the BPF target only.
+//! Empty: it exists so that the loader can build-depend on this package and is rebuilt when it changes.
+#![no_std]

@@ -1,0 +1,332 @@
+//! The layout of maps and records that kernel and user side agree on.
+//!
+//! Pinned state outlives the agent, so any change to a type, a map's size or a numeric value below needs a new
+//! [`ABI_VERSION`], which is part of the pin path: an older agent's state is then never misread.
+
+/// The version of everything in this module and in [`crate::counter`]; part of the pin directory's name.
+pub const ABI_VERSION: u32 = 1;
+
+/// Map names as they stand in the object; short, because the kernel keeps 15 characters.
+pub mod map {
+    /// `DEVMAP_HASH`: interface numbers that may carry DNS out of the host.
+    pub const TUNNELS: &str = "TUNNELS";
+    /// `DEVMAP_HASH`: interface numbers whose packets do not leave the host.
+    pub const LOCALS: &str = "LOCALS";
+    /// `ARRAY` of one [`super::Settings`].
+    pub const SETTINGS: &str = "SETTINGS";
+    /// `PERCPU_ARRAY` of `u64`, indexed by [`crate::counter::Series::index`].
+    pub const PACKETS: &str = "PACKETS";
+    /// `PERCPU_ARRAY` of `u64`, indexed by [`super::Outcome`].
+    pub const OUTCOMES: &str = "OUTCOMES";
+    /// `RINGBUF` of [`super::Event`].
+    pub const EVENTS: &str = "EVENTS";
+}
+
+/// The most interfaces a role table holds; a host beyond that keeps the rest blocked.
+pub const MAX_INTERFACES: u32 = 16_384;
+
+/// The size of the event ring in bytes, a power of two and a multiple of the page size.
+pub const EVENT_RING_BYTES: u32 = 1 << 20;
+
+/// How many extra ports can be judged as `dns`.
+pub const MAX_EXTRA_PORTS: usize = 16;
+
+/// The loopback device's number, the same in every namespace (`LOOPBACK_IFINDEX` in `net/net_namespace.h`).
+pub const LOOPBACK_IFINDEX: u32 = 1;
+
+/// Defines a fieldless `u8` enum with its names and its conversion from the wire.
+macro_rules! wire_enum {
+    (
+        $(#[$outer:meta])*
+        $name:ident { $($(#[$inner:meta])* $variant:ident = $value:literal => $text:literal),+ $(,)? }
+    ) => {
+        $(#[$outer])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$inner])* $variant = $value),+ }
+
+        impl $name {
+            /// Every value, in the order of the wire numbers, which start at 0 and leave no gap.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The name used in events, metrics and configuration.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            /// The value for a number read from a map or a record.
+            pub const fn from_wire(value: u8) -> Option<Self> {
+                match value { $($value => Some(Self::$variant),)+ _ => None }
+            }
+
+            /// The value for a name.
+            pub fn from_name(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|value| value.name() == name)
+            }
+        }
+
+        impl core::fmt::Display for $name {
+            fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+                formatter.write_str(self.name())
+            }
+        }
+    };
+}
+
+wire_enum! {
+    /// A form of DNS, recognised by its destination port; what an operator can choose to block.
+    Class {
+        /// DNS on port 53, any transport, and the configured extra ports.
+        Dns = 0 => "dns",
+        /// DNS over TLS, 853/tcp.
+        Dot = 1 => "dot",
+        /// DNS over QUIC (and DTLS), 853/udp.
+        Doq = 2 => "doq",
+        /// Multicast DNS, 5353/udp.
+        Mdns = 3 => "mdns",
+        /// Link-local multicast name resolution, 5355.
+        Llmnr = 4 => "llmnr",
+        /// NetBIOS name service, 137.
+        Netbios = 5 => "netbios",
+    }
+}
+
+wire_enum! {
+    /// Why a packet got its verdict; the first values are the [`Class`]es, with the same numbers.
+    Reason {
+        /// [`Class::Dns`].
+        Dns = 0 => "dns",
+        /// [`Class::Dot`].
+        Dot = 1 => "dot",
+        /// [`Class::Doq`].
+        Doq = 2 => "doq",
+        /// [`Class::Mdns`].
+        Mdns = 3 => "mdns",
+        /// [`Class::Llmnr`].
+        Llmnr = 4 => "llmnr",
+        /// [`Class::Netbios`].
+        Netbios = 5 => "netbios",
+        /// Nothing that leakguard judges.
+        Other = 6 => "other",
+        /// A fragment without ports that only a raw socket can have made.
+        Fragment = 7 => "fragment",
+        /// Bytes that cannot be judged.
+        Malformed = 8 => "malformed",
+    }
+}
+
+impl From<Class> for Reason {
+    fn from(class: Class) -> Self {
+        match class {
+            Class::Dns => Self::Dns,
+            Class::Dot => Self::Dot,
+            Class::Doq => Self::Doq,
+            Class::Mdns => Self::Mdns,
+            Class::Llmnr => Self::Llmnr,
+            Class::Netbios => Self::Netbios,
+        }
+    }
+}
+
+wire_enum! {
+    /// What happens to a packet.
+    Verdict {
+        /// It goes on.
+        Pass = 0 => "pass",
+        /// It is dropped.
+        Drop = 1 => "drop",
+        /// It goes on because leakguard only observes; in enforce mode it would be dropped.
+        WouldDrop = 2 => "would_drop",
+    }
+}
+
+wire_enum! {
+    /// Where in the kernel a packet was judged.
+    Hook {
+        /// `cgroup_skb/egress`: packets of local sockets, at their exit interface.
+        CgroupSkb = 0 => "cgroup_skb",
+        /// TC egress of an uplink: forwarded and bridged packets, packet sockets.
+        Tc = 1 => "tc",
+    }
+}
+
+wire_enum! {
+    /// What an interface is to the managed network namespace.
+    Role {
+        /// May carry DNS.
+        Tunnel = 0 => "tunnel",
+        /// Its packets cannot leave the host by it.
+        Local = 1 => "local",
+        /// Everything else, and everything unknown.
+        Uplink = 2 => "uplink",
+    }
+}
+
+wire_enum! {
+    /// The IP version of a packet.
+    Family {
+        /// IPv4.
+        Ipv4 = 0 => "ipv4",
+        /// IPv6.
+        Ipv6 = 1 => "ipv6",
+        /// The packet broke off before its version was known.
+        Unknown = 2 => "unknown",
+    }
+}
+
+wire_enum! {
+    /// The transport of a packet, as far as counters tell them apart.
+    Protocol {
+        /// UDP.
+        Udp = 0 => "udp",
+        /// TCP.
+        Tcp = 1 => "tcp",
+        /// Anything else.
+        Other = 2 => "other",
+    }
+}
+
+wire_enum! {
+    /// What became of an event in the kernel; indexes [`map::OUTCOMES`].
+    Outcome {
+        /// Written to the ring.
+        Submitted = 0 => "submitted",
+        /// The ring was full.
+        Lost = 1 => "lost",
+    }
+}
+
+impl Protocol {
+    /// The counter label for an IP protocol number.
+    pub const fn of(number: u8) -> Self {
+        match number {
+            crate::packet::protocol::TCP => Self::Tcp,
+            crate::packet::protocol::UDP => Self::Udp,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// A set of [`Class`]es.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct ClassSet(u32);
+
+impl ClassSet {
+    /// Adds a class.
+    #[must_use]
+    pub const fn with(self, class: Class) -> Self {
+        Self(self.0 | 1 << class as u32)
+    }
+
+    /// Whether a class is in the set.
+    pub const fn contains(self, class: Class) -> bool {
+        self.0 & (1 << class as u32) != 0
+    }
+}
+
+impl FromIterator<Class> for ClassSet {
+    fn from_iter<I: IntoIterator<Item = Class>>(classes: I) -> Self {
+        classes.into_iter().fold(Self::default(), Self::with)
+    }
+}
+
+/// What the programs are told; all zeroes means: enforce, every class, every namespace.
+///
+/// That way a map that was created but not yet written fails closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Settings {
+    /// The managed namespace's cookie (`SO_NETNS_COOKIE`); 0 while unknown.
+    pub netns_cookie: u64,
+    /// The managed namespace's inode on nsfs; 0 while unknown.
+    pub netns_inode: u32,
+    /// [`Settings::ENFORCE`] or [`Settings::OBSERVE`].
+    pub mode: u32,
+    /// Classes that are let out everywhere.
+    pub exempt: ClassSet,
+    /// How many of `extra_ports` are in use.
+    pub extra_port_count: u32,
+    /// Destination ports judged as [`Class::Dns`], in host byte order.
+    pub extra_ports: [u16; MAX_EXTRA_PORTS],
+}
+
+impl Settings {
+    /// Drop what must not leave.
+    pub const ENFORCE: u32 = 0;
+    /// Count and report it, but let it pass.
+    pub const OBSERVE: u32 = 1;
+}
+
+/// How many bytes from the transport header on an event carries.
+///
+/// A TCP header with all options (60), the length prefix (2), a DNS header (12) and one question of the greatest
+/// length (255 + 4) fit.
+pub const EVENT_BYTES: usize = 336;
+
+/// One sampled packet, as it stands in the ring buffer.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Event {
+    /// When it was judged: `CLOCK_BOOTTIME` in nanoseconds.
+    pub boot_time: u64,
+    /// The cookie of the sending socket's namespace; 0 if unknown.
+    pub netns_cookie: u64,
+    /// The sending socket's cookie; 0 if there is none.
+    pub socket_cookie: u64,
+    /// The cgroup2 id of the sending socket; 0 if there is none.
+    pub cgroup_id: u64,
+    /// The exit interface.
+    pub ifindex: u32,
+    /// The interface the packet came in by; 0 for a local sender.
+    pub ingress_ifindex: u32,
+    /// Bytes of the whole packet, from the link layer on at TC, from the IP header on at a cgroup.
+    pub length: u32,
+    /// Packets that this one stands for (GSO segments), at least 1.
+    pub segments: u32,
+    /// The sender's process id, where the current task is the sender; else 0.
+    pub pid: u32,
+    /// The user id of the sending socket; [`Event::NO_UID`] if there is none.
+    pub uid: u32,
+    /// In host byte order; 0 without ports.
+    pub source_port: u16,
+    /// In host byte order; 0 without ports.
+    pub destination_port: u16,
+    /// How many of `bytes` are valid.
+    pub bytes_len: u16,
+    /// The IP protocol number.
+    pub protocol: u8,
+    /// A [`Family`].
+    pub family: u8,
+    /// A [`Verdict`].
+    pub verdict: u8,
+    /// A [`Reason`].
+    pub reason: u8,
+    /// A [`Hook`].
+    pub hook: u8,
+    /// A [`Role`].
+    pub role: u8,
+    /// The sender's command name where `pid` is set, NUL-padded.
+    pub comm: [u8; 16],
+    /// IPv4 addresses stand in the first four bytes.
+    pub source: [u8; 16],
+    /// IPv4 addresses stand in the first four bytes.
+    pub destination: [u8; 16],
+    /// The packet from its transport header on.
+    pub bytes: [u8; EVENT_BYTES],
+}
+
+impl Event {
+    /// The `uid` of a packet without a socket (`overflowuid` is a real value, so this is not it).
+    pub const NO_UID: u32 = u32::MAX;
+}
+
+const _: () = {
+    assert!(size_of::<Settings>() == 56);
+    assert!(size_of::<Event>() == 32 + 24 + 12 + 48 + EVENT_BYTES + 4);
+    assert!(size_of::<Event>().is_multiple_of(8));
+};
+
+// SAFETY: repr(C), fixed-width integers and arrays of them, and no padding (the sizes are asserted above).
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Settings {}

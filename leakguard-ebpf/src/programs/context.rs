@@ -1,0 +1,112 @@
+//! One view of `__sk_buff` for both program types.
+
+use core::ffi::c_void;
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::{
+    bpf_get_socket_cookie, bpf_get_socket_uid, bpf_skb_cgroup_id, bpf_skb_load_bytes,
+};
+use leakguard_common::abi::Event;
+use leakguard_common::packet::{PacketBytes, Truncated};
+
+/// A packet in a hook, read only.
+#[derive(Clone, Copy)]
+pub(super) struct Skb {
+    skb: *mut __sk_buff,
+}
+
+impl Skb {
+    /// Wraps the context of a program that runs now.
+    #[inline(always)]
+    pub(super) fn new(skb: *mut __sk_buff) -> Self {
+        Self { skb }
+    }
+
+    #[inline(always)]
+    pub(super) fn as_ptr(self) -> *mut __sk_buff {
+        self.skb
+    }
+
+    #[inline(always)]
+    fn context(self) -> *mut c_void {
+        self.skb.cast()
+    }
+
+    /// The exit interface's number, in the namespace of the sender.
+    #[inline(always)]
+    pub(super) fn ifindex(self) -> u32 {
+        // SAFETY: the kernel hands a valid context, and the verifier checks each field access.
+        unsafe { (*self.skb).ifindex }
+    }
+
+    #[inline(always)]
+    pub(super) fn ingress_ifindex(self) -> u32 {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    pub(super) fn len(self) -> u32 {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb).len }
+    }
+
+    /// How many packets will leave: GSO segments are cut after both hooks.
+    #[inline(always)]
+    pub(super) fn segments(self) -> u32 {
+        // SAFETY: as in `ifindex`.
+        let segments = unsafe { (*self.skb).gso_segs };
+        if segments == 0 { 1 } else { segments }
+    }
+
+    /// 0 if the packet has no socket.
+    #[inline(always)]
+    pub(super) fn socket_cookie(self) -> u64 {
+        // SAFETY: the helper takes the program's own context.
+        unsafe { bpf_get_socket_cookie(self.context()) }
+    }
+
+    /// 0 if the packet has no socket.
+    #[inline(always)]
+    pub(super) fn cgroup_id(self) -> u64 {
+        // SAFETY: the helper takes the program's own context.
+        unsafe { bpf_skb_cgroup_id(self.skb) }
+    }
+
+    /// The socket's owner, or [`Event::NO_UID`].
+    #[inline(always)]
+    pub(super) fn uid(self, has_socket: bool) -> u32 {
+        if has_socket {
+            // SAFETY: the helper takes the program's own context.
+            unsafe { bpf_get_socket_uid(self.skb) }
+        } else {
+            Event::NO_UID
+        }
+    }
+
+    /// Copies up to `N` bytes from `offset` on; returns how many.
+    #[inline(always)]
+    pub(super) fn copy<const N: usize>(self, offset: u32, into: *mut [u8; N]) -> u16 {
+        let rest = self.len().wrapping_sub(offset);
+        let wanted = if rest > N as u32 { N as u32 } else { rest };
+        if wanted == 0 {
+            return 0;
+        }
+        // SAFETY: `into` points to N writable bytes and `wanted` is at most N; the verifier checks both.
+        let result = unsafe { bpf_skb_load_bytes(self.context(), offset, into.cast(), wanted) };
+        if result == 0 { wanted as u16 } else { 0 }
+    }
+}
+
+impl PacketBytes for Skb {
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: u32, into: &mut [u8; N]) -> Result<(), Truncated> {
+        // The helper, not direct access: it also reads what is not in the linear part, where a TX_RING frame has
+        // everything but its first 14 bytes.
+        // SAFETY: `into` is N writable bytes.
+        let result = unsafe {
+            bpf_skb_load_bytes(self.context(), offset, into.as_mut_ptr().cast(), N as u32)
+        };
+        if result == 0 { Ok(()) } else { Err(Truncated) }
+    }
+}

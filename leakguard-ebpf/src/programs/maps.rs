@@ -1,0 +1,32 @@
+//! Every map; names, keys and values are the ABI in `leakguard_common::abi`.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, DevMapHash, PerCpuArray, RingBuf};
+use leakguard_common::abi::{EVENT_RING_BYTES, MAX_INTERFACES, Settings};
+use leakguard_common::counter::SERIES;
+
+/// Interfaces that may carry DNS. A `DEVMAP_HASH`, because the kernel itself removes an entry when the device is
+/// unregistered or leaves the namespace (`dev_map_notification` in `kernel/bpf/devmap.c`, 5.4 and later): a
+/// number that somebody takes over is never allowed, also with the agent dead.
+#[map]
+pub(super) static TUNNELS: DevMapHash = DevMapHash::with_max_entries(MAX_INTERFACES, 0);
+
+/// Interfaces whose packets stay on the host; a `DEVMAP_HASH` for the same reason.
+#[map]
+pub(super) static LOCALS: DevMapHash = DevMapHash::with_max_entries(MAX_INTERFACES, 0);
+
+/// What the agent tells the programs.
+#[map]
+pub(super) static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+/// Exact packet counts.
+#[map]
+pub(super) static PACKETS: PerCpuArray<u64> = PerCpuArray::with_max_entries(SERIES, 0);
+
+/// What became of events.
+#[map]
+pub(super) static OUTCOMES: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
+
+/// Sampled packets for user space.
+#[map]
+pub(super) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_RING_BYTES, 0);

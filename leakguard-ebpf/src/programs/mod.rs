@@ -1,0 +1,15 @@
+//! The programs. Each is a thin shell: parse, ask the shared verdict, count, report.
+//!
+//! | program | hook | let go on | drop |
+//! |---|---|---|---|
+//! | `egress_cookie`, `egress_inode` | `cgroup_skb/egress` | 1 | 0 (EPERM to the sender) |
+//! | `tc_ethernet`, `tc_ip`, `tc_any` | TC egress | -1 (next program) | 2 |
+//!
+//! Of each row one variant is attached: user space tries to load them in order.
+
+mod context;
+mod counters;
+mod egress;
+mod events;
+mod interface;
+mod maps;
