@@ -1,3 +1,4 @@
 //! leakguard's agent: loads the kernel programs, keeps them in step with the host, reports what they drop.
 
+pub mod kernel;
 pub mod lab;

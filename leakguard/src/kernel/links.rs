@@ -1,0 +1,235 @@
+//! Attachments: made once, pinned at once, replaced in place, and read back from the kernel.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::libc;
+
+use super::KernelError;
+use super::object::ProgramHandle;
+use super::pins::Pins;
+use super::requirements::check_cgroup;
+use super::syscall::{
+    AttachedTo, Target, link_create, link_info, link_update, object_get, object_pin,
+    tcx_egress_programs,
+};
+
+/// What the kernel has at the cgroup hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CgroupAttachment {
+    /// The cgroup's id.
+    pub cgroup_id: u64,
+    /// The program's id.
+    pub program_id: u32,
+}
+
+/// What the kernel has at the TCX egress hook of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcxAttachment {
+    /// Ours runs first.
+    Head,
+    /// A foreign program runs before ours, and can end the chain.
+    Behind,
+    /// Ours is not there.
+    Absent,
+}
+
+/// Attaches the program to a cgroup, or replaces the one that the pinned link has; says whether anything changed.
+pub(super) fn attach_cgroup(
+    pins: &Pins,
+    cgroup: &Path,
+    program: &ProgramHandle,
+) -> Result<bool, KernelError> {
+    let pin = pins.cgroup_link();
+    let wanted = check_cgroup(cgroup)?;
+    if let Some(link) = open(&pin)? {
+        let info = link_info(link.as_fd())
+            .map_err(|_not_a_link| KernelError::Foreign { path: pin.clone(), expected: "link" })?;
+        if info.attached_to == AttachedTo::Cgroup(wanted) {
+            return replace(link.as_fd(), info.program_id, program, "cgroup_skb");
+        }
+        // Another cgroup, or one that was removed: the new link must stand before the old one goes.
+        let new = create_cgroup(cgroup, program)?;
+        let staged = pin.with_file_name("egress-new");
+        pin_link(&staged, new.as_fd())?;
+        fs::rename(&staged, &pin)
+            .map_err(KernelError::call("rename", staged.display().to_string()))?;
+        return Ok(true);
+    }
+    let link = create_cgroup(cgroup, program)?;
+    pin_link(&pin, link.as_fd())?;
+    Ok(true)
+}
+
+fn create_cgroup(cgroup: &Path, program: &ProgramHandle) -> Result<OwnedFd, KernelError> {
+    let subject = || cgroup.display().to_string();
+    let directory = File::open(cgroup).map_err(KernelError::call("open", subject()))?;
+    link_create(program.fd.as_fd(), Target::CgroupEgress(directory.as_fd())).map_err(|error| {
+        if error.raw_os_error() == Some(libc::EPERM) {
+            return KernelError::Missing {
+                what: format!("the right to add a program to the cgroup {}", subject()),
+                remedy: "another tool has attached one there exclusively; find it with `bpftool cgroup tree`, or \
+                         name another cgroup with --cgroup"
+                    .into(),
+                source: Some(Box::new(error)),
+            };
+        }
+        KernelError::call("BPF_LINK_CREATE (cgroup_skb/egress)", subject())(error)
+    })
+}
+
+/// The outcome of attaching to one interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TcxOutcome {
+    Changed,
+    Unchanged,
+    /// The interface went away meanwhile.
+    Gone,
+    /// This kernel has no TCX (before 6.6).
+    Unsupported,
+}
+
+/// Puts the program at the head of an interface's TCX egress chain, or replaces the one that is there.
+pub(super) fn attach_tcx(
+    pins: &Pins,
+    ifindex: u32,
+    program: &ProgramHandle,
+) -> Result<TcxOutcome, KernelError> {
+    let subject = || format!("interface {ifindex}");
+    let pin = pins.tcx_link(ifindex);
+    if let Some(link) = open(&pin)? {
+        let info = link_info(link.as_fd())
+            .map_err(|_not_a_link| KernelError::Foreign { path: pin.clone(), expected: "link" })?;
+        let chain = tcx_egress_programs(ifindex)
+            .map_err(KernelError::call("BPF_PROG_QUERY (tcx egress)", subject()))?;
+        if info.attached_to == AttachedTo::Interface(ifindex) && chain.contains(&info.program_id) {
+            let changed = replace(link.as_fd(), info.program_id, program, &subject())?;
+            return Ok(if changed { TcxOutcome::Changed } else { TcxOutcome::Unchanged });
+        }
+        // The pinned link belongs to a device that has gone, or that was moved to another namespace with the
+        // program on it: there it must stay.
+        set_aside(&pin, info.attached_to, ifindex)?;
+    }
+    let link = match link_create(program.fd.as_fd(), Target::TcxEgress(ifindex)) {
+        Ok(link) => link,
+        Err(error) => {
+            return match error.raw_os_error() {
+                Some(libc::ENODEV) => Ok(TcxOutcome::Gone),
+                Some(libc::EINVAL) => Ok(TcxOutcome::Unsupported),
+                _ => Err(KernelError::call("BPF_LINK_CREATE (tcx egress)", subject())(error)),
+            };
+        }
+    };
+    pin_link(&pin, link.as_fd())?;
+    Ok(TcxOutcome::Changed)
+}
+
+/// Takes the program off an interface; says whether one was there.
+pub(super) fn detach_tcx(pins: &Pins, ifindex: u32) -> Result<bool, KernelError> {
+    unpin(&pins.tcx_link(ifindex))
+}
+
+/// Reads back what the pinned cgroup link does; `None` if there is none, or if its cgroup was removed.
+pub fn cgroup_attachment(pins: &Pins) -> Result<Option<CgroupAttachment>, KernelError> {
+    let Some(link) = open(&pins.cgroup_link())? else {
+        return Ok(None);
+    };
+    let info = link_info(link.as_fd()).map_err(|_not_a_link| KernelError::Foreign {
+        path: pins.cgroup_link(),
+        expected: "link",
+    })?;
+    match info.attached_to {
+        AttachedTo::Cgroup(0) | AttachedTo::Interface(_) | AttachedTo::Foreign => Ok(None),
+        AttachedTo::Cgroup(cgroup_id) => {
+            Ok(Some(CgroupAttachment { cgroup_id, program_id: info.program_id }))
+        }
+    }
+}
+
+/// Reads back where the pinned link of an interface stands in its chain.
+pub fn tcx_attachment(pins: &Pins, ifindex: u32) -> Result<TcxAttachment, KernelError> {
+    let Some(link) = open(&pins.tcx_link(ifindex))? else {
+        return Ok(TcxAttachment::Absent);
+    };
+    let subject = format!("interface {ifindex}");
+    let info =
+        link_info(link.as_fd()).map_err(KernelError::call("BPF_OBJ_GET_INFO_BY_FD", &subject))?;
+    let chain = tcx_egress_programs(ifindex)
+        .map_err(KernelError::call("BPF_PROG_QUERY (tcx egress)", &subject))?;
+    Ok(match chain.iter().position(|&id| id == info.program_id) {
+        Some(0) => TcxAttachment::Head,
+        Some(_) => TcxAttachment::Behind,
+        None => TcxAttachment::Absent,
+    })
+}
+
+/// Unpins the links of devices that are gone; says whether there were any.
+pub(super) fn sweep(pins: &Pins) -> Result<bool, KernelError> {
+    let mut swept = false;
+    for (_, pin) in pins.tcx_links()? {
+        if let Some(link) = open(&pin)?
+            && let Ok(info) = link_info(link.as_fd())
+            && info.attached_to == AttachedTo::Interface(0)
+        {
+            swept |= unpin(&pin)?;
+        }
+    }
+    Ok(swept)
+}
+
+fn replace(
+    link: BorrowedFd<'_>,
+    current: u32,
+    program: &ProgramHandle,
+    subject: &str,
+) -> Result<bool, KernelError> {
+    if current == program.id || has_tag(current, program.tag) {
+        return Ok(false);
+    }
+    link_update(link, program.fd.as_fd())
+        .map_err(KernelError::call("BPF_LINK_UPDATE", subject))?;
+    Ok(true)
+}
+
+/// Whether a loaded program has the same instructions.
+fn has_tag(program_id: u32, tag: u64) -> bool {
+    aya::programs::loaded_programs()
+        .filter_map(Result::ok)
+        .any(|info| info.id() == program_id && info.tag() == tag)
+}
+
+fn set_aside(pin: &Path, attached_to: AttachedTo, ifindex: u32) -> Result<(), KernelError> {
+    if attached_to == AttachedTo::Interface(0) {
+        return unpin(pin).map(drop);
+    }
+    for attempt in 0_u32.. {
+        let aside = pin.with_file_name(format!("moved-{ifindex}-{attempt}"));
+        if !aside.exists() {
+            return fs::rename(pin, &aside)
+                .map_err(KernelError::call("rename", pin.display().to_string()));
+        }
+    }
+    Ok(())
+}
+
+fn open(pin: &Path) -> Result<Option<OwnedFd>, KernelError> {
+    match object_get(pin) {
+        Ok(link) => Ok(Some(link)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(KernelError::call("BPF_OBJ_GET", pin.display().to_string())(error)),
+    }
+}
+
+fn pin_link(pin: &Path, link: BorrowedFd<'_>) -> Result<(), KernelError> {
+    object_pin(pin, link).map_err(KernelError::call("BPF_OBJ_PIN", pin.display().to_string()))
+}
+
+fn unpin(pin: &Path) -> Result<bool, KernelError> {
+    match fs::remove_file(pin) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(KernelError::call("unlink", pin.display().to_string())(error)),
+    }
+}

@@ -1,0 +1,240 @@
+//! Typed access to the maps, whether just loaded or found pinned.
+
+use aya::Ebpf;
+use aya::maps::{
+    Array, DevMapHash, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf,
+};
+use leakguard_common::abi::{
+    EVENT_RING_BYTES, MAX_INTERFACES, Outcome, Role, Settings, map,
+};
+use leakguard_common::counter::{SERIES, Series};
+
+use super::KernelError;
+use super::pins::Pins;
+
+/// What a pinned map must look like to be used; aya opens whatever is at the path.
+struct Layout {
+    name: &'static str,
+    kind: MapType,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+}
+
+const LAYOUTS: [Layout; 6] = [
+    // A devmap's value is an interface number and a program (since 5.8).
+    layout(map::TUNNELS, MapType::DevMapHash, 4, 8, MAX_INTERFACES),
+    layout(map::LOCALS, MapType::DevMapHash, 4, 8, MAX_INTERFACES),
+    layout(map::SETTINGS, MapType::Array, 4, size_of::<Settings>(), 1),
+    layout(map::PACKETS, MapType::PerCpuArray, 4, 8, SERIES),
+    layout(map::OUTCOMES, MapType::PerCpuArray, 4, 8, 2),
+    layout(map::EVENTS, MapType::RingBuf, 0, 0, EVENT_RING_BYTES),
+];
+
+const fn layout(
+    name: &'static str,
+    kind: MapType,
+    key_size: u32,
+    value_size: usize,
+    max_entries: u32,
+) -> Layout {
+    #[expect(clippy::cast_possible_truncation, reason = "sizes of a few dozen bytes")]
+    let value_size = value_size as u32;
+    Layout { name, kind, key_size, value_size, max_entries }
+}
+
+/// The names of all maps.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    LAYOUTS.iter().map(|layout| layout.name)
+}
+
+/// Checks every map that is pinned; says whether all are there.
+pub(super) fn check_pinned(pins: &Pins) -> Result<bool, KernelError> {
+    let mut complete = true;
+    for Layout { name, kind, key_size, value_size, max_entries } in &LAYOUTS {
+        let path = pins.map(name);
+        if !path.exists() {
+            complete = false;
+            continue;
+        }
+        let foreign = || KernelError::Foreign { path: path.clone(), expected: "map" };
+        let info = MapInfo::from_pin(&path).map_err(|error| KernelError::map(name, error))?;
+        let same = info.map_type().is_ok_and(|found| found == *kind)
+            && info.key_size() == *key_size
+            && info.value_size() == *value_size
+            && info.max_entries() == *max_entries;
+        if !same {
+            return Err(foreign());
+        }
+    }
+    Ok(complete)
+}
+
+/// The maps that the agent reads and writes.
+pub struct Maps {
+    tunnels: DevMapHash<MapData>,
+    locals: DevMapHash<MapData>,
+    settings: Array<MapData, Settings>,
+    packets: PerCpuArray<MapData, u64>,
+    outcomes: PerCpuArray<MapData, u64>,
+}
+
+impl Maps {
+    /// Opens the maps of enforcing state; `None` if there is none.
+    pub fn open(pins: &Pins) -> Result<Option<Self>, KernelError> {
+        if !check_pinned(pins)? {
+            return Ok(None);
+        }
+        Self::collect(|name| {
+            MapData::from_pin(pins.map(name)).and_then(Map::from_map_data)
+        })
+        .map(Some)
+    }
+
+    /// Takes the maps out of a loaded object.
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        Self::collect(|name| {
+            ebpf.take_map(name).ok_or_else(|| MapError::PinError {
+                name: Some(name.into()),
+                error: aya::pin::PinError::NoFd { name: name.into() },
+            })
+        })
+    }
+
+    fn collect(
+        mut find: impl FnMut(&'static str) -> Result<Map, MapError>,
+    ) -> Result<Self, KernelError> {
+        fn typed<M: TryFrom<Map, Error = MapError>>(
+            name: &'static str,
+            found: Result<Map, MapError>,
+        ) -> Result<M, KernelError> {
+            found.and_then(M::try_from).map_err(|error| KernelError::map(name, error))
+        }
+        Ok(Self {
+            tunnels: typed(map::TUNNELS, find(map::TUNNELS))?,
+            locals: typed(map::LOCALS, find(map::LOCALS))?,
+            settings: typed(map::SETTINGS, find(map::SETTINGS))?,
+            packets: typed(map::PACKETS, find(map::PACKETS))?,
+            outcomes: typed(map::OUTCOMES, find(map::OUTCOMES))?,
+        })
+    }
+
+    /// What the programs are told now.
+    pub fn settings(&self) -> Result<Settings, KernelError> {
+        self.settings.get(&0, 0).map_err(|error| KernelError::map(map::SETTINGS, error))
+    }
+
+    /// Tells the programs something else; says whether it was different before.
+    pub fn set_settings(&mut self, settings: Settings) -> Result<bool, KernelError> {
+        if self.settings()? == settings {
+            return Ok(false);
+        }
+        self.settings
+            .set(0, settings, 0)
+            .map_err(|error| KernelError::map(map::SETTINGS, error))?;
+        Ok(true)
+    }
+
+    /// The role that the programs give an interface of the managed namespace.
+    pub fn role(&self, ifindex: u32) -> Role {
+        if ifindex == leakguard_common::abi::LOOPBACK_IFINDEX
+            || self.locals.get(ifindex, 0).is_ok()
+        {
+            Role::Local
+        } else if self.tunnels.get(ifindex, 0).is_ok() {
+            Role::Tunnel
+        } else {
+            Role::Uplink
+        }
+    }
+
+    /// Takes every permission that `keep` does not grant; says whether there was one.
+    pub fn retain(&mut self, keep: impl Fn(u32) -> Role) -> Result<bool, KernelError> {
+        let tunnels = retain(map::TUNNELS, &mut self.tunnels, |ifindex| {
+            keep(ifindex) == Role::Tunnel
+        })?;
+        let locals =
+            retain(map::LOCALS, &mut self.locals, |ifindex| keep(ifindex) == Role::Local)?;
+        Ok(tunnels || locals)
+    }
+
+    /// Permits an interface of the current namespace; says whether it was not so before.
+    ///
+    /// An interface that has gone meanwhile is not an error: the kernel refuses it, which is what is wanted.
+    pub fn permit(&mut self, ifindex: u32, role: Role) -> Result<bool, KernelError> {
+        let (name, table) = match role {
+            Role::Tunnel => (map::TUNNELS, &mut self.tunnels),
+            Role::Local => (map::LOCALS, &mut self.locals),
+            Role::Uplink => return Ok(false),
+        };
+        if table.get(ifindex, 0).is_ok() {
+            return Ok(false);
+        }
+        match table.insert(ifindex, ifindex, None, 0) {
+            Ok(()) => Ok(true),
+            Err(error) if is_gone(&error) => Ok(false),
+            Err(error) => Err(KernelError::map(name, error)),
+        }
+    }
+
+    /// The packet counters that are not 0.
+    pub fn packets(&self) -> Result<Vec<(Series, u64)>, KernelError> {
+        let mut found = Vec::new();
+        for series in Series::all() {
+            let count = total(map::PACKETS, &self.packets, series.index())?;
+            if count > 0 {
+                found.push((series, count));
+            }
+        }
+        Ok(found)
+    }
+
+    /// How many events had an outcome.
+    pub fn events(&self, outcome: Outcome) -> Result<u64, KernelError> {
+        total(map::OUTCOMES, &self.outcomes, u32::from(outcome as u8))
+    }
+}
+
+/// Takes the event ring out of a loaded object.
+pub(super) fn take_ring(ebpf: &mut Ebpf) -> Result<RingBuf<MapData>, KernelError> {
+    let ring = ebpf.take_map(map::EVENTS).ok_or_else(|| KernelError::map(map::EVENTS, "absent"))?;
+    RingBuf::try_from(ring).map_err(|error| KernelError::map(map::EVENTS, error))
+}
+
+fn retain(
+    name: &'static str,
+    table: &mut DevMapHash<MapData>,
+    keep: impl Fn(u32) -> bool,
+) -> Result<bool, KernelError> {
+    let listed: Vec<u32> =
+        table.keys().collect::<Result<_, _>>().map_err(|error| KernelError::map(name, error))?;
+    let mut removed = false;
+    for ifindex in listed.into_iter().filter(|&ifindex| !keep(ifindex)) {
+        match table.remove(ifindex) {
+            Ok(()) => removed = true,
+            // The kernel was first.
+            Err(MapError::KeyNotFound) => {}
+            Err(MapError::SyscallError(error))
+                if error.io_error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(KernelError::map(name, error)),
+        }
+    }
+    Ok(removed)
+}
+
+fn total(
+    name: &'static str,
+    counters: &PerCpuArray<MapData, u64>,
+    index: u32,
+) -> Result<u64, KernelError> {
+    let values = counters.get(&index, 0).map_err(|error| KernelError::map(name, error))?;
+    Ok(values.iter().sum())
+}
+
+/// A devmap refuses the number of an interface that is not there with EINVAL (`kernel/bpf/devmap.c`, 6.18).
+fn is_gone(error: &aya::maps::xdp::XdpMapError) -> bool {
+    let aya::maps::xdp::XdpMapError::MapError(MapError::SyscallError(error)) = error else {
+        return false;
+    };
+    error.io_error.raw_os_error() == Some(nix::libc::EINVAL)
+}

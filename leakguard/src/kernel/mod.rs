@@ -1,0 +1,117 @@
+//! All contact with bpf(2): nothing outside this module knows aya.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`requirements`] | what must be there before anything is attached, and the remedy if it is not |
+//! | [`netns`] | the identity of the managed network namespace |
+//! | [`pins`] | the pin directory, its version and its lock |
+//! | [`object`] | the embedded object: load it, choose the variants that this kernel takes |
+//! | [`maps`] | typed access to the pinned maps |
+//! | [`links`] | attach, replace and find links, and read back what the kernel has |
+//! | [`enforcement`] | the whole of it: establish, follow the interfaces, release |
+//! | [`ring`] | the event ring as an asynchronous source |
+
+mod clsact;
+pub mod enforcement;
+pub mod links;
+pub mod maps;
+pub mod netns;
+pub mod object;
+pub mod pins;
+pub mod requirements;
+pub mod ring;
+mod syscall;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use enforcement::{Enforcement, Options};
+
+/// Why the kernel side could not be set up, changed or read.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// A kernel feature or a privilege is missing.
+    #[error("{what} is missing: {remedy}")]
+    Missing {
+        /// The feature or privilege.
+        what: String,
+        /// What to do about it.
+        remedy: String,
+        /// What the kernel said, if it was asked.
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+    /// A system call failed for another reason.
+    #[error("{call} failed for {subject}")]
+    Call {
+        /// The call or command of bpf(2).
+        call: &'static str,
+        /// What it was about.
+        subject: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The object could not be loaded.
+    #[error("the kernel refuses {program}")]
+    Load {
+        /// The program, or the object.
+        program: String,
+        /// aya's error, which holds the verifier's log.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A map could not be read or written.
+    #[error("the map {map} cannot be used")]
+    Map {
+        /// Its name.
+        map: &'static str,
+        /// aya's error.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Something else is pinned where leakguard's state should be.
+    #[error("{path} is not leakguard's {expected}; if nothing else uses it, remove the directory")]
+    Foreign {
+        /// The pin.
+        path: PathBuf,
+        /// What was expected there.
+        expected: &'static str,
+    },
+    /// The pinned state enforces in another network namespace.
+    #[error(
+        "the state under {path} belongs to another network namespace; use another --bpffs directory, or lift \
+         it with `leakguard release --bpffs {bpffs}`"
+    )]
+    OtherNamespace {
+        /// The pin directory.
+        path: PathBuf,
+        /// The bpffs directory it was found through.
+        bpffs: PathBuf,
+    },
+    /// Another process works on the same state.
+    #[error("another leakguard works on {path}; stop it first, or use its control socket")]
+    Locked {
+        /// The pin directory.
+        path: PathBuf,
+    },
+}
+
+impl KernelError {
+    /// Whether this is exit code 4: something that the machine lacks.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Missing { .. })
+    }
+
+    fn call(call: &'static str, subject: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let subject = subject.into();
+        move |source| Self::Call { call, subject, source }
+    }
+
+    fn map(
+        map: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Map { map, source: source.into() }
+    }
+}

@@ -1,0 +1,112 @@
+//! The identity of the managed network namespace: an interface number means nothing outside its own.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use btf_rs::{Btf, Type};
+use nix::libc;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+use super::KernelError;
+
+/// `SO_NETNS_COOKIE` (`include/uapi/asm-generic/socket.h`, since 5.14).
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// The current namespace, in the two forms that programs can ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Unique since boot; 0 on kernels before 5.14, which have no way to ask.
+    pub cookie: u64,
+    /// The inode of the namespace's file; reused after the namespace is gone.
+    pub inode: u32,
+}
+
+impl Identity {
+    /// The namespace of the calling thread.
+    pub fn current() -> Result<Self, KernelError> {
+        const FILE: &str = "/proc/thread-self/ns/net";
+        let inode = std::fs::metadata(FILE).map_err(KernelError::call("stat", FILE))?.ino();
+        let inode = u32::try_from(inode)
+            .map_err(io::Error::other)
+            .map_err(KernelError::call("stat", FILE))?;
+        let cookie = cookie().map_err(KernelError::call("getsockopt(SO_NETNS_COOKIE)", FILE))?;
+        Ok(Self { cookie, inode })
+    }
+}
+
+fn cookie() -> io::Result<u64> {
+    let socket: OwnedFd =
+        socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let mut cookie = 0_u64;
+    let mut len = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
+    // SAFETY: `cookie` is `len` writable bytes, and the descriptor is open.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 {
+        return Ok(cookie);
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(0),
+        error => Err(error),
+    }
+}
+
+/// Where the running kernel keeps a socket's namespace and a namespace's inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offsets {
+    /// Bytes from the start of `struct sock_common` to `skc_net`.
+    pub skc_net: u32,
+    /// Bytes from the start of `struct net` to `ns.inum`.
+    pub net_inum: u32,
+}
+
+impl Offsets {
+    /// Reads them from the kernel's type information; `None` if it has none or does not name them.
+    pub fn from_btf(path: &Path) -> Option<Self> {
+        let btf = Btf::from_file(path).ok()?;
+        Some(Self {
+            skc_net: offset(&btf, "sock_common", "skc_net")?,
+            net_inum: offset(&btf, "net", "ns")?
+                .checked_add(offset(&btf, "ns_common", "inum")?)?,
+        })
+    }
+}
+
+fn offset(btf: &Btf, structure: &str, field: &str) -> Option<u32> {
+    btf.resolve_types_by_name(structure).ok()?.into_iter().find_map(|found| {
+        let Type::Struct(found) = found else {
+            return None;
+        };
+        let member = found
+            .members
+            .iter()
+            .find(|member| btf.resolve_name(*member).is_ok_and(|name| name == field))?;
+        Some(member.bit_offset() / 8)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_current_namespace_has_an_identity() {
+        let identity = Identity::current().unwrap();
+        assert_ne!(identity.inode, 0);
+        assert_eq!(identity, Identity::current().unwrap());
+    }
+
+    #[test]
+    fn a_file_that_is_no_btf_has_no_offsets() {
+        assert_eq!(Offsets::from_btf(Path::new("/proc/self/status")), None);
+    }
+}

@@ -1,0 +1,263 @@
+//! The embedded object: which of its variants this kernel takes is found out by loading them.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use aya::maps::{MapData, RingBuf};
+use aya::programs::{
+    CgroupSkb, Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions,
+};
+use aya::{Ebpf, EbpfLoader};
+use leakguard_common::packet::LinkLayer;
+
+use super::KernelError;
+use super::maps::{self, Maps};
+use super::netns::Offsets;
+use super::pins::Pins;
+use super::requirements::kernel_btf;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/leakguard"));
+
+/// The cgroup program's variants, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CgroupVariant {
+    /// Asks the kernel for the namespace's cookie and for the sending task.
+    Cookie,
+    /// Reads the namespace's inode from the socket.
+    Inode,
+}
+
+impl CgroupVariant {
+    /// Every variant, best first.
+    pub const ALL: [Self; 2] = [Self::Cookie, Self::Inode];
+
+    /// The program's name.
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Cookie => "egress_cookie",
+            Self::Inode => "egress_inode",
+        }
+    }
+}
+
+/// The TC program for a device's link layer.
+pub const fn tc_program(link: LinkLayer) -> &'static str {
+    match link {
+        LinkLayer::Ethernet => "tc_ethernet",
+        LinkLayer::Ip => "tc_ip",
+        LinkLayer::Unknown => "tc_any",
+    }
+}
+
+/// The link layers that there is a TC program for.
+pub const LINK_LAYERS: [LinkLayer; 3] = [LinkLayer::Ethernet, LinkLayer::Ip, LinkLayer::Unknown];
+
+/// A program that is in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// Its name.
+    pub name: &'static str,
+    /// The instructions that the verifier walked (since 5.16).
+    pub verified_instructions: Option<u32>,
+    /// The size of its machine code in bytes; 0 without a JIT.
+    pub jited_bytes: u32,
+}
+
+/// The object, loaded: its programs are in the kernel, attached to nothing yet.
+pub struct Object {
+    ebpf: Ebpf,
+    variant: CgroupVariant,
+    loaded: Vec<Loaded>,
+    #[cfg(debug_assertions)]
+    log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+}
+
+impl Object {
+    /// Loads every program, reusing the maps that are pinned and pinning the rest.
+    pub fn load(pins: &Pins) -> Result<Self, KernelError> {
+        Self::load_variants(pins, &CgroupVariant::ALL)
+    }
+
+    /// Loads with the first of the given cgroup variants that this kernel takes.
+    pub fn load_variants(pins: &Pins, variants: &[CgroupVariant]) -> Result<Self, KernelError> {
+        maps::check_pinned(pins)?;
+        let offsets = kernel_btf().and_then(|path| Offsets::from_btf(&path));
+        let mut loader = EbpfLoader::new();
+        for name in maps::names() {
+            loader.map_pin_path(name, pins.map(name));
+        }
+        if let Some(Offsets { skc_net, net_inum }) = &offsets {
+            loader.override_global("SKC_NET_OFFSET", skc_net, true);
+            loader.override_global("NET_INUM_OFFSET", net_inum, true);
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(|error| KernelError::Load {
+            program: "the map layout".into(),
+            source: Box::new(error),
+        })?;
+        #[cfg(debug_assertions)]
+        let log = kernel_log(&mut ebpf);
+
+        let mut loaded = Vec::new();
+        let variant = load_first(&mut ebpf, variants, offsets.is_some(), &mut loaded)?;
+        for link in LINK_LAYERS {
+            loaded.push(load_program(&mut ebpf, tc_program(link))?);
+        }
+        Ok(Self {
+            ebpf,
+            variant,
+            loaded,
+            #[cfg(debug_assertions)]
+            log,
+        })
+    }
+
+    /// Forwards what the programs have logged since the last call; they only log in debug builds.
+    pub fn flush_log(&mut self) {
+        #[cfg(debug_assertions)]
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+    }
+
+    /// The cgroup variant that this kernel took.
+    pub fn variant(&self) -> CgroupVariant {
+        self.variant
+    }
+
+    /// What was loaded.
+    pub fn loaded(&self) -> &[Loaded] {
+        &self.loaded
+    }
+
+    /// Runs a program once over a packet without sending it; returns the program's own return code.
+    ///
+    /// For TC programs `packet` starts as the device's packets do; for the cgroup program 14 bytes of Ethernet
+    /// header come first, which the kernel strips (`bpf_prog_test_run_skb`, 6.18). `ifindex` must exist in the
+    /// current namespace.
+    pub fn test_run(
+        &self,
+        program: &str,
+        packet: &[u8],
+        ifindex: u32,
+    ) -> Result<i32, KernelError> {
+        let run = |result: Result<aya::programs::TestRunResult, ProgramError>| {
+            result.map_err(|error| load_error(program, error))
+        };
+        // `ifindex` is the eleventh word of `struct __sk_buff`.
+        let mut context = [0_u8; 192];
+        context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
+        let options = || TestRunOptions {
+            data_in: Some(packet),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        };
+        let result = match self.ebpf.program(program) {
+            Some(Program::SchedClassifier(found)) => run(found.test_run(options()))?,
+            Some(Program::CgroupSkb(found)) => run(found.test_run(options()))?,
+            _ => return Err(load_error(program, "no such program")),
+        };
+        Ok(result.return_value.cast_signed())
+    }
+
+    pub(super) fn maps(&mut self) -> Result<Maps, KernelError> {
+        Maps::take(&mut self.ebpf)
+    }
+
+    pub(super) fn ring(&mut self) -> Result<RingBuf<MapData>, KernelError> {
+        maps::take_ring(&mut self.ebpf)
+    }
+
+    pub(super) fn classifier(&mut self, name: &str) -> Result<&mut SchedClassifier, KernelError> {
+        match self.ebpf.program_mut(name) {
+            Some(Program::SchedClassifier(found)) => Ok(found),
+            _ => Err(load_error(name, "no such program")),
+        }
+    }
+
+    /// A descriptor, the id and the tag of a loaded program.
+    pub(super) fn handle(&self, name: &str) -> Result<ProgramHandle, KernelError> {
+        let error = |error: ProgramError| load_error(name, error);
+        let (fd, info) = match self.ebpf.program(name) {
+            Some(Program::SchedClassifier(found)) => {
+                (found.fd().map_err(error)?, found.info().map_err(error)?)
+            }
+            Some(Program::CgroupSkb(found)) => {
+                (found.fd().map_err(error)?, found.info().map_err(error)?)
+            }
+            _ => return Err(load_error(name, "no such program")),
+        };
+        let fd = fd
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(KernelError::call("dup", name))?;
+        Ok(ProgramHandle { fd, id: info.id(), tag: info.tag() })
+    }
+}
+
+/// A program that can be attached.
+#[derive(Debug)]
+pub(super) struct ProgramHandle {
+    pub(super) fd: OwnedFd,
+    pub(super) id: u32,
+    /// A hash of its instructions.
+    pub(super) tag: u64,
+}
+
+fn load_first(
+    ebpf: &mut Ebpf,
+    variants: &[CgroupVariant],
+    has_offsets: bool,
+    loaded: &mut Vec<Loaded>,
+) -> Result<CgroupVariant, KernelError> {
+    let mut refused = None;
+    for &variant in variants {
+        if variant == CgroupVariant::Inode && !has_offsets {
+            continue;
+        }
+        match load_program(ebpf, variant.program()) {
+            Ok(program) => {
+                loaded.push(program);
+                return Ok(variant);
+            }
+            Err(error) => {
+                log::debug!("{} is not for this kernel", variant.program());
+                refused = Some(error);
+            }
+        }
+    }
+    Err(KernelError::Missing {
+        what: "a way to tell network namespaces apart in cgroup_skb".into(),
+        remedy: "use a kernel of 5.10 or later that has BTF (/sys/kernel/btf/vmlinux), or 6.18 or later".into(),
+        source: refused.map(|error| Box::new(error) as _),
+    })
+}
+
+fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<Loaded, KernelError> {
+    let program = ebpf.program_mut(name).ok_or_else(|| load_error(name, "no such program"))?;
+    let result = match program {
+        Program::CgroupSkb(program) => CgroupSkb::load(program).and_then(|()| program.info()),
+        Program::SchedClassifier(program) => {
+            SchedClassifier::load(program).and_then(|()| program.info())
+        }
+        _ => return Err(load_error(name, "unexpected program type")),
+    };
+    let info = result.map_err(|error| load_error(name, error))?;
+    Ok(Loaded {
+        name,
+        verified_instructions: info.verified_instruction_count(),
+        jited_bytes: info.size_jitted(),
+    })
+}
+
+fn load_error(
+    program: &str,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> KernelError {
+    KernelError::Load { program: program.to_owned(), source: source.into() }
+}
+
+#[cfg(debug_assertions)]
+fn kernel_log(ebpf: &mut Ebpf) -> Option<aya_log::EbpfLogger<&'static dyn log::Log>> {
+    aya_log::EbpfLogger::init(ebpf)
+        .inspect_err(|error| log::debug!("no log from the kernel side: {error}"))
+        .ok()
+}

@@ -1,0 +1,170 @@
+//! The bpf(2) calls that aya 0.14 has no API for, or none that takes an interface number and a pinned link.
+
+use std::ffi::CString;
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use aya_obj::generated::{
+    BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type,
+};
+use nix::libc;
+
+/// Where a link is to be attached.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Target<'fd> {
+    /// `cgroup_skb/egress` of a cgroup2 directory.
+    CgroupEgress(BorrowedFd<'fd>),
+    /// The head of the TCX egress chain of an interface of the current namespace.
+    TcxEgress(u32),
+}
+
+/// What the kernel says of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LinkInfo {
+    pub(super) program_id: u32,
+    pub(super) attached_to: AttachedTo,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AttachedTo {
+    /// The cgroup's id; 0 once it was removed.
+    Cgroup(u64),
+    /// The interface's number in its own namespace; 0 once it was unregistered.
+    Interface(u32),
+    /// Not a kind of link that leakguard makes.
+    Foreign,
+}
+
+/// Attaches a program; the link lives as long as its descriptor or a pin.
+pub(super) fn link_create(program: BorrowedFd<'_>, target: Target<'_>) -> io::Result<OwnedFd> {
+    let mut attr = empty_attr();
+    // SAFETY: only plain integers of the union's link_create view are written.
+    let create = unsafe { &mut attr.link_create };
+    create.__bindgen_anon_1.prog_fd = fd_number(program);
+    match target {
+        Target::CgroupEgress(cgroup) => {
+            create.__bindgen_anon_2.target_fd = fd_number(cgroup);
+            create.attach_type = bpf_attach_type::BPF_CGROUP_INET_EGRESS as u32;
+        }
+        Target::TcxEgress(ifindex) => {
+            create.__bindgen_anon_2.target_ifindex = ifindex;
+            create.attach_type = bpf_attach_type::BPF_TCX_EGRESS as u32;
+            // Before nothing in particular is before everything.
+            create.flags = BPF_F_BEFORE;
+        }
+    }
+    let fd = bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Replaces the program of a link in place: there is no moment without one.
+pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = empty_attr();
+    // SAFETY: only plain integers of the union's link_update view are written.
+    let update = unsafe { &mut attr.link_update };
+    update.link_fd = fd_number(link);
+    update.__bindgen_anon_1.new_prog_fd = fd_number(program);
+    bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Pins a link.
+pub(super) fn object_pin(path: &Path, object: BorrowedFd<'_>) -> io::Result<()> {
+    let path = c_path(path)?;
+    let mut attr = empty_attr();
+    // SAFETY: only plain integers of the union's view for pins are written.
+    let pin = unsafe { &mut attr.__bindgen_anon_4 };
+    pin.pathname = path.as_ptr() as u64;
+    pin.bpf_fd = fd_number(object);
+    bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// Opens what is pinned at a path, of whatever kind it is.
+pub(super) fn object_get(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let mut attr = empty_attr();
+    // SAFETY: only plain integers of the union's view for pins are written.
+    let pin = unsafe { &mut attr.__bindgen_anon_4 };
+    pin.pathname = path.as_ptr() as u64;
+    let fd = bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// What a link is attached to; an error for an object that is no link.
+pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    // BPF_OBJ_GET_INFO_BY_FD answers for programs and maps too, in another layout.
+    let kind = std::fs::read_link(format!("/proc/self/fd/{}", link.as_raw_fd()))?;
+    if !kind.as_os_str().as_bytes().starts_with(b"anon_inode:bpf_link") {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    // SAFETY: a plain C structure, for which all zeroes are valid.
+    let mut info: bpf_link_info = unsafe { mem::zeroed() };
+    let mut attr = empty_attr();
+    // SAFETY: only plain integers of the union's info view are written.
+    let query = unsafe { &mut attr.info };
+    query.bpf_fd = fd_number(link);
+    query.info_len = u32::try_from(size_of::<bpf_link_info>()).map_err(io::Error::other)?;
+    query.info = (&raw mut info) as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    let attached_to = if info.type_ == bpf_link_type::BPF_LINK_TYPE_CGROUP as u32 {
+        // SAFETY: the kernel fills this view for links of this type.
+        AttachedTo::Cgroup(unsafe { info.__bindgen_anon_1.cgroup }.cgroup_id)
+    } else if info.type_ == bpf_link_type::BPF_LINK_TYPE_TCX as u32 {
+        // SAFETY: as above.
+        AttachedTo::Interface(unsafe { info.__bindgen_anon_1.tcx }.ifindex)
+    } else {
+        AttachedTo::Foreign
+    };
+    Ok(LinkInfo { program_id: info.prog_id, attached_to })
+}
+
+/// The ids of the programs in the TCX egress chain of an interface, in the order in which they run.
+pub(super) fn tcx_egress_programs(ifindex: u32) -> io::Result<Vec<u32>> {
+    /// The kernel's `BPF_MPROG_MAX`.
+    const MOST: usize = 64;
+
+    let mut ids = [0_u32; MOST];
+    let mut attr = empty_attr();
+    // SAFETY: only plain integers of the union's query view are written.
+    let query = unsafe { &mut attr.query };
+    query.__bindgen_anon_1.target_ifindex = ifindex;
+    query.attach_type = bpf_attach_type::BPF_TCX_EGRESS as u32;
+    query.prog_ids = ids.as_mut_ptr() as u64;
+    query.__bindgen_anon_2.count = u32::try_from(MOST).map_err(io::Error::other)?;
+    match bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr) {
+        // SAFETY: the kernel has filled the query view.
+        Ok(_) => Ok(ids
+            .into_iter()
+            .take(unsafe { attr.query.__bindgen_anon_2.count } as usize)
+            .collect()),
+        // No chain was ever made here.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn empty_attr() -> bpf_attr {
+    // SAFETY: a union of plain C structures; the kernel demands that unused bytes are zero.
+    unsafe { mem::zeroed() }
+}
+
+fn fd_number(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd().cast_unsigned()
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
+}
+
+fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<RawFd> {
+    // SAFETY: `attr` is a whole bpf_attr, and the callers have put valid pointers and lengths into it.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command as libc::c_long, &raw mut *attr, size_of::<bpf_attr>())
+    };
+    let result = RawFd::try_from(result).map_err(io::Error::other)?;
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
