@@ -1,3 +1,57 @@
-//! Development commands.
+//! Development commands: `cargo xtask <command>`.
+//!
+//! Every command does its own set-up, so that a fresh clone needs no other step. One file (or directory) per
+//! subcommand; what they share is [`process`], [`workspace`] and [`report`].
 
-fn main() {}
+mod build;
+mod ci;
+mod demo;
+mod lint;
+mod process;
+mod report;
+mod setup;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Development commands of leakguard.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Find or install what building, demonstrating and testing need.
+    Setup(setup::Args),
+    /// Build the agent with its kernel programs embedded.
+    Build(build::Args),
+    /// Show a DNS leak and how it is stopped, in a throw-away network.
+    Demo(demo::Args),
+    /// Run the tests; ends with `N passed, N failed`.
+    Test(test::Args),
+    /// Formatting, clippy on the host and the BPF target, architecture rules, cargo-deny.
+    Lint,
+    /// What continuous integration runs: lint, then all tests.
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Setup(args) => setup::run(&args),
+        Command::Build(args) => build::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Lint => lint::run(),
+        Command::Ci => ci::run(),
+    };
+    outcome.unwrap_or_else(|error| {
+        report::error(&error);
+        ExitCode::FAILURE
+    })
+}

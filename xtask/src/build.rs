@@ -1,0 +1,47 @@
+//! `cargo xtask build`: the agent with its kernel programs embedded.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Result, ensure};
+
+use crate::{
+    report::say,
+    setup,
+    workspace::{self, Metadata},
+};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Optimise, and leave the kernel programs' logging out.
+    #[arg(long)]
+    release: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    setup::ensure_build_tools()?;
+    let binary = agent(args.release)?;
+    say("build", binary.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds the agent and returns its path. The build tools must be there.
+pub(crate) fn agent(release: bool) -> Result<PathBuf> {
+    let profile = if release { "release" } else { "debug" };
+    say("build", format_args!("leakguard ({profile})"));
+    let mut cargo = workspace::cargo("build").args(["--locked", "--package=leakguard"]);
+    if release {
+        cargo = cargo.arg("--release");
+    }
+    cargo.run()?;
+
+    let binary = Metadata::load()?
+        .target_dir()?
+        .join(profile)
+        .join("leakguard");
+    ensure!(
+        binary.is_file(),
+        "cargo built leakguard, but {} does not exist (is `build.target` set in cargo's configuration?)",
+        binary.display()
+    );
+    Ok(binary)
+}

@@ -1,0 +1,84 @@
+//! `cargo xtask setup`: finds or installs what building, demonstrating and testing need.
+//!
+//! Looking is cheap (a few programs on PATH, two files), so every other command does it first.
+
+mod apt;
+pub(crate) mod bpf_linker;
+mod packages;
+mod rust_src;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::report::{line, say};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only say what is missing; exit code 1 if something is.
+    #[arg(long)]
+    check: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    if args.check {
+        return check();
+    }
+    ensure_all()?;
+    say("setup", "everything is there");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Sees to it that the agent can be built.
+pub(crate) fn ensure_build_tools() -> Result<()> {
+    if !rust_src::is_present()? {
+        rust_src::install()?;
+    }
+    if bpf_linker::find().is_none() {
+        bpf_linker::install()?;
+    }
+    Ok(())
+}
+
+/// Sees to it that the agent can be built, demonstrated and tested.
+pub(crate) fn ensure_all() -> Result<()> {
+    ensure_build_tools()?;
+    let missing = packages::missing();
+    if !missing.is_empty() {
+        packages::install(&missing)?;
+    }
+    Ok(())
+}
+
+fn check() -> Result<ExitCode> {
+    let mut complete = true;
+    let mut item = |name: &str, state: Option<String>, missing: &str| {
+        complete &= state.is_some();
+        let state = state.unwrap_or_else(|| format!("MISSING ({missing})"));
+        line(format_args!("{name:<16} {state}"));
+    };
+
+    item(
+        "rust-src",
+        rust_src::is_present()?.then(|| "present".to_owned()),
+        "rustup component",
+    );
+    item(
+        "bpf-linker",
+        bpf_linker::find().map(|path| path.display().to_string()),
+        "built from source against llvm-22-dev",
+    );
+    for tool in packages::TOOLS {
+        item(
+            tool.program,
+            tool.find().map(|path| path.display().to_string()),
+            tool.package,
+        );
+    }
+
+    if complete {
+        return Ok(ExitCode::SUCCESS);
+    }
+    say("setup", "`cargo xtask setup` installs what is missing");
+    Ok(ExitCode::FAILURE)
+}

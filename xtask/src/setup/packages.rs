@@ -1,0 +1,87 @@
+//! The programs that the demonstration and the tests call, and the Debian packages they come from.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    process::find_program,
+    setup::apt::{self, Package},
+};
+
+/// A program, and where it comes from.
+#[derive(Debug)]
+pub(crate) struct Tool {
+    /// Its presence proves the package's.
+    pub(crate) program: &'static str,
+    /// Debian's package.
+    pub(crate) package: &'static str,
+    /// The unit that the package would start at every boot.
+    service: Option<&'static str>,
+}
+
+impl Tool {
+    pub(crate) fn find(&self) -> Option<PathBuf> {
+        find_program(self.program)
+    }
+}
+
+/// What must be there.
+pub(crate) const TOOLS: &[Tool] = &[
+    tool("dig", "bind9-dnsutils"),
+    tool("ip", "iproute2"),
+    tool("nft", "nftables"),
+    tool("nsenter", "util-linux"),
+    tool("tcpdump", "tcpdump"),
+    Tool {
+        program: "unbound",
+        package: "unbound",
+        // It would occupy port 53 of the developer's machine.
+        service: Some("unbound.service"),
+    },
+    tool("wg", "wireguard-tools"),
+    tool("wireguard-go", "wireguard-go"),
+];
+
+const fn tool(program: &'static str, package: &'static str) -> Tool {
+    Tool {
+        program,
+        package,
+        service: None,
+    }
+}
+
+/// The tools that are not there.
+pub(crate) fn missing() -> Vec<&'static Tool> {
+    TOOLS.iter().filter(|tool| tool.find().is_none()).collect()
+}
+
+/// Installs the packages of `missing`.
+pub(crate) fn install(missing: &[&Tool]) -> Result<()> {
+    let packages: Vec<Package> = missing
+        .iter()
+        .map(|tool| Package {
+            name: tool.package,
+            service: tool.service,
+        })
+        .collect();
+    let programs: Vec<&str> = missing.iter().map(|tool| tool.program).collect();
+    apt::install(&packages)
+        .with_context(|| format!("these programs are missing: {}", programs.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_is_sorted_and_without_duplicates() {
+        assert!(TOOLS.is_sorted_by(|a, b| a.program < b.program));
+    }
+
+    #[test]
+    fn nothing_to_install_for_what_is_there() {
+        assert!(tool("sh", "dash").find().is_some());
+        assert!(tool("no-such-program", "none").find().is_none());
+    }
+}

@@ -1,0 +1,245 @@
+//! `cargo xtask test`: every tier of tests, with one line per suite and `N passed, N failed` at the end.
+
+mod libtest;
+mod run;
+
+use std::{io, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Result, ensure};
+use clap::ValueEnum;
+
+use self::{libtest::Tally, run::Runner};
+use crate::{
+    build, process,
+    report::{self, line, say},
+    setup,
+    workspace::{self, Metadata},
+};
+
+/// What one test binary may take.
+const SUITE_LIMIT: Duration = Duration::from_mins(15);
+
+/// The package of the tests that need root.
+const PRIVILEGED_PACKAGE: &str = "leakguard-tests";
+
+/// Its test targets that run programs with `BPF_PROG_TEST_RUN`; all others use network namespaces.
+const KERNEL_TARGETS: &[&str] = &["load", "verdicts"];
+
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Args {
+    /// Run only tests whose name contains this.
+    filter: Option<String>,
+    /// Run only this tier.
+    #[arg(long, value_enum, default_value_t)]
+    tier: TierChoice,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum TierChoice {
+    /// Unit and property tests; no privileges.
+    Unit,
+    /// Programs run by the kernel on given packets; root.
+    Kernel,
+    /// Real sockets in network namespaces; root.
+    Netns,
+    #[default]
+    All,
+}
+
+impl TierChoice {
+    fn tiers(self) -> &'static [Tier] {
+        match self {
+            Self::Unit => &[Tier::Unit],
+            Self::Kernel => &[Tier::Kernel],
+            Self::Netns => &[Tier::Netns],
+            Self::All => &[Tier::Unit, Tier::Kernel, Tier::Netns],
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Tier {
+    Unit,
+    Kernel,
+    Netns,
+}
+
+impl Tier {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Unit => "unit",
+            Self::Kernel => "kernel",
+            Self::Netns => "netns",
+        }
+    }
+
+    fn needs_root(self) -> bool {
+        self != Self::Unit
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let tiers = args.tier.tiers();
+    if tiers.iter().any(|tier| tier.needs_root()) {
+        setup::ensure_all()?;
+    } else {
+        setup::ensure_build_tools()?;
+    }
+
+    let session = Session::new(args.filter.clone())?;
+    let mut total = Tally::default();
+    for &tier in tiers {
+        total += session.run_tier(tier).unwrap_or_else(|error| {
+            // What cannot be built or started has failed; the other tiers still say what they know.
+            report::error(&error.context(format!("the {} tier did not run", tier.name())));
+            Tally::FAILED
+        });
+    }
+    if total == Tally::default() {
+        say("test", "nothing was run");
+    }
+    line(total);
+    Ok(if total.is_success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// What all tiers of one invocation share.
+struct Session {
+    metadata: Metadata,
+    filter: Option<String>,
+    log_dir: PathBuf,
+}
+
+impl Session {
+    fn new(filter: Option<String>) -> Result<Self> {
+        let metadata = Metadata::load()?;
+        let log_dir = metadata.target_dir()?.join("test-logs");
+        Ok(Self {
+            metadata,
+            filter,
+            log_dir,
+        })
+    }
+
+    fn run_tier(&self, tier: Tier) -> Result<Tally> {
+        let selection = match tier {
+            // The workspace's default members.
+            Tier::Unit => Vec::new(),
+            Tier::Kernel | Tier::Netns => self.privileged_targets(tier)?,
+        };
+        if tier.needs_root() && selection.is_empty() {
+            say(
+                "test",
+                format_args!("{} tier: there are no tests", tier.name()),
+            );
+            return Ok(Tally::default());
+        }
+
+        let mut runner_words: Vec<String> = Vec::new();
+        let mut envs = Vec::new();
+        if tier.needs_root() {
+            envs.push((
+                "LEAKGUARD_BIN",
+                build::agent(true)?.to_string_lossy().into_owned(),
+            ));
+            if !process::is_root()? {
+                ensure!(
+                    process::find_program("sudo").is_some(),
+                    "the {} tier needs root and there is no sudo; run `cargo xtask test` as root",
+                    tier.name()
+                );
+                runner_words.extend(["sudo", "-E", "env"].map(str::to_owned));
+                for (key, value) in &envs {
+                    runner_words.push(format!("{key}={value}"));
+                }
+            }
+        }
+        runner_words
+            .extend(process::bound(SUITE_LIMIT).map(|word| word.to_string_lossy().into_owned()));
+
+        say("test", format_args!("{} tier: building", tier.name()));
+        workspace::cargo("test")
+            .args(&selection)
+            .arg("--no-run")
+            .arg("--quiet")
+            .run()?;
+
+        let mut cargo = workspace::cargo("test")
+            .arg("--no-fail-fast")
+            .args(&selection)
+            .arg("--config")
+            .arg(runner_config(&runner_words))
+            .env("CARGO_TERM_COLOR", "never");
+        for (key, value) in envs {
+            cargo = cargo.env(key, value);
+        }
+        if let Some(filter) = &self.filter {
+            cargo = cargo.args(["--", filter]);
+        }
+        say(
+            "test",
+            format_args!(
+                "{} tier{}",
+                tier.name(),
+                if tier.needs_root() { ", as root" } else { "" }
+            ),
+        );
+        Runner::new(io::stdout(), &self.log_dir, tier.name())?.run(&cargo)
+    }
+
+    /// The arguments that make cargo run the privileged package's test targets of `tier`; none if it has none.
+    fn privileged_targets(&self, tier: Tier) -> Result<Vec<String>> {
+        let mut arguments = Vec::new();
+        for package in self.metadata.packages()? {
+            if package.name != PRIVILEGED_PACKAGE {
+                continue;
+            }
+            for target in package.test_targets {
+                let is_kernel = KERNEL_TARGETS.contains(&target.as_str());
+                if is_kernel == (tier == Tier::Kernel) {
+                    arguments.push(format!("--test={target}"));
+                }
+            }
+        }
+        if tier == Tier::Netns {
+            // The harness's own tests enter namespaces too.
+            arguments.push("--lib".to_owned());
+        }
+        if !arguments.is_empty() {
+            arguments.push(format!("--package={PRIVILEGED_PACKAGE}"));
+        }
+        Ok(arguments)
+    }
+}
+
+/// Makes cargo start every test binary with `words` in front.
+fn runner_config(words: &[String]) -> String {
+    // A JSON array of strings is a TOML array too.
+    let words = serde_json::Value::from(words.to_vec());
+    format!("target.'cfg(all())'.runner={words}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runner_is_toml() {
+        let config = runner_config(&["sudo".to_owned(), "A=b \"c\"".to_owned()]);
+        assert_eq!(config, r#"target.'cfg(all())'.runner=["sudo","A=b \"c\""]"#);
+    }
+
+    #[test]
+    fn only_the_unit_tier_is_unprivileged() {
+        let privileged: Vec<&str> = TierChoice::All
+            .tiers()
+            .iter()
+            .filter(|tier| tier.needs_root())
+            .map(|tier| tier.name())
+            .collect();
+        assert_eq!(privileged, ["kernel", "netns"]);
+    }
+}
