@@ -1,0 +1,133 @@
+use std::fs::File;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::{fs, panic, thread};
+
+use nix::sched::{CloneFlags, setns};
+
+use super::process::{run, run_with_input};
+use super::{LabError, unique_name};
+
+/// A named network namespace with `lo` up, deleted when dropped.
+///
+/// `ip netns` and `nsenter --net=/run/netns/NAME` see it. The lab itself never uses `ip netns exec`: that mounts a new
+/// `/sys`, without cgroups and bpffs.
+#[derive(Debug)]
+pub struct Netns {
+    name: String,
+    handle: NetnsHandle,
+}
+
+impl Netns {
+    /// Creates a namespace whose name ends in `label`.
+    pub fn new(label: &str) -> Result<Self, LabError> {
+        let name = unique_name(label);
+        let mut add = Command::new("ip");
+        add.args(["netns", "add", &name]);
+        run(add)?;
+        // From here on the guard deletes it, also if the rest fails.
+        let path = Path::new("/run/netns").join(&name);
+        let guard = NameGuard(&name);
+        let file = File::open(&path).map_err(LabError::io(format!("open {}", path.display())))?;
+        let handle = NetnsHandle(Arc::new(file));
+        let mut up = handle.command("ip");
+        up.args(["link", "set", "lo", "up"]);
+        run(up)?;
+        std::mem::forget(guard);
+        Ok(Self { name, handle })
+    }
+
+    /// The name under `/run/netns`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs `closure` on a fresh thread inside the namespace and waits for it; a panic is passed on.
+    ///
+    /// Only the network namespace changes: mounts, cgroups and `/sys` stay those of the caller.
+    pub fn run_in<T: Send>(&self, closure: impl FnOnce() -> T + Send) -> Result<T, LabError> {
+        thread::scope(|scope| {
+            let worker = thread::Builder::new()
+                .spawn_scoped(scope, || {
+                    setns(&*self.handle.0, CloneFlags::CLONE_NEWNET)
+                        .map_err(LabError::syscall("setns", self.name.clone()))?;
+                    Ok(closure())
+                })
+                .map_err(LabError::Thread)?;
+            worker
+                .join()
+                .unwrap_or_else(|payload| panic::resume_unwind(payload))
+        })
+    }
+
+    /// A command that will run inside the namespace.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        self.handle.command(program)
+    }
+
+    /// Runs one `ip` command line inside the namespace, such as `["link", "del", "eth0"]`.
+    pub fn ip(&self, arguments: &[&str]) -> Result<String, LabError> {
+        let mut ip = self.command("ip");
+        ip.args(arguments);
+        run(ip)
+    }
+
+    /// Runs several `ip` command lines inside the namespace, all or none wanted: the first failure is the error.
+    pub fn ip_batch(&self, lines: &str) -> Result<(), LabError> {
+        let mut ip = self.command("ip");
+        ip.args(["-batch", "-"]);
+        run_with_input(ip, lines).map(drop)
+    }
+
+    /// Sets a network parameter, such as `net.ipv4.ip_forward`.
+    pub fn sysctl(&self, key: &str, value: &str) -> Result<(), LabError> {
+        let path = Path::new("/proc/sys").join(key.replace('.', "/"));
+        // The kernel shows a thread the parameters of the thread's own namespace.
+        self.run_in(|| fs::write(&path, value))?
+            .map_err(LabError::io(format!("set {key} to {value}")))
+    }
+
+    pub(super) fn handle(&self) -> &NetnsHandle {
+        &self.handle
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        drop(NameGuard(&self.name));
+    }
+}
+
+/// A namespace to start programs in, which keeps it alive but not its name.
+#[derive(Clone, Debug)]
+pub(super) struct NetnsHandle(Arc<File>);
+
+impl NetnsHandle {
+    pub(super) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        let netns = Arc::clone(&self.0);
+        // SAFETY: setns is async-signal-safe, and the closure neither allocates nor locks.
+        unsafe {
+            command.pre_exec(move || {
+                setns(&*netns, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)
+            });
+        }
+        command
+    }
+}
+
+/// Deletes a named namespace when dropped.
+struct NameGuard<'a>(&'a str);
+
+impl Drop for NameGuard<'_> {
+    fn drop(&mut self) {
+        let mut delete = Command::new("ip");
+        delete.args(["netns", "del", self.0]);
+        if let Err(error) = run(delete) {
+            log::warn!("{error}");
+        }
+    }
+}

@@ -1,0 +1,202 @@
+use std::collections::VecDeque;
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, recv, setsockopt, socket, sockopt,
+};
+
+use super::{LabError, Netns};
+
+/// Room for tens of thousands of packets between two looks.
+const RECEIVE_BUFFER: usize = 32 << 20;
+/// More than a packet of maximal length that was merged before it reached the socket.
+const FRAME_MAX: usize = 1 << 18;
+
+/// Which packets of an interface an [`Observer`] sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Directions {
+    /// Those that arrive from the other end of the link.
+    Incoming,
+    /// Those that arrive and those that are sent.
+    Both,
+}
+
+/// A capture of everything on one interface, as tcpdump would make it.
+///
+/// It is listening when constructed. Packets wait in the socket until they are asked for; those that the kernel had no
+/// room for are counted in [`lost`](Self::lost), which a test must find to be 0 before it believes in silence.
+#[derive(Debug)]
+pub struct Observer {
+    socket: OwnedFd,
+    buffer: Box<[u8]>,
+    lost: u64,
+}
+
+impl Observer {
+    /// Starts capturing on `interface` of `netns`.
+    pub fn new(netns: &Netns, interface: &str, directions: Directions) -> Result<Self, LabError> {
+        let socket = netns.run_in(|| open(interface, directions))??;
+        Ok(Self {
+            socket,
+            buffer: vec![0; FRAME_MAX].into_boxed_slice(),
+            lost: 0,
+        })
+    }
+
+    /// The frames since the last call, oldest first, without waiting.
+    pub fn drain(&mut self) -> Result<Vec<Vec<u8>>, LabError> {
+        let mut frames = Vec::new();
+        while let Some(frame) = self.next_frame()? {
+            frames.push(frame);
+        }
+        Ok(frames)
+    }
+
+    /// Waits for a frame that `predicate` accepts; returns every frame up to and including it.
+    ///
+    /// An error if none comes within `limit`; what was seen meanwhile is gone then.
+    pub fn wait_for(
+        &mut self,
+        limit: Duration,
+        mut predicate: impl FnMut(&[u8]) -> bool,
+    ) -> Result<Vec<Vec<u8>>, LabError> {
+        let deadline = Instant::now() + limit;
+        let mut frames = VecDeque::new();
+        loop {
+            while let Some(frame) = self.next_frame()? {
+                let found = predicate(&frame);
+                frames.push_back(frame);
+                if found {
+                    return Ok(frames.into());
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(LabError::Timeout {
+                    what: format!("the awaited packet arrives ({} others did)", frames.len()),
+                    limit,
+                });
+            }
+            let mut readable = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut readable, timeout) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(source) => return Err(LabError::syscall("poll", "packet socket")(source)),
+            }
+        }
+    }
+
+    /// How many packets the kernel has dropped so far because the socket was full.
+    pub fn lost(&mut self) -> Result<u64, LabError> {
+        let mut statistics = libc::tpacket_stats {
+            tp_packets: 0,
+            tp_drops: 0,
+        };
+        let mut length = socket_length::<libc::tpacket_stats>();
+        // SAFETY: the pointers are to a live structure of the length given, which the kernel fills.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_STATISTICS,
+                (&raw mut statistics).cast(),
+                &raw mut length,
+            )
+        };
+        Errno::result(result).map_err(LabError::syscall("getsockopt", "PACKET_STATISTICS"))?;
+        // Reading sets the kernel's counters to zero.
+        self.lost += u64::from(statistics.tp_drops);
+        Ok(self.lost)
+    }
+
+    fn next_frame(&mut self) -> Result<Option<Vec<u8>>, LabError> {
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
+                Ok(length) => return Ok(Some(self.buffer[..length].to_vec())),
+                Err(Errno::EAGAIN) => return Ok(None),
+                // The link went down or came back: not the end of the capture.
+                Err(Errno::EINTR | Errno::ENETDOWN) => {}
+                Err(source) => return Err(LabError::syscall("recv", "packet socket")(source)),
+            }
+        }
+    }
+}
+
+fn open(interface: &str, directions: Directions) -> Result<OwnedFd, LabError> {
+    let index = nix::net::if_::if_nametoindex(interface)
+        .map_err(LabError::syscall("if_nametoindex", interface))?;
+    // Protocol 0: it captures nothing until bound, hence nothing of another interface.
+    let socket = socket(
+        AddressFamily::Packet,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        None,
+    )
+    .map_err(LabError::syscall("socket", "AF_PACKET"))?;
+    setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)
+        .map_err(LabError::syscall("setsockopt", "SO_RCVBUFFORCE"))?;
+    if directions == Directions::Incoming {
+        ignore_outgoing(&socket)?;
+    }
+    bind(&socket, index)?;
+    Ok(socket)
+}
+
+fn ignore_outgoing(socket: &OwnedFd) -> Result<(), LabError> {
+    let enable: c_int = 1;
+    // SAFETY: the pointer is to a live integer of the length given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_IGNORE_OUTGOING,
+            (&raw const enable).cast(),
+            socket_length::<c_int>(),
+        )
+    };
+    Errno::result(result)
+        .map(drop)
+        .map_err(LabError::syscall("setsockopt", "PACKET_IGNORE_OUTGOING"))
+}
+
+fn bind(socket: &OwnedFd, index: u32) -> Result<(), LabError> {
+    let invalid = |_| LabError::Io {
+        action: "bind a packet socket".to_owned(),
+        source: io::ErrorKind::InvalidInput.into(),
+    };
+    let address = libc::sockaddr_ll {
+        sll_family: libc::sa_family_t::try_from(libc::AF_PACKET).map_err(invalid)?,
+        sll_protocol: u16::try_from(libc::ETH_P_ALL).map_err(invalid)?.to_be(),
+        sll_ifindex: c_int::try_from(index).map_err(invalid)?,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    // SAFETY: the pointer is to a live sockaddr_ll of the length given.
+    let result = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            socket_length::<libc::sockaddr_ll>(),
+        )
+    };
+    Errno::result(result)
+        .map(drop)
+        .map_err(LabError::syscall("bind", "AF_PACKET"))
+}
+
+/// The size of an option or address, in the type that socket calls want.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the structures are a few bytes long"
+)]
+const fn socket_length<T>() -> libc::socklen_t {
+    size_of::<T>() as libc::socklen_t
+}

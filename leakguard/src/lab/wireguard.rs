@@ -1,0 +1,239 @@
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+
+use super::process::{Daemon, run, run_with_input};
+use super::scratch::Scratch;
+use super::topology::await_route;
+use super::{LabError, Netns, Topology, address, wait_until};
+use crate::host;
+
+/// How long wireguard-go may take to offer its control socket.
+const START_LIMIT: Duration = Duration::from_secs(5);
+const MTU: u16 = 1420;
+
+/// A tunnel between the host and the VPN server, wireguard-go at both ends; torn down when dropped.
+///
+/// The device is of kind `tun`, as with every VPN in user space.
+#[derive(Debug)]
+pub struct WireGuard {
+    interface: String,
+    host: Endpoint,
+    _server: Endpoint,
+    _logs: Scratch,
+}
+
+impl WireGuard {
+    /// The server's interface.
+    const SERVER_INTERFACE: &'static str = "wgs0";
+
+    /// Brings the tunnel up as `interface` on the host; returns after the handshake, when it carries both families.
+    ///
+    /// The tunnel's prefixes are routed into it; the host's default route stays on the uplink.
+    pub fn new(topology: &Topology, interface: &str) -> Result<Self, LabError> {
+        let logs = Scratch::new("wireguard")?;
+        let (host_keys, server_keys) = (KeyPair::generate()?, KeyPair::generate()?);
+
+        let server = Endpoint::start(topology.vpn(), Self::SERVER_INTERFACE, logs.path())?;
+        server.configure(&format!(
+            "[Interface]\nPrivateKey = {}\nListenPort = {}\n\
+             [Peer]\nPublicKey = {}\n\
+             AllowedIPs = 10.8.0.2/32, 192.168.78.0/24, fd08::2/128, fd78::/64\n",
+            server_keys.private,
+            address::CARRIER_PORT,
+            host_keys.public,
+        ))?;
+        topology.vpn().ip_batch(&format!(
+            "link set {dev} up mtu {MTU}\n\
+             addr add 10.8.0.1/24 dev {dev}\n\
+             addr add fd08::1/64 dev {dev} nodad\n\
+             rule add from 10.8.0.1 lookup 108\n\
+             route add default dev {dev} table 108\n\
+             -6 rule add from fd08::1 lookup 108\n\
+             -6 route add default dev {dev} table 108\n",
+            dev = Self::SERVER_INTERFACE,
+        ))?;
+
+        let host = Endpoint::start(topology.host(), interface, logs.path())?;
+        host.configure(&format!(
+            "[Interface]\nPrivateKey = {}\n\
+             [Peer]\nPublicKey = {}\nEndpoint = {}:{}\n\
+             AllowedIPs = 10.8.0.0/24, fd08::/64\n",
+            host_keys.private,
+            server_keys.public,
+            address::VPN_SERVER_V4,
+            address::CARRIER_PORT,
+        ))?;
+        topology.host().ip_batch(&format!(
+            "link set {interface} up mtu {MTU}\n\
+             addr add 10.8.0.2/24 dev {interface}\n\
+             addr add fd08::2/64 dev {interface} nodad\n",
+        ))?;
+
+        for target in [
+            IpAddr::from(address::TUNNEL_RESOLVER_V4),
+            IpAddr::from(address::TUNNEL_RESOLVER_V6),
+        ] {
+            await_route(topology.host(), target)?;
+        }
+        Ok(Self {
+            interface: interface.to_owned(),
+            host,
+            _server: server,
+            _logs: logs,
+        })
+    }
+
+    /// The tunnel's interface on the host.
+    pub fn interface(&self) -> &str {
+        &self.interface
+    }
+
+    /// What `wg show` says about the host's end.
+    pub fn show(&self) -> Result<String, LabError> {
+        let mut wg = self.host.wg()?;
+        wg.args(["show", &self.interface]);
+        run(wg)
+    }
+}
+
+#[derive(Debug)]
+struct KeyPair {
+    private: String,
+    public: String,
+}
+
+impl KeyPair {
+    fn generate() -> Result<Self, LabError> {
+        let mut genkey = Command::new("wg");
+        genkey.arg("genkey");
+        let private = run(genkey)?.trim().to_owned();
+        let mut pubkey = Command::new("wg");
+        pubkey.arg("pubkey");
+        let public = run_with_input(pubkey, &private)?.trim().to_owned();
+        Ok(Self { private, public })
+    }
+}
+
+/// One wireguard-go in a network namespace, and in a mount namespace of its own.
+///
+/// Its control socket is named after the interface in a directory that is the same for every network namespace. A private
+/// tmpfs there lets each lab have its own `wg0`.
+#[derive(Debug)]
+struct Endpoint {
+    interface: String,
+    daemon: Daemon,
+    netns: super::netns::NetnsHandle,
+}
+
+impl Endpoint {
+    fn start(netns: &Netns, interface: &str, logs: &Path) -> Result<Self, LabError> {
+        let run_directory = run_directory()?;
+        let mut command = netns.command("wireguard-go");
+        command
+            .args(["-f", interface])
+            .env("LOG_LEVEL", "error")
+            // Set but empty, it makes wireguard-go start itself again for ever.
+            .env_remove("WG_PROCESS_FOREGROUND");
+        hide_run_directory(&mut command, &run_directory)?;
+        let logs = logs.join(interface);
+        fs::create_dir(&logs).map_err(LabError::io(format!("create {}", logs.display())))?;
+        let mut daemon = Daemon::start(command, &logs)?;
+
+        let root = PathBuf::from(format!("/proc/{}/root", daemon.pid()));
+        let socket = run_directory
+            .join("wireguard")
+            .join(format!("{interface}.sock"));
+        let socket = root.join(socket.strip_prefix("/").unwrap_or(&socket));
+        wait_until(
+            "wireguard-go offers its control socket",
+            START_LIMIT,
+            || {
+                daemon.check_running()?;
+                Ok(socket.exists())
+            },
+        )?;
+        Ok(Self {
+            interface: interface.to_owned(),
+            daemon,
+            netns: netns.handle().clone(),
+        })
+    }
+
+    fn configure(&self, configuration: &str) -> Result<(), LabError> {
+        let mut wg = self.wg()?;
+        wg.args(["setconf", &self.interface, "/dev/stdin"]);
+        run_with_input(wg, configuration).map(drop)
+    }
+
+    /// A `wg` that sees this endpoint's control socket.
+    fn wg(&self) -> Result<Command, LabError> {
+        let path = format!("/proc/{}/ns/mnt", self.daemon.pid());
+        let mounts = File::open(&path).map_err(LabError::io(format!("open {path}")))?;
+        let mounts = Arc::new(mounts);
+        let mut wg = self.netns.command("wg");
+        // SAFETY: setns is async-signal-safe, and the closure neither allocates nor locks.
+        unsafe {
+            wg.pre_exec(move || setns(&*mounts, CloneFlags::CLONE_NEWNS).map_err(io::Error::from));
+        }
+        Ok(wg)
+    }
+}
+
+/// Where `/var/run` really is: an absolute symbolic link would lead out of `/proc/PID/root`.
+fn run_directory() -> Result<PathBuf, LabError> {
+    fs::canonicalize("/var/run").map_err(LabError::io("resolve /var/run"))
+}
+
+/// Gives `command` a private mount namespace with an empty run directory.
+fn hide_run_directory(command: &mut Command, run_directory: &Path) -> Result<(), LabError> {
+    let run_directory = c_path(run_directory)?;
+    // A copy of a bpffs would keep its pinned programs attached for as long as wireguard-go runs.
+    let bpf_mounts = host::mounts()?
+        .iter()
+        .filter(|mount| mount.fs_type == "bpf")
+        .map(|mount| c_path(&mount.point))
+        .collect::<Result<Vec<_>, _>>()?;
+    // SAFETY: the closure makes system calls only; its strings were built before the fork.
+    unsafe {
+        command.pre_exec(move || {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            // Slave rather than private: a namespace deleted outside must vanish here too.
+            mount(
+                None::<&str>,
+                c"/",
+                None::<&str>,
+                MsFlags::MS_REC | MsFlags::MS_SLAVE,
+                None::<&str>,
+            )?;
+            for point in &bpf_mounts {
+                umount2(point.as_c_str(), MntFlags::MNT_DETACH)?;
+            }
+            mount(
+                Some(c"tmpfs"),
+                run_directory.as_c_str(),
+                Some(c"tmpfs"),
+                MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+                Some(c"mode=0755"),
+            )?;
+            Ok(())
+        });
+    }
+    Ok(())
+}
+
+fn c_path(path: &Path) -> Result<CString, LabError> {
+    CString::new(path.as_os_str().as_bytes())
+        .ok()
+        .ok_or_else(|| LabError::Path(path.to_owned()))
+}
