@@ -44,14 +44,32 @@ impl Series {
     /// The series that a judged packet is counted in.
     #[inline(always)]
     pub fn new(hook: Hook, decision: &Decision, packet: &Packet) -> Self {
-        let Decision { verdict, reason, role } = *decision;
+        let Decision {
+            verdict,
+            reason,
+            role,
+        } = *decision;
         let protocol = Protocol::of(packet.protocol);
-        Self { hook, role, reason, verdict, family: packet.family, protocol }
+        Self {
+            hook,
+            role,
+            reason,
+            verdict,
+            family: packet.family,
+            protocol,
+        }
     }
 
     /// The series' place in the map, below [`SERIES`].
     pub const fn index(&self) -> u32 {
-        let Self { hook, role, reason, verdict, family, protocol } = *self;
+        let Self {
+            hook,
+            role,
+            reason,
+            verdict,
+            family,
+            protocol,
+        } = *self;
         let mut index = hook as u32;
         index = index * ROLES + role as u32;
         index = index * REASONS + reason as u32;
@@ -78,7 +96,14 @@ impl Series {
         let reason = Reason::from_wire(digit(REASONS)?)?;
         let role = Role::from_wire(digit(ROLES)?)?;
         let hook = Hook::from_wire(digit(HOOKS)?)?;
-        Some(Self { hook, role, reason, verdict, family, protocol })
+        Some(Self {
+            hook,
+            role,
+            reason,
+            verdict,
+            family,
+            protocol,
+        })
     }
 }
 

@@ -59,7 +59,10 @@ pub struct Truncated;
 impl PacketBytes for [u8] {
     fn read<const N: usize>(&self, offset: u32, into: &mut [u8; N]) -> Result<(), Truncated> {
         let start = usize::try_from(offset).map_err(|_too_far| Truncated)?;
-        let bytes = self.get(start..).and_then(<[u8]>::first_chunk::<N>).ok_or(Truncated)?;
+        let bytes = self
+            .get(start..)
+            .and_then(<[u8]>::first_chunk::<N>)
+            .ok_or(Truncated)?;
         *into = *bytes;
         Ok(())
     }
@@ -272,10 +275,7 @@ fn parse_ipv6<B: PacketBytes + ?Sized>(
 
 /// Follows extension headers from `packet.transport` on, then reads the ports.
 #[inline(always)]
-fn parse_upper<B: PacketBytes + ?Sized>(
-    bytes: &B,
-    packet: &mut Packet,
-) -> Result<(), ParseError> {
+fn parse_upper<B: PacketBytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<(), ParseError> {
     for _ in 0..=MAX_EXTENSIONS {
         if is_extension(packet.protocol, packet.family) {
             let mut header = [0; 4];

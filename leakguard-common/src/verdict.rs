@@ -22,8 +22,11 @@ pub struct Decision {
 
 impl Decision {
     /// The packet is none of leakguard's business; nothing is counted.
-    const IGNORE: Self =
-        Self { verdict: Verdict::Pass, reason: Reason::Other, role: Role::Uplink };
+    const IGNORE: Self = Self {
+        verdict: Verdict::Pass,
+        reason: Reason::Other,
+        role: Role::Uplink,
+    };
 
     /// Whether the packet was judged at all, which is what counters count.
     #[inline(always)]
@@ -58,7 +61,11 @@ pub fn decide(
         Role::Uplink if settings.mode == Settings::OBSERVE => Verdict::WouldDrop,
         Role::Uplink => Verdict::Drop,
     };
-    Decision { verdict, reason, role }
+    Decision {
+        verdict,
+        reason,
+        role,
+    }
 }
 
 /// What speaks against a packet, whatever interface it leaves by.
@@ -125,12 +132,36 @@ fn is_extra(port: u16, settings: &Settings) -> bool {
 /// The destination ports of a class, for the nftables rules that stand behind the programs.
 pub const fn ports(class: Class) -> ClassPorts {
     match class {
-        Class::Dns => ClassPorts { port: PORT_DNS, tcp: true, udp: true },
-        Class::Dot => ClassPorts { port: PORT_DOT, tcp: true, udp: false },
-        Class::Doq => ClassPorts { port: PORT_DOT, tcp: false, udp: true },
-        Class::Mdns => ClassPorts { port: PORT_MDNS, tcp: false, udp: true },
-        Class::Llmnr => ClassPorts { port: PORT_LLMNR, tcp: true, udp: true },
-        Class::Netbios => ClassPorts { port: PORT_NETBIOS, tcp: true, udp: true },
+        Class::Dns => ClassPorts {
+            port: PORT_DNS,
+            tcp: true,
+            udp: true,
+        },
+        Class::Dot => ClassPorts {
+            port: PORT_DOT,
+            tcp: true,
+            udp: false,
+        },
+        Class::Doq => ClassPorts {
+            port: PORT_DOT,
+            tcp: false,
+            udp: true,
+        },
+        Class::Mdns => ClassPorts {
+            port: PORT_MDNS,
+            tcp: false,
+            udp: true,
+        },
+        Class::Llmnr => ClassPorts {
+            port: PORT_LLMNR,
+            tcp: true,
+            udp: true,
+        },
+        Class::Netbios => ClassPorts {
+            port: PORT_NETBIOS,
+            tcp: true,
+            udp: true,
+        },
     }
 }
 

@@ -1,7 +1,11 @@
 //! leakguard's kernel programs; an empty binary on the host, so that workspace-wide commands work.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 // Atomic addition; core offers it on this target only so. The compiler is pinned, see rust-toolchain.toml.
-#![cfg_attr(target_arch = "bpf", feature(core_intrinsics), expect(internal_features))]
+#![cfg_attr(
+    target_arch = "bpf",
+    feature(core_intrinsics),
+    expect(internal_features)
+)]
 
 #[cfg(target_arch = "bpf")]
 mod programs;

@@ -84,17 +84,30 @@ impl Skb {
         }
     }
 
-    /// Copies up to `N` bytes from `offset` on; returns how many.
+    /// Copies up to `N` bytes from `offset` on; leaves in `copied` how many.
+    ///
+    /// `copied` is memory that the verifier does not follow (a reserved record), and the length takes its way
+    /// through it on purpose: were it computed from `offset` in registers, the verifier would have to tell every
+    /// path through the parser apart, and walk more than a million instructions.
     #[inline(always)]
-    pub(super) fn copy<const N: usize>(self, offset: u32, into: *mut [u8; N]) -> u16 {
-        let rest = self.len().wrapping_sub(offset);
-        let wanted = if rest > N as u32 { N as u32 } else { rest };
-        if wanted == 0 {
-            return 0;
+    pub(super) fn copy<const N: usize>(self, offset: u32, into: *mut [u8; N], copied: *mut u16) {
+        let rest = self.len().saturating_sub(offset);
+        let rest = if rest > N as u32 { N as u32 } else { rest };
+        // SAFETY: `copied` is writable, as the caller promises and the verifier checks.
+        let wanted = unsafe {
+            copied.write_volatile(rest as u16);
+            u64::from(copied.read_volatile())
+        };
+        if wanted == 0 || wanted > N as u64 {
+            return;
         }
         // SAFETY: `into` points to N writable bytes and `wanted` is at most N; the verifier checks both.
-        let result = unsafe { bpf_skb_load_bytes(self.context(), offset, into.cast(), wanted) };
-        if result == 0 { wanted as u16 } else { 0 }
+        let result =
+            unsafe { bpf_skb_load_bytes(self.context(), offset, into.cast(), wanted as u32) };
+        if result != 0 {
+            // SAFETY: as above.
+            unsafe { copied.write_volatile(0) };
+        }
     }
 }
 

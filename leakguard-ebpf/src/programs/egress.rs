@@ -62,7 +62,10 @@ impl Identity for ByCookie {
 
     #[inline(always)]
     fn sender(packet: &Packet, settings: &Settings) -> Sender {
-        let mut sender = Sender { netns_cookie: settings.netns_cookie, ..Sender::UNKNOWN };
+        let mut sender = Sender {
+            netns_cookie: settings.netns_cookie,
+            ..Sender::UNKNOWN
+        };
         // TCP also sends from softirq, on whichever task's CPU that happens to be.
         if packet.protocol != protocol::TCP {
             // SAFETY: no arguments.
@@ -119,7 +122,10 @@ impl Identity for ByInode {
 
     #[inline(always)]
     fn sender(_packet: &Packet, settings: &Settings) -> Sender {
-        Sender { netns_cookie: settings.netns_cookie, ..Sender::UNKNOWN }
+        Sender {
+            netns_cookie: settings.netns_cookie,
+            ..Sender::UNKNOWN
+        }
     }
 }
 
@@ -143,8 +149,18 @@ fn egress<I: Identity>(skb: Skb) -> i32 {
     if matches!(decision.verdict, Verdict::Pass) {
         return PASS;
     }
-    report(skb, Hook::CgroupSkb, &decision, &packet, &I::sender(&packet, settings));
-    if matches!(decision.verdict, Verdict::Drop) { DROP } else { PASS }
+    report(
+        skb,
+        Hook::CgroupSkb,
+        &decision,
+        &packet,
+        &I::sender(&packet, settings),
+    );
+    if matches!(decision.verdict, Verdict::Drop) {
+        DROP
+    } else {
+        PASS
+    }
 }
 
 /// The role of an interface of the managed namespace; unknown ones are uplinks.

@@ -18,7 +18,11 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    pub(super) const UNKNOWN: Self = Self { netns_cookie: 0, pid: 0, comm: [0; 16] };
+    pub(super) const UNKNOWN: Self = Self {
+        netns_cookie: 0,
+        pid: 0,
+        comm: [0; 16],
+    };
 }
 
 /// Writes an event, or counts that it was lost.
@@ -53,7 +57,11 @@ pub(super) fn report(skb: Skb, hook: Hook, decision: &Decision, packet: &Packet,
         (*event).comm = sender.comm;
         (*event).source = packet.source;
         (*event).destination = packet.destination;
-        (*event).bytes_len = skb.copy(packet.transport, &raw mut (*event).bytes);
+        skb.copy(
+            packet.transport,
+            &raw mut (*event).bytes,
+            &raw mut (*event).bytes_len,
+        );
     }
     entry.submit(0);
     count_event(Outcome::Submitted);

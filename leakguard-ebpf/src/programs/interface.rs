@@ -53,7 +53,14 @@ fn judge(skb: Skb, link: LinkLayer) -> i32 {
     if !decision.is_judged() {
         return NEXT;
     }
-    count_packets(&Series::new(Hook::Tc, &decision, &packet), u64::from(skb.segments()));
+    count_packets(
+        &Series::new(Hook::Tc, &decision, &packet),
+        u64::from(skb.segments()),
+    );
     report(skb, Hook::Tc, &decision, &packet, &Sender::UNKNOWN);
-    if matches!(decision.verdict, Verdict::Drop) { DROP } else { NEXT }
+    if matches!(decision.verdict, Verdict::Drop) {
+        DROP
+    } else {
+        NEXT
+    }
 }

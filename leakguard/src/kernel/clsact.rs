@@ -4,9 +4,7 @@
 
 use std::io;
 
-use aya::programs::tc::{
-    NlOptions, SchedClassifierLink, TcError, TcHandle, qdisc_add_clsact,
-};
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcError, TcHandle, qdisc_add_clsact};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use nix::libc;
 
@@ -21,10 +19,7 @@ const HANDLE: TcHandle = TcHandle::new(0x6c67, 1);
 /// Adds the filter to an interface, or replaces the program of the one that is there.
 ///
 /// Returns `false` if the interface is gone.
-pub(super) fn attach(
-    program: &mut SchedClassifier,
-    interface: &str,
-) -> Result<bool, KernelError> {
+pub(super) fn attach(program: &mut SchedClassifier, interface: &str) -> Result<bool, KernelError> {
     match qdisc_add_clsact(interface) {
         Ok(()) => {}
         Err(error) => match errno(&error) {
@@ -34,12 +29,16 @@ pub(super) fn attach(
             _ => return Err(failed("clsact qdisc", interface, error)),
         },
     }
-    let attached = match existing(interface).and_then(|link| {
-        program.attach_to_link(link).map_err(io::Error::other)
-    }) {
+    let attached = match existing(interface)
+        .and_then(|link| program.attach_to_link(link).map_err(io::Error::other))
+    {
         Ok(attached) => attached,
         Err(_none_to_replace) => {
-            let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+            let options = NlOptions {
+                priority: PRIORITY,
+                handle: HANDLE,
+                classid: None,
+            };
             match program.attach_with_options(
                 interface,
                 TcAttachType::Egress,

@@ -87,12 +87,7 @@ impl Enforcement {
         Ok((lock, object, maps))
     }
 
-    fn new(
-        options: Options,
-        lock: Lock,
-        object: Object,
-        maps: Maps,
-    ) -> Result<Self, KernelError> {
+    fn new(options: Options, lock: Lock, object: Object, maps: Maps) -> Result<Self, KernelError> {
         let cgroup_program = object.handle(object.variant().program())?;
         let [ethernet, ip, unknown] = LINK_LAYERS;
         let tc = |link| object.handle(tc_program(link)).map(|handle| (link, handle));
@@ -115,8 +110,11 @@ impl Enforcement {
     pub fn enforce_sockets(&mut self, devices: &[Device]) -> Result<bool, KernelError> {
         let mut changed = self.permit(devices)?;
         changed |= self.maps.set_settings(self.options.settings)?;
-        changed |=
-            links::attach_cgroup(&self.options.pins, &self.options.cgroup, &self.cgroup_program)?;
+        changed |= links::attach_cgroup(
+            &self.options.pins,
+            &self.options.cgroup,
+            &self.cgroup_program,
+        )?;
         Ok(changed)
     }
 
@@ -189,7 +187,11 @@ impl Enforcement {
 
     fn attach(&mut self, device: &Device) -> Result<bool, KernelError> {
         if self.tc_mode == TcMode::Tcx {
-            match links::attach_tcx(&self.options.pins, device.ifindex, self.tc_handle(device.link))? {
+            match links::attach_tcx(
+                &self.options.pins,
+                device.ifindex,
+                self.tc_handle(device.link),
+            )? {
                 TcxOutcome::Changed => return Ok(true),
                 TcxOutcome::Unchanged | TcxOutcome::Gone => return Ok(false),
                 TcxOutcome::Unsupported => {
@@ -229,7 +231,11 @@ fn check_namespace(
     settings: &Settings,
     identity: Identity,
 ) -> Result<(), KernelError> {
-    let Settings { netns_cookie, netns_inode, .. } = *settings;
+    let Settings {
+        netns_cookie,
+        netns_inode,
+        ..
+    } = *settings;
     let unknown = netns_inode == 0;
     if unknown || (netns_cookie, netns_inode) == (identity.cookie, identity.inode) {
         return Ok(());
@@ -262,7 +268,13 @@ impl ReadBack {
         let settings = maps.settings()?;
         let here = check_namespace(pins, &settings, Identity::current()?).is_ok();
         let cgroup = links::cgroup_attachment(pins)?;
-        Ok(Some(Self { settings, here, cgroup, maps, pins: pins.clone() }))
+        Ok(Some(Self {
+            settings,
+            here,
+            cgroup,
+            maps,
+            pins: pins.clone(),
+        }))
     }
 
     /// Where leakguard's TCX program stands on an interface of the current namespace.

@@ -45,8 +45,10 @@ pub(super) fn attach_cgroup(
     let pin = pins.cgroup_link();
     let wanted = check_cgroup(cgroup)?;
     if let Some(link) = open(&pin)? {
-        let info = link_info(link.as_fd())
-            .map_err(|_not_a_link| KernelError::Foreign { path: pin.clone(), expected: "link" })?;
+        let info = link_info(link.as_fd()).map_err(|_not_a_link| KernelError::Foreign {
+            path: pin.clone(),
+            expected: "link",
+        })?;
         if info.attached_to == AttachedTo::Cgroup(wanted) {
             return replace(link.as_fd(), info.program_id, program, "cgroup_skb");
         }
@@ -100,13 +102,19 @@ pub(super) fn attach_tcx(
     let subject = || format!("interface {ifindex}");
     let pin = pins.tcx_link(ifindex);
     if let Some(link) = open(&pin)? {
-        let info = link_info(link.as_fd())
-            .map_err(|_not_a_link| KernelError::Foreign { path: pin.clone(), expected: "link" })?;
+        let info = link_info(link.as_fd()).map_err(|_not_a_link| KernelError::Foreign {
+            path: pin.clone(),
+            expected: "link",
+        })?;
         let chain = tcx_egress_programs(ifindex)
             .map_err(KernelError::call("BPF_PROG_QUERY (tcx egress)", subject()))?;
         if info.attached_to == AttachedTo::Interface(ifindex) && chain.contains(&info.program_id) {
             let changed = replace(link.as_fd(), info.program_id, program, &subject())?;
-            return Ok(if changed { TcxOutcome::Changed } else { TcxOutcome::Unchanged });
+            return Ok(if changed {
+                TcxOutcome::Changed
+            } else {
+                TcxOutcome::Unchanged
+            });
         }
         // The pinned link belongs to a device that has gone, or that was moved to another namespace with the
         // program on it: there it must stay.
@@ -142,9 +150,10 @@ pub fn cgroup_attachment(pins: &Pins) -> Result<Option<CgroupAttachment>, Kernel
     })?;
     match info.attached_to {
         AttachedTo::Cgroup(0) | AttachedTo::Interface(_) | AttachedTo::Foreign => Ok(None),
-        AttachedTo::Cgroup(cgroup_id) => {
-            Ok(Some(CgroupAttachment { cgroup_id, program_id: info.program_id }))
-        }
+        AttachedTo::Cgroup(cgroup_id) => Ok(Some(CgroupAttachment {
+            cgroup_id,
+            program_id: info.program_id,
+        })),
     }
 }
 
@@ -188,8 +197,7 @@ fn replace(
     if current == program.id || has_tag(current, program.tag) {
         return Ok(false);
     }
-    link_update(link, program.fd.as_fd())
-        .map_err(KernelError::call("BPF_LINK_UPDATE", subject))?;
+    link_update(link, program.fd.as_fd()).map_err(KernelError::call("BPF_LINK_UPDATE", subject))?;
     Ok(true)
 }
 
@@ -218,7 +226,9 @@ fn open(pin: &Path) -> Result<Option<OwnedFd>, KernelError> {
     match object_get(pin) {
         Ok(link) => Ok(Some(link)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(KernelError::call("BPF_OBJ_GET", pin.display().to_string())(error)),
+        Err(error) => Err(KernelError::call("BPF_OBJ_GET", pin.display().to_string())(
+            error,
+        )),
     }
 }
 
@@ -230,6 +240,8 @@ fn unpin(pin: &Path) -> Result<bool, KernelError> {
     match fs::remove_file(pin) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(KernelError::call("unlink", pin.display().to_string())(error)),
+        Err(error) => Err(KernelError::call("unlink", pin.display().to_string())(
+            error,
+        )),
     }
 }

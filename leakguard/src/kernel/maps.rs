@@ -4,9 +4,7 @@ use aya::Ebpf;
 use aya::maps::{
     Array, DevMapHash, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf,
 };
-use leakguard_common::abi::{
-    EVENT_RING_BYTES, MAX_INTERFACES, Outcome, Role, Settings, map,
-};
+use leakguard_common::abi::{EVENT_RING_BYTES, MAX_INTERFACES, Outcome, Role, Settings, map};
 use leakguard_common::counter::{SERIES, Series};
 
 use super::KernelError;
@@ -38,9 +36,18 @@ const fn layout(
     value_size: usize,
     max_entries: u32,
 ) -> Layout {
-    #[expect(clippy::cast_possible_truncation, reason = "sizes of a few dozen bytes")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "sizes of a few dozen bytes"
+    )]
     let value_size = value_size as u32;
-    Layout { name, kind, key_size, value_size, max_entries }
+    Layout {
+        name,
+        kind,
+        key_size,
+        value_size,
+        max_entries,
+    }
 }
 
 /// The names of all maps.
@@ -51,13 +58,23 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 /// Checks every map that is pinned; says whether all are there.
 pub(super) fn check_pinned(pins: &Pins) -> Result<bool, KernelError> {
     let mut complete = true;
-    for Layout { name, kind, key_size, value_size, max_entries } in &LAYOUTS {
+    for Layout {
+        name,
+        kind,
+        key_size,
+        value_size,
+        max_entries,
+    } in &LAYOUTS
+    {
         let path = pins.map(name);
         if !path.exists() {
             complete = false;
             continue;
         }
-        let foreign = || KernelError::Foreign { path: path.clone(), expected: "map" };
+        let foreign = || KernelError::Foreign {
+            path: path.clone(),
+            expected: "map",
+        };
         let info = MapInfo::from_pin(&path).map_err(|error| KernelError::map(name, error))?;
         let same = info.map_type().is_ok_and(|found| found == *kind)
             && info.key_size() == *key_size
@@ -85,10 +102,8 @@ impl Maps {
         if !check_pinned(pins)? {
             return Ok(None);
         }
-        Self::collect(|name| {
-            MapData::from_pin(pins.map(name)).and_then(Map::from_map_data)
-        })
-        .map(Some)
+        Self::collect(|name| MapData::from_pin(pins.map(name)).and_then(Map::from_map_data))
+            .map(Some)
     }
 
     /// Takes the maps out of a loaded object.
@@ -108,7 +123,9 @@ impl Maps {
             name: &'static str,
             found: Result<Map, MapError>,
         ) -> Result<M, KernelError> {
-            found.and_then(M::try_from).map_err(|error| KernelError::map(name, error))
+            found
+                .and_then(M::try_from)
+                .map_err(|error| KernelError::map(name, error))
         }
         Ok(Self {
             tunnels: typed(map::TUNNELS, find(map::TUNNELS))?,
@@ -121,7 +138,9 @@ impl Maps {
 
     /// What the programs are told now.
     pub fn settings(&self) -> Result<Settings, KernelError> {
-        self.settings.get(&0, 0).map_err(|error| KernelError::map(map::SETTINGS, error))
+        self.settings
+            .get(&0, 0)
+            .map_err(|error| KernelError::map(map::SETTINGS, error))
     }
 
     /// Tells the programs something else; says whether it was different before.
@@ -137,8 +156,7 @@ impl Maps {
 
     /// The role that the programs give an interface of the managed namespace.
     pub fn role(&self, ifindex: u32) -> Role {
-        if ifindex == leakguard_common::abi::LOOPBACK_IFINDEX
-            || self.locals.get(ifindex, 0).is_ok()
+        if ifindex == leakguard_common::abi::LOOPBACK_IFINDEX || self.locals.get(ifindex, 0).is_ok()
         {
             Role::Local
         } else if self.tunnels.get(ifindex, 0).is_ok() {
@@ -153,8 +171,9 @@ impl Maps {
         let tunnels = retain(map::TUNNELS, &mut self.tunnels, |ifindex| {
             keep(ifindex) == Role::Tunnel
         })?;
-        let locals =
-            retain(map::LOCALS, &mut self.locals, |ifindex| keep(ifindex) == Role::Local)?;
+        let locals = retain(map::LOCALS, &mut self.locals, |ifindex| {
+            keep(ifindex) == Role::Local
+        })?;
         Ok(tunnels || locals)
     }
 
@@ -197,7 +216,9 @@ impl Maps {
 
 /// Takes the event ring out of a loaded object.
 pub(super) fn take_ring(ebpf: &mut Ebpf) -> Result<RingBuf<MapData>, KernelError> {
-    let ring = ebpf.take_map(map::EVENTS).ok_or_else(|| KernelError::map(map::EVENTS, "absent"))?;
+    let ring = ebpf
+        .take_map(map::EVENTS)
+        .ok_or_else(|| KernelError::map(map::EVENTS, "absent"))?;
     RingBuf::try_from(ring).map_err(|error| KernelError::map(map::EVENTS, error))
 }
 
@@ -206,8 +227,10 @@ fn retain(
     table: &mut DevMapHash<MapData>,
     keep: impl Fn(u32) -> bool,
 ) -> Result<bool, KernelError> {
-    let listed: Vec<u32> =
-        table.keys().collect::<Result<_, _>>().map_err(|error| KernelError::map(name, error))?;
+    let listed: Vec<u32> = table
+        .keys()
+        .collect::<Result<_, _>>()
+        .map_err(|error| KernelError::map(name, error))?;
     let mut removed = false;
     for ifindex in listed.into_iter().filter(|&ifindex| !keep(ifindex)) {
         match table.remove(ifindex) {
@@ -227,7 +250,9 @@ fn total(
     counters: &PerCpuArray<MapData, u64>,
     index: u32,
 ) -> Result<u64, KernelError> {
-    let values = counters.get(&index, 0).map_err(|error| KernelError::map(name, error))?;
+    let values = counters
+        .get(&index, 0)
+        .map_err(|error| KernelError::map(name, error))?;
     Ok(values.iter().sum())
 }
 

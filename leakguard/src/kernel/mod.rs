@@ -105,13 +105,17 @@ impl KernelError {
 
     fn call(call: &'static str, subject: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let subject = subject.into();
-        move |source| Self::Call { call, subject, source }
+        move |source| Self::Call {
+            call,
+            subject,
+            source,
+        }
     }
 
-    fn map(
-        map: &'static str,
-        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> Self {
-        Self::Map { map, source: source.into() }
+    fn map(map: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Map {
+            map,
+            source: source.into(),
+        }
     }
 }

@@ -27,7 +27,9 @@ impl Identity {
     /// The namespace of the calling thread.
     pub fn current() -> Result<Self, KernelError> {
         const FILE: &str = "/proc/thread-self/ns/net";
-        let inode = std::fs::metadata(FILE).map_err(KernelError::call("stat", FILE))?.ino();
+        let inode = std::fs::metadata(FILE)
+            .map_err(KernelError::call("stat", FILE))?
+            .ino();
         let inode = u32::try_from(inode)
             .map_err(io::Error::other)
             .map_err(KernelError::call("stat", FILE))?;
@@ -37,8 +39,12 @@ impl Identity {
 }
 
 fn cookie() -> io::Result<u64> {
-    let socket: OwnedFd =
-        socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let socket: OwnedFd = socket(
+        AddressFamily::Unix,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
     let mut cookie = 0_u64;
     let mut len = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
     // SAFETY: `cookie` is `len` writable bytes, and the descriptor is open.
@@ -75,23 +81,25 @@ impl Offsets {
         let btf = Btf::from_file(path).ok()?;
         Some(Self {
             skc_net: offset(&btf, "sock_common", "skc_net")?,
-            net_inum: offset(&btf, "net", "ns")?
-                .checked_add(offset(&btf, "ns_common", "inum")?)?,
+            net_inum: offset(&btf, "net", "ns")?.checked_add(offset(&btf, "ns_common", "inum")?)?,
         })
     }
 }
 
 fn offset(btf: &Btf, structure: &str, field: &str) -> Option<u32> {
-    btf.resolve_types_by_name(structure).ok()?.into_iter().find_map(|found| {
-        let Type::Struct(found) = found else {
-            return None;
-        };
-        let member = found
-            .members
-            .iter()
-            .find(|member| btf.resolve_name(*member).is_ok_and(|name| name == field))?;
-        Some(member.bit_offset() / 8)
-    })
+    btf.resolve_types_by_name(structure)
+        .ok()?
+        .into_iter()
+        .find_map(|found| {
+            let Type::Struct(found) = found else {
+                return None;
+            };
+            let member = found
+                .members
+                .iter()
+                .find(|member| btf.resolve_name(*member).is_ok_and(|name| name == field))?;
+            Some(member.bit_offset() / 8)
+        })
 }
 
 #[cfg(test)]

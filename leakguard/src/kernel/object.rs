@@ -133,12 +133,7 @@ impl Object {
     /// For TC programs `packet` starts as the device's packets do; for the cgroup program 14 bytes of Ethernet
     /// header come first, which the kernel strips (`bpf_prog_test_run_skb`, 6.18). `ifindex` must exist in the
     /// current namespace.
-    pub fn test_run(
-        &self,
-        program: &str,
-        packet: &[u8],
-        ifindex: u32,
-    ) -> Result<i32, KernelError> {
+    pub fn test_run(&self, program: &str, packet: &[u8], ifindex: u32) -> Result<i32, KernelError> {
         let run = |result: Result<aya::programs::TestRunResult, ProgramError>| {
             result.map_err(|error| load_error(program, error))
         };
@@ -189,7 +184,11 @@ impl Object {
             .as_fd()
             .try_clone_to_owned()
             .map_err(KernelError::call("dup", name))?;
-        Ok(ProgramHandle { fd, id: info.id(), tag: info.tag() })
+        Ok(ProgramHandle {
+            fd,
+            id: info.id(),
+            tag: info.tag(),
+        })
     }
 }
 
@@ -226,13 +225,17 @@ fn load_first(
     }
     Err(KernelError::Missing {
         what: "a way to tell network namespaces apart in cgroup_skb".into(),
-        remedy: "use a kernel of 5.10 or later that has BTF (/sys/kernel/btf/vmlinux), or 6.18 or later".into(),
+        remedy:
+            "use a kernel of 5.10 or later that has BTF (/sys/kernel/btf/vmlinux), or 6.18 or later"
+                .into(),
         source: refused.map(|error| Box::new(error) as _),
     })
 }
 
 fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<Loaded, KernelError> {
-    let program = ebpf.program_mut(name).ok_or_else(|| load_error(name, "no such program"))?;
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| load_error(name, "no such program"))?;
     let result = match program {
         Program::CgroupSkb(program) => CgroupSkb::load(program).and_then(|()| program.info()),
         Program::SchedClassifier(program) => {
@@ -252,7 +255,10 @@ fn load_error(
     program: &str,
     source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> KernelError {
-    KernelError::Load { program: program.to_owned(), source: source.into() }
+    KernelError::Load {
+        program: program.to_owned(),
+        source: source.into(),
+    }
 }
 
 #[cfg(debug_assertions)]

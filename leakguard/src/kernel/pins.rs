@@ -33,7 +33,10 @@ impl Pins {
     /// The layout under a directory, whether or not anything is there.
     pub fn at(bpffs: &Path) -> Self {
         let root = bpffs.join("leakguard").join(format!("v{ABI_VERSION}"));
-        Self { bpffs: bpffs.to_owned(), root }
+        Self {
+            bpffs: bpffs.to_owned(),
+            root,
+        }
     }
 
     /// The directory of this ABI version.
@@ -73,13 +76,14 @@ impl Pins {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => {
-                return Err(KernelError::call("readdir", links.display().to_string())(error));
+                return Err(KernelError::call("readdir", links.display().to_string())(
+                    error,
+                ));
             }
         };
         let mut found = Vec::new();
         for entry in entries {
-            let entry =
-                entry.map_err(KernelError::call("readdir", links.display().to_string()))?;
+            let entry = entry.map_err(KernelError::call("readdir", links.display().to_string()))?;
             let ifindex = entry
                 .file_name()
                 .to_str()
@@ -113,7 +117,9 @@ impl Pins {
         let file = File::open(&self.root).map_err(KernelError::call("open", subject()))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => Ok(Lock { _file: file }),
-            Err((_, Errno::EWOULDBLOCK)) => Err(KernelError::Locked { path: self.root.clone() }),
+            Err((_, Errno::EWOULDBLOCK)) => Err(KernelError::Locked {
+                path: self.root.clone(),
+            }),
             Err((_, error)) => Err(KernelError::call("flock", subject())(error.into())),
         }
     }
@@ -127,7 +133,9 @@ impl Pins {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
-                    return Err(KernelError::call("rmdir", directory.display().to_string())(error));
+                    return Err(KernelError::call("rmdir", directory.display().to_string())(
+                        error,
+                    ));
                 }
             }
         }
@@ -162,7 +170,10 @@ impl Pins {
         if is_bpffs(&self.bpffs) {
             Ok(())
         } else {
-            Err(missing(format!("a bpffs at {shown}"), "see what is mounted there"))
+            Err(missing(
+                format!("a bpffs at {shown}"),
+                "see what is mounted there",
+            ))
         }
     }
 

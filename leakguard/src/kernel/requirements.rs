@@ -29,7 +29,9 @@ pub fn check_privileges() -> Result<(), KernelError> {
 }
 
 fn effective_capabilities(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
@@ -70,7 +72,11 @@ pub fn kernel_btf() -> Option<PathBuf> {
 }
 
 pub(super) fn missing(what: impl Into<String>, remedy: impl Into<String>) -> KernelError {
-    KernelError::Missing { what: what.into(), remedy: remedy.into(), source: None }
+    KernelError::Missing {
+        what: what.into(),
+        remedy: remedy.into(),
+        source: None,
+    }
 }
 
 #[cfg(test)]

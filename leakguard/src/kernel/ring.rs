@@ -27,8 +27,8 @@ impl std::os::fd::AsRawFd for Ring {
 impl EventRing {
     pub(super) fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
         // SAFETY: `Ring` always returns the descriptor of the map it owns, which stays open as long as it lives.
-        let ring =
-            unsafe { AsyncFd::register_with_interest(Ring(ring), Interest::READABLE) }.map_err(io::Error::from)?;
+        let ring = unsafe { AsyncFd::register_with_interest(Ring(ring), Interest::READABLE) }
+            .map_err(io::Error::from)?;
         Ok(Self { ring })
     }
 

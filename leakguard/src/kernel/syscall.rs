@@ -98,7 +98,11 @@ pub(super) fn object_get(path: &Path) -> io::Result<OwnedFd> {
 pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     // BPF_OBJ_GET_INFO_BY_FD answers for programs and maps too, in another layout.
     let kind = std::fs::read_link(format!("/proc/self/fd/{}", link.as_raw_fd()))?;
-    if !kind.as_os_str().as_bytes().starts_with(b"anon_inode:bpf_link") {
+    if !kind
+        .as_os_str()
+        .as_bytes()
+        .starts_with(b"anon_inode:bpf_link")
+    {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }
     // SAFETY: a plain C structure, for which all zeroes are valid.
@@ -119,7 +123,10 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     } else {
         AttachedTo::Foreign
     };
-    Ok(LinkInfo { program_id: info.prog_id, attached_to })
+    Ok(LinkInfo {
+        program_id: info.prog_id,
+        attached_to,
+    })
 }
 
 /// The ids of the programs in the TCX egress chain of an interface, in the order in which they run.
@@ -163,8 +170,17 @@ fn c_path(path: &Path) -> io::Result<CString> {
 fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<RawFd> {
     // SAFETY: `attr` is a whole bpf_attr, and the callers have put valid pointers and lengths into it.
     let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command as libc::c_long, &raw mut *attr, size_of::<bpf_attr>())
+        libc::syscall(
+            libc::SYS_bpf,
+            command as libc::c_long,
+            &raw mut *attr,
+            size_of::<bpf_attr>(),
+        )
     };
     let result = RawFd::try_from(result).map_err(io::Error::other)?;
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
