@@ -1,0 +1,175 @@
+//! The TOML document: its keys, and where in the text something is wrong.
+
+use std::ops::Range;
+
+use leakguard_common::abi::{ClassSet, Role};
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+use self::shape::{List, PortNumber, Table, unplaced};
+use super::{
+    Config, ExtraPorts, Layer, Mode, OnExit, Position, Problem, RuleError, check_role, class_named,
+};
+use crate::interfaces::Pattern;
+
+mod shape;
+#[cfg(test)]
+mod tests;
+
+/// The keys; what a file leaves out is `None`.
+///
+/// Names are read as text and looked up afterwards, because only then an error can point at the very element.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Document {
+    mode: Option<Spanned<String>>,
+    on_exit: Option<Spanned<String>>,
+    interfaces: Table<Interfaces>,
+    dns: Table<Dns>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Interfaces {
+    tunnel: Option<List<String>>,
+    local: Option<List<String>>,
+    uplink: Option<List<String>>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Dns {
+    block: Option<Spanned<List<String>>>,
+    ports: Option<List<PortNumber>>,
+}
+
+/// What is wrong with a text, and where.
+#[derive(Debug)]
+pub(super) struct ParseError {
+    pub(super) position: Position,
+    pub(super) problem: Problem,
+}
+
+/// A problem and the bytes it is about.
+type Placed = (Range<usize>, Problem);
+
+/// Reads the text of a file.
+pub(super) fn parse(text: &str) -> Result<Layer, ParseError> {
+    toml::from_str::<Document>(text)
+        .map_err(|error| {
+            let message = error.message().replace('\n', "; ");
+            (error.span().unwrap_or(0..0), Problem::Syntax(message))
+        })
+        .and_then(Document::into_layer)
+        .map_err(|(span, problem)| ParseError {
+            position: Position::after(text.get(..span.start).unwrap_or_default()),
+            problem,
+        })
+}
+
+/// Writes a configuration as a file.
+pub(super) fn render(config: &Config) -> Result<String, toml::ser::Error> {
+    let patterns =
+        |patterns: &[Pattern]| Some(List::unplaced(patterns.iter().map(Pattern::to_string)));
+    let block = List::unplaced(
+        config
+            .blocked_classes()
+            .map(|class| class.name().to_owned()),
+    );
+    let ports = config
+        .extra_ports()
+        .iter()
+        .map(|&port| PortNumber(port.into()));
+    toml::to_string(&Document {
+        mode: Some(unplaced(config.mode().name().to_owned())),
+        on_exit: Some(unplaced(config.on_exit().name().to_owned())),
+        interfaces: Table(Interfaces {
+            tunnel: patterns(config.tunnel()),
+            local: patterns(config.local()),
+            uplink: patterns(config.uplink()),
+        }),
+        dns: Table(Dns {
+            block: Some(unplaced(block)),
+            ports: Some(List::unplaced(ports)),
+        }),
+    })
+}
+
+impl Document {
+    fn into_layer(self) -> Result<Layer, Placed> {
+        let Self {
+            mode,
+            on_exit,
+            interfaces,
+            dns,
+        } = self;
+        let Table(Interfaces {
+            tunnel,
+            local,
+            uplink,
+        }) = interfaces;
+        let Table(Dns { block, ports }) = dns;
+
+        let tunnel = tunnel.map(|list| patterns(&list, |_| Ok(()))).transpose()?;
+        let tunnels = tunnel.as_deref().unwrap_or_default();
+        let others = |role| move |pattern: &Pattern| check_role(role, pattern, tunnels);
+        Ok(Layer {
+            mode: mode
+                .map(|name| placed(&name, |name| Mode::named(name)))
+                .transpose()?,
+            on_exit: on_exit
+                .map(|name| placed(&name, |name| OnExit::named(name)))
+                .transpose()?,
+            local: local
+                .map(|list| patterns(&list, others(Role::Local)))
+                .transpose()?,
+            uplink: uplink
+                .map(|list| patterns(&list, others(Role::Uplink)))
+                .transpose()?,
+            block: block.map(|list| classes(&list)).transpose()?,
+            ports: ports.map(|list| extra_ports(&list)).transpose()?,
+            tunnel,
+        })
+    }
+}
+
+/// Applies a rule to a value and, if it breaks it, says where the value stands.
+fn placed<T, U, E: Into<Problem>>(
+    value: &Spanned<T>,
+    rule: impl FnOnce(&T) -> Result<U, E>,
+) -> Result<U, Placed> {
+    rule(value.get_ref()).map_err(|error| (value.span(), error.into()))
+}
+
+fn patterns(
+    list: &List<String>,
+    rule: impl Fn(&Pattern) -> Result<(), RuleError>,
+) -> Result<Vec<Pattern>, Placed> {
+    list.0
+        .iter()
+        .map(|text| {
+            let pattern = placed(text, |text| text.parse::<Pattern>())?;
+            placed(text, |_| rule(&pattern))?;
+            Ok(pattern)
+        })
+        .collect()
+}
+
+fn classes(list: &Spanned<List<String>>) -> Result<ClassSet, Placed> {
+    let names = &list.get_ref().0;
+    if names.is_empty() {
+        return Err((list.span(), RuleError::NothingBlocked.into()));
+    }
+    names
+        .iter()
+        .map(|name| placed(name, |name| class_named(name)))
+        .collect::<Result<ClassSet, _>>()
+}
+
+fn extra_ports(list: &List<PortNumber>) -> Result<ExtraPorts, Placed> {
+    let mut ports = ExtraPorts::default();
+    for number in &list.0 {
+        placed(number, |&PortNumber(number)| ports.add(number))?;
+    }
+    Ok(ports)
+}

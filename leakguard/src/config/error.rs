@@ -1,0 +1,158 @@
+//! What can be wrong with a configuration.
+
+use std::{error::Error as _, fmt, path::PathBuf};
+
+use leakguard_common::abi::{Class, MAX_EXTRA_PORTS, Role};
+
+use super::FileError;
+use crate::interfaces::PatternError;
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read or must not be trusted.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The file's text is wrong.
+    #[error("{}:{position}: {problem}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Where in it.
+        position: Position,
+        /// What is wrong and what is allowed.
+        problem: Problem,
+    },
+    /// The file and the command line together break a rule.
+    #[error(transparent)]
+    Rule(#[from] RuleError),
+}
+
+/// What is wrong at a place in the file.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// It is not TOML, or a key or a type is not what it must be; says what is expected.
+    #[error("{0}")]
+    Syntax(String),
+    /// A text is no interface pattern.
+    // With its cause, because a problem is one line and stands inside another message.
+    #[error("{0}{cause}", cause = cause_after_colon(.0))]
+    Pattern(PatternError),
+    /// A value breaks a rule.
+    #[error(transparent)]
+    Rule(#[from] RuleError),
+}
+
+fn cause_after_colon(error: &PatternError) -> String {
+    error
+        .source()
+        .map(|cause| format!(": {cause}"))
+        .unwrap_or_default()
+}
+
+impl From<PatternError> for Problem {
+    fn from(error: PatternError) -> Self {
+        Self::Pattern(error)
+    }
+}
+
+/// A rule on values that is broken.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RuleError {
+    /// A name that is not among those that are allowed.
+    #[error("unknown {kind} `{name}`; allowed: {allowed}")]
+    Unknown {
+        /// What was to be named.
+        kind: &'static str,
+        /// What was given.
+        name: String,
+        /// The names that are allowed, as a list for people.
+        allowed: String,
+    },
+    /// The list of blocked classes is empty.
+    #[error(
+        "`block` is empty, so nothing would be blocked; leave the key out to block every class, or use mode = \"observe\""
+    )]
+    NothingBlocked,
+    /// A number that is no port.
+    #[error("{number} is not a port; allowed: 1 to 65535")]
+    PortOutOfRange {
+        /// What was given.
+        number: i64,
+    },
+    /// A port that is judged already.
+    #[error("port {port} is judged as `{class}` already; leave it out of `ports`")]
+    PortOfClass {
+        /// The port.
+        port: u16,
+        /// Its class.
+        class: Class,
+    },
+    /// A port is given more than once.
+    #[error("port {port} is given twice; name it once")]
+    PortTwice {
+        /// The port.
+        port: u16,
+    },
+    /// More ports than the kernel programs hold.
+    #[error("too many extra ports; allowed: {MAX_EXTRA_PORTS}")]
+    TooManyPorts,
+    /// `auto` outside of the tunnel list.
+    #[error("`auto` stands for tunnels and cannot be in `{role}`; name the interfaces")]
+    AutoNotTunnel {
+        /// The list it is in.
+        role: Role,
+    },
+    /// The same pattern is in the tunnel list and in another.
+    #[error("`{pattern}` is named as tunnel and as {role}; keep it in one of the two")]
+    TwoRoles {
+        /// The pattern.
+        pattern: String,
+        /// The other list.
+        role: Role,
+    },
+}
+
+/// A place in a text: line and column, both from 1, the column in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The line.
+    pub line: usize,
+    /// The column.
+    pub column: usize,
+}
+
+impl Position {
+    /// The place after the given text.
+    pub(super) fn after(text: &str) -> Self {
+        let last_line = text.rsplit('\n').next().unwrap_or_default();
+        Self {
+            line: text.matches('\n').count() + 1,
+            column: last_line.chars().count() + 1,
+        }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}:{}", self.line, self.column)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_count_from_one_and_in_characters() {
+        for (text, line, column) in [
+            ("", 1, 1),
+            ("ab", 1, 3),
+            ("ab\n", 2, 1),
+            ("ä\nöü", 2, 3),
+            ("\n\n x", 3, 3),
+        ] {
+            assert_eq!(Position::after(text), Position { line, column }, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The configuration: a file and the command line, merged into a [`Config`] that cannot be wrong.
+//!
+//! Both sources are a [`Layer`], in which everything is optional. The command line wins over the file, and a list
+//! replaces the list below it rather than adding to it, so that what holds can be read off one place.
+
+use std::path::{Path, PathBuf};
+
+use leakguard_common::abi::{Class, ClassSet, Role};
+
+use crate::interfaces::Pattern;
+
+mod document;
+mod error;
+mod file;
+mod names;
+mod ports;
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    error::{ConfigError, Position, Problem, RuleError},
+    file::FileError,
+    names::{Mode, OnExit, class_named},
+    ports::ExtraPorts,
+};
+
+/// Where the configuration is looked for when no file is named.
+pub const DEFAULT_PATH: &str = "/etc/leakguard/leakguard.toml";
+
+/// What one source, the file or the command line, sets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layer {
+    /// See [`Config::mode`].
+    pub mode: Option<Mode>,
+    /// See [`Config::on_exit`].
+    pub on_exit: Option<OnExit>,
+    /// See [`Config::tunnel`].
+    pub tunnel: Option<Vec<Pattern>>,
+    /// See [`Config::local`].
+    pub local: Option<Vec<Pattern>>,
+    /// See [`Config::uplink`].
+    pub uplink: Option<Vec<Pattern>>,
+    /// See [`Config::blocked`].
+    pub block: Option<ClassSet>,
+    /// See [`Config::extra_ports`].
+    pub ports: Option<ExtraPorts>,
+}
+
+impl Layer {
+    /// What holds when this layer lies over `below`.
+    fn over(self, below: Self) -> Self {
+        Self {
+            mode: self.mode.or(below.mode),
+            on_exit: self.on_exit.or(below.on_exit),
+            tunnel: self.tunnel.or(below.tunnel),
+            local: self.local.or(below.local),
+            uplink: self.uplink.or(below.uplink),
+            block: self.block.or(below.block),
+            ports: self.ports.or(below.ports),
+        }
+    }
+}
+
+/// The file to read settings from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A file that may be absent.
+    Optional(PathBuf),
+    /// A file that somebody named, so that its absence is an error.
+    Required(PathBuf),
+}
+
+impl Source {
+    /// The named file, or else the default one, which may be absent.
+    pub fn named_or_default(path: Option<PathBuf>) -> Self {
+        path.map_or_else(|| Self::Optional(DEFAULT_PATH.into()), Self::Required)
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        let (Self::Optional(path) | Self::Required(path)) = self;
+        path
+    }
+
+    /// Reads and validates the file; `None` if it is absent and may be.
+    pub fn read(&self) -> Result<Option<Layer>, ConfigError> {
+        let text = match (self, file::read(self.path())) {
+            (Self::Optional(_), Err(FileError::Missing { .. })) => return Ok(None),
+            (_, text) => text?,
+        };
+        document::parse(&text)
+            .map(Some)
+            .map_err(
+                |document::ParseError { position, problem }| ConfigError::Invalid {
+                    path: self.path().to_owned(),
+                    position,
+                    problem,
+                },
+            )
+    }
+}
+
+/// A valid configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    mode: Mode,
+    on_exit: OnExit,
+    tunnel: Vec<Pattern>,
+    local: Vec<Pattern>,
+    uplink: Vec<Pattern>,
+    block: ClassSet,
+    ports: ExtraPorts,
+}
+
+impl Config {
+    /// Reads the file, if there is one, and puts the command line over it.
+    pub fn load(source: &Source, command_line: Layer) -> Result<Self, ConfigError> {
+        let file = source.read()?.unwrap_or_default();
+        Ok(Self::new(command_line.over(file))?)
+    }
+
+    /// Completes a layer with the defaults and checks the rules that concern more than one setting.
+    pub fn new(layer: Layer) -> Result<Self, RuleError> {
+        let Layer {
+            mode,
+            on_exit,
+            tunnel,
+            local,
+            uplink,
+            block,
+            ports,
+        } = layer;
+        let config = Self {
+            mode: mode.unwrap_or_default(),
+            on_exit: on_exit.unwrap_or_default(),
+            tunnel: tunnel.unwrap_or_default(),
+            local: local.unwrap_or_default(),
+            uplink: uplink.unwrap_or_default(),
+            block: block.unwrap_or_else(|| Class::ALL.iter().copied().collect()),
+            ports: ports.unwrap_or_default(),
+        };
+        if config.blocked_classes().next().is_none() {
+            return Err(RuleError::NothingBlocked);
+        }
+        for (role, patterns) in [(Role::Local, &config.local), (Role::Uplink, &config.uplink)] {
+            for pattern in patterns {
+                check_role(role, pattern, &config.tunnel)?;
+            }
+        }
+        Ok(config)
+    }
+
+    /// What happens to a packet that must not leave.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// What happens to enforcement when the agent is asked to stop.
+    pub fn on_exit(&self) -> OnExit {
+        self.on_exit
+    }
+
+    /// The interfaces that may carry DNS.
+    pub fn tunnel(&self) -> &[Pattern] {
+        &self.tunnel
+    }
+
+    /// Interfaces that are local, besides those that are detected.
+    pub fn local(&self) -> &[Pattern] {
+        &self.local
+    }
+
+    /// Interfaces that are uplinks, besides those that are detected; wins over [`Config::local`].
+    pub fn uplink(&self) -> &[Pattern] {
+        &self.uplink
+    }
+
+    /// The classes that are blocked off the tunnel; never empty.
+    pub fn blocked(&self) -> ClassSet {
+        self.block
+    }
+
+    /// The classes that are let out everywhere: the complement of [`Config::blocked`].
+    pub fn exempt(&self) -> ClassSet {
+        Class::ALL
+            .iter()
+            .copied()
+            .filter(|&class| !self.block.contains(class))
+            .collect()
+    }
+
+    /// Destination ports that are judged as [`Class::Dns`] besides 53.
+    pub fn extra_ports(&self) -> &[u16] {
+        self.ports.as_slice()
+    }
+
+    /// Whether any tunnel is named; without one, all DNS would be dropped.
+    pub fn tunnels_named(&self) -> bool {
+        !self.tunnel.is_empty()
+    }
+
+    /// The configuration as a file that reads back as the same configuration.
+    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        document::render(self)
+    }
+
+    fn blocked_classes(&self) -> impl Iterator<Item = Class> {
+        Class::ALL
+            .iter()
+            .copied()
+            .filter(|&class| self.block.contains(class))
+    }
+}
+
+/// Checks a pattern of the local or uplink list against the tunnels.
+fn check_role(role: Role, pattern: &Pattern, tunnels: &[Pattern]) -> Result<(), RuleError> {
+    if pattern.to_string() == "auto" {
+        return Err(RuleError::AutoNotTunnel { role });
+    }
+    if tunnels.contains(pattern) {
+        return Err(RuleError::TwoRoles {
+            pattern: pattern.to_string(),
+            role,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! Settings that are one of a few names.
+
+use leakguard_common::abi::Class;
+
+use super::RuleError;
+
+/// What happens to a packet that must not leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// Only count and report DNS off the tunnel; let it pass
+    Observe,
+    /// Drop DNS off the tunnel
+    #[default]
+    Enforce,
+}
+
+impl Mode {
+    /// Every mode.
+    pub const ALL: &'static [Self] = &[Self::Observe, Self::Enforce];
+
+    /// The name used in the configuration and in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Observe => "observe",
+            Self::Enforce => "enforce",
+        }
+    }
+
+    /// The mode of this name.
+    pub fn named(name: &str) -> Result<Self, RuleError> {
+        lookup("mode", Self::ALL, Self::name, name)
+    }
+}
+
+/// What happens to enforcement when the agent is asked to stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnExit {
+    /// It stays, until `leakguard release`.
+    #[default]
+    Keep,
+    /// It is lifted.
+    Release,
+}
+
+impl OnExit {
+    /// Every choice.
+    pub const ALL: &'static [Self] = &[Self::Keep, Self::Release];
+
+    /// The name used in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Release => "release",
+        }
+    }
+
+    /// The choice of this name.
+    pub fn named(name: &str) -> Result<Self, RuleError> {
+        lookup("on_exit", Self::ALL, Self::name, name)
+    }
+}
+
+/// The class of this name.
+pub fn class_named(name: &str) -> Result<Class, RuleError> {
+    lookup("class", Class::ALL, Class::name, name)
+}
+
+/// Finds a value by its name among all that are allowed.
+fn lookup<T: Copy>(
+    kind: &'static str,
+    all: &[T],
+    name_of: impl Fn(T) -> &'static str,
+    name: &str,
+) -> Result<T, RuleError> {
+    all.iter()
+        .copied()
+        .find(|&value| name_of(value) == name)
+        .ok_or_else(|| RuleError::Unknown {
+            kind,
+            name: name.to_owned(),
+            allowed: all
+                .iter()
+                .map(|&value| name_of(value))
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
+}
