@@ -1,5 +1,10 @@
 //! leakguard's agent: loads the kernel programs, keeps them in step with the host, reports what they drop.
 
+pub mod cli;
+pub mod config;
+pub mod error;
 pub mod host;
+pub mod interfaces;
 pub mod kernel;
 pub mod lab;
+pub mod netfilter;

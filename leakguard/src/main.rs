@@ -1,3 +1,5 @@
 //! The `leakguard` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    leakguard::cli::main()
+}

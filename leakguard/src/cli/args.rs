@@ -1,0 +1,356 @@
+//! The options of every command.
+
+use std::path::PathBuf;
+
+use clap::{
+    ArgAction, Args, Subcommand, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser as _},
+};
+use leakguard_common::abi::Class;
+
+use crate::{
+    config::{Config, Layer, Mode, Source, class_named},
+    error::{Exit, WithExit as _},
+    interfaces::Pattern,
+};
+
+/// Where the agent listens unless told otherwise.
+pub const DEFAULT_CONTROL: &str = "/run/leakguard/control.sock";
+
+/// Where a bpffs is mounted unless told otherwise.
+pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
+
+/// The heading over options that say where something is.
+const PATHS: &str = "Paths";
+
+/// Options of `leakguard run`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Enforcement stays when the agent ends, unless the file says on_exit = \"release\";
+`leakguard release` lifts it.
+
+Examples:
+  leakguard run --tunnel wg0
+  leakguard run --tunnel 'tun*' --mode observe    only report what would be dropped
+  leakguard run --tunnel auto --block dns,dot     any WireGuard or tun device; two classes")]
+pub struct RunArgs {
+    /// What to enforce.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    /// Where to attach.
+    #[command(flatten)]
+    pub cgroup: CgroupArgs,
+    /// Where to pin.
+    #[command(flatten)]
+    pub bpffs: BpffsArgs,
+    /// Where to listen.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// Options of `leakguard apply`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Says `unchanged` if all of it is enforced already. It does not watch interfaces:
+a tunnel that comes up later needs another `apply`, or use `leakguard run`.
+
+Example:
+  leakguard apply --tunnel wg0")]
+pub struct ApplyArgs {
+    /// What to enforce.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    /// Where to attach.
+    #[command(flatten)]
+    pub cgroup: CgroupArgs,
+    /// Where to pin.
+    #[command(flatten)]
+    pub bpffs: BpffsArgs,
+}
+
+/// Options of `leakguard status`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exits 0 if the host is protected, 3 if it is not at the level asked for.
+
+Example:
+  leakguard status --json --min-level reduced")]
+pub struct StatusArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// The least level of enforcement that counts as protected
+    #[arg(long, value_name = "LEVEL", value_enum, default_value_t = Level::Full)]
+    pub min_level: Level,
+    /// Where to look.
+    #[command(flatten)]
+    pub bpffs: BpffsArgs,
+}
+
+/// How much of the enforcement is in place, from the least on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Level {
+    /// Nothing is enforced
+    None,
+    /// Parts are missing; `status` names them
+    Reduced,
+    /// Every part is in place
+    Full,
+}
+
+/// Options of `leakguard events`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Needs a running agent. Counters, which are exact, are in `leakguard status`.
+
+Example:
+  leakguard events --follow --json | jq .process.name")]
+pub struct EventsArgs {
+    /// Print one JSON object per line
+    #[arg(long)]
+    pub json: bool,
+    /// Keep printing events as they come
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// Options of `leakguard allow`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A change lasts until the interface goes or the configuration is applied anew;
+what is to stay belongs into the configuration file.
+
+Example:
+  leakguard allow add wg1")]
+pub struct AllowArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: AllowCommand,
+}
+
+/// What `leakguard allow` does.
+#[derive(Debug, Subcommand)]
+pub enum AllowCommand {
+    /// Let an interface carry DNS
+    Add(AllowChangeArgs),
+    /// Stop an interface from carrying DNS
+    Remove(AllowChangeArgs),
+    /// List the interfaces that may carry DNS
+    List(AllowListArgs),
+}
+
+/// Options of `leakguard allow add` and `remove`.
+#[derive(Debug, Args)]
+pub struct AllowChangeArgs {
+    /// The name of an existing interface
+    #[arg(value_name = "IFACE", value_parser = interface_name)]
+    pub interface: String,
+    /// Where to change it.
+    #[command(flatten)]
+    pub bpffs: BpffsArgs,
+    /// The agent to tell.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// Options of `leakguard allow list`.
+#[derive(Debug, Args)]
+pub struct AllowListArgs {
+    /// Where to look.
+    #[command(flatten)]
+    pub bpffs: BpffsArgs,
+}
+
+/// Options of `leakguard release`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "After this, DNS can leave by any interface, until `leakguard run` or `leakguard apply`."
+)]
+pub struct ReleaseArgs {
+    /// What to lift.
+    #[command(flatten)]
+    pub bpffs: BpffsArgs,
+    /// The agent to tell.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// Options of `leakguard config`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  leakguard config check ./leakguard.toml
+  leakguard config show --tunnel wg0 > leakguard.toml")]
+pub struct ConfigArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ConfigCommand,
+}
+
+/// What `leakguard config` does.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Say whether a file is valid and in safe hands
+    Check(ConfigCheckArgs),
+    /// Print the configuration that applies, as a file
+    Show(ConfigShowArgs),
+}
+
+/// Options of `leakguard config check`.
+#[derive(Debug, Args)]
+pub struct ConfigCheckArgs {
+    /// The file to check [default: /etc/leakguard/leakguard.toml]
+    #[arg(value_name = "FILE", conflicts_with = "config")]
+    pub file: Option<PathBuf>,
+    /// The same file as an option.
+    #[command(flatten)]
+    pub source: SourceArgs,
+}
+
+/// Options of `leakguard config show`.
+#[derive(Debug, Args)]
+pub struct ConfigShowArgs {
+    /// What to show.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+}
+
+/// Where the configuration file is.
+#[derive(Debug, Args)]
+pub struct SourceArgs {
+    /// Configuration file, which must exist if it is named here [default: /etc/leakguard/leakguard.toml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+impl SourceArgs {
+    /// The file to read.
+    pub fn source(&self) -> Source {
+        Source::named_or_default(self.config.clone())
+    }
+}
+
+/// What is enforced: the configuration file, and what the command line puts over it.
+#[derive(Debug, Args)]
+#[command(
+    next_help_heading = "Policy (each option replaces the setting of the configuration file)"
+)]
+pub struct PolicyArgs {
+    /// Where the configuration file is.
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Interfaces that may carry DNS.
+    #[arg(
+        long,
+        value_name = "PATTERN",
+        value_delimiter = ',',
+        help = "Interface that may carry DNS: a name, a glob such as 'tun*', or `auto` for WireGuard and tun \
+                devices; repeat it or separate by commas"
+    )]
+    pub tunnel: Option<Vec<Pattern>>,
+    /// Interface whose packets stay on this host, besides those that are detected
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+    pub local: Option<Vec<Pattern>>,
+    /// Interface that leads off this host, besides those that are detected; wins over --local
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+    pub uplink: Option<Vec<Pattern>>,
+    /// Whether to drop DNS off the tunnel or only to report it
+    #[arg(long, value_enum)]
+    pub mode: Option<Mode>,
+    /// What to block off the tunnel, separated by commas [default: all of them]
+    #[arg(long, value_name = "CLASS", value_delimiter = ',', value_parser = class_parser())]
+    pub block: Option<Vec<Class>>,
+}
+
+impl PolicyArgs {
+    /// What the command line sets.
+    pub fn layer(&self) -> Layer {
+        Layer {
+            mode: self.mode,
+            tunnel: self.tunnel.clone(),
+            local: self.local.clone(),
+            uplink: self.uplink.clone(),
+            block: self
+                .block
+                .as_ref()
+                .map(|classes| classes.iter().copied().collect()),
+            ..Layer::default()
+        }
+    }
+
+    /// The configuration that applies; an error is marked as one of usage.
+    pub fn load(&self) -> anyhow::Result<Config> {
+        Config::load(&self.source.source(), self.layer()).with_exit(Exit::Usage)
+    }
+}
+
+/// Which cgroup is guarded.
+#[derive(Debug, Args)]
+#[command(next_help_heading = PATHS)]
+pub struct CgroupArgs {
+    /// Guard only this cgroup2 directory and what is below it [default: the root of the cgroup2 mount]
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Option<PathBuf>,
+}
+
+/// Where the state lives that outlasts the agent.
+#[derive(Debug, Args)]
+#[command(next_help_heading = PATHS)]
+pub struct BpffsArgs {
+    /// Directory on a bpffs that holds the enforcement
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_BPFFS)]
+    pub bpffs: PathBuf,
+}
+
+/// Where the agent listens.
+#[derive(Debug, Args)]
+#[command(next_help_heading = PATHS)]
+pub struct ControlArgs {
+    /// The agent's control socket
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_CONTROL)]
+    pub control: PathBuf,
+}
+
+/// How much is logged, and in which form; always on standard error.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Logging")]
+pub struct LogArgs {
+    /// Form of the log on standard error
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, global = true)]
+    pub log_format: LogFormat,
+    /// Log more; twice for everything
+    #[arg(short, long, action = ArgAction::Count, global = true)]
+    pub verbose: u8,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people: `level: message`
+    Text,
+    /// For machines: one JSON object per line
+    Json,
+}
+
+fn class_parser() -> impl clap::builder::TypedValueParser<Value = Class> {
+    PossibleValuesParser::new(Class::ALL.iter().map(|class| class.name()))
+        .try_map(|name| class_named(&name))
+}
+
+/// Accepts what the kernel accepts as the name of an interface (`dev_valid_name` in `net/core/dev.c`).
+fn interface_name(text: &str) -> Result<String, &'static str> {
+    /// `IFNAMSIZ` less the terminating NUL.
+    const MAX_BYTES: usize = 15;
+
+    let refused = |c: char| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control();
+    if text.is_empty() || matches!(text, "." | "..") || text.contains(refused) {
+        Err("not the name of an interface")
+    } else if text.len() > MAX_BYTES {
+        Err("longer than any name of an interface (15 bytes)")
+    } else {
+        Ok(text.to_owned())
+    }
+}

@@ -1,0 +1,113 @@
+//! The command line: one subcommand per module, their options in [`args`].
+//!
+//! This is where errors of the other modules get their exit code, and the only place that writes to standard output.
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+use crate::error::{self, Exit};
+
+mod allow;
+mod apply;
+pub mod args;
+mod config;
+mod demo;
+mod events;
+mod logging;
+mod output;
+mod release;
+mod run;
+mod status;
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "leakguard",
+    version,
+    about = "Keep DNS inside the tunnel, enforced in the Linux kernel",
+    after_help = TOP_HELP,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    log: args::LogArgs,
+}
+
+const TOP_HELP: &str = "\
+Examples:
+  leakguard demo                         see it work in a throw-away network
+  sudo leakguard run --tunnel wg0        only wg0 may carry DNS, until `leakguard release`
+  sudo leakguard status                  what is enforced now, read from the kernel
+
+Exit codes: 0 done or protected, 1 failed, 2 bad usage or configuration,
+            3 not protected as wanted, 4 a kernel feature or privilege is missing";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Enforce, watch interfaces and report what is dropped, in the foreground
+    Run(args::RunArgs),
+    /// Enforce without an agent, then exit (early boot, cron, Ansible)
+    Apply(args::ApplyArgs),
+    /// Show what is enforced now, with or without an agent
+    Status(args::StatusArgs),
+    /// Show the packets that were dropped and who sent them
+    Events(args::EventsArgs),
+    /// Add, remove or list tunnels at run time
+    Allow(args::AllowArgs),
+    /// Lift enforcement
+    Release(args::ReleaseArgs),
+    /// Check a configuration file, or show what applies
+    Config(args::ConfigArgs),
+    /// Show a leak, and how it is stopped, in a throw-away network
+    #[command(
+        after_help = "It works in network namespaces and a cgroup of its own, and touches nothing else."
+    )]
+    Demo,
+}
+
+/// Runs the command line of this process and reports an error on standard error.
+pub fn main() -> ExitCode {
+    let Cli { command, log } = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error).into(),
+    };
+    logging::start(&log);
+    let result = match &command {
+        Command::Run(args) => run::run(args),
+        Command::Apply(args) => apply::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Events(args) => events::run(args),
+        Command::Allow(args) => allow::run(args),
+        Command::Release(args) => release::run(args),
+        Command::Config(args) => config::run(args),
+        Command::Demo => demo::run(),
+    };
+    result
+        .unwrap_or_else(|error| {
+            // Nobody is left to tell if standard error is closed; the exit code still says it.
+            drop(io::stderr().write_all(error::render(&error).as_bytes()));
+            Exit::of(&error)
+        })
+        .into()
+}
+
+/// Prints what clap has to say: help and version, or what is wrong with the command line.
+fn refuse(error: &clap::Error) -> Exit {
+    // As above: the exit code says it too.
+    drop(error.print());
+    if error.use_stderr() {
+        Exit::Usage
+    } else {
+        Exit::Done
+    }
+}
+
+#[cfg(test)]
+mod tests;
