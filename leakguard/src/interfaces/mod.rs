@@ -1,0 +1,25 @@
+//! Which interfaces exist in the managed network namespace, which role each has, and when that changes.
+//!
+//! [`snapshot()`] reads links and routes, [`classify`] turns them into roles without touching the
+//! kernel, [`Watcher`] says when to read again. A caller creates the watcher *before* its first
+//! snapshot: a change in between then shows up as an event, never as a hole.
+//!
+//! Invariant: nothing here guesses towards "safe". A route that cannot be resolved, a kind that is
+//! not known and an event that was lost all end in [`Role::Uplink`](leakguard_common::abi::Role) or
+//! in a full re-read.
+
+mod netlink;
+mod pattern;
+mod role;
+mod routes;
+mod snapshot;
+mod watch;
+
+pub use self::{
+    netlink::NetlinkError,
+    pattern::{Pattern, PatternError},
+    role::{Interface, RolePatterns, classify, visible_tunnels},
+    routes::{Reach, Routes},
+    snapshot::{Link, Snapshot, snapshot},
+    watch::{Changes, WatchError, Watcher},
+};

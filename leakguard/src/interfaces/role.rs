@@ -1,0 +1,228 @@
+//! The role of each interface: a pure function of what the kernel says and what the user wrote.
+
+use std::collections::BTreeMap;
+
+use leakguard_common::{abi::Role, packet::LinkLayer};
+use nix::libc;
+
+use super::{Link, Pattern, Reach, Snapshot};
+
+/// Which interfaces the user gave a role to.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct RolePatterns {
+    /// Interfaces that may carry DNS.
+    pub tunnel: Vec<Pattern>,
+    /// Interfaces whose packets stay on the host.
+    pub local: Vec<Pattern>,
+    /// Interfaces that lead out of the host; wins over the others.
+    pub uplink: Vec<Pattern>,
+}
+
+/// An interface with its role.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Interface {
+    /// Number within the managed network namespace.
+    pub ifindex: u32,
+    /// Name.
+    pub name: String,
+    /// What it may carry.
+    pub role: Role,
+    /// Why it has this role, for people.
+    pub reason: &'static str,
+    /// `IFLA_INFO_KIND`, absent on most physical devices.
+    pub kind: Option<String>,
+    /// What its frames begin with.
+    pub link_layer: LinkLayer,
+    /// Whether it is up and has a carrier.
+    pub up: bool,
+}
+
+/// Gives every interface of a snapshot its role.
+///
+/// What the user wrote comes first (uplink, then tunnel, then local). Otherwise an interface is local
+/// only if something positive says so, and an uplink in every other case.
+pub fn classify(snapshot: &Snapshot, patterns: &RolePatterns) -> BTreeMap<u32, Interface> {
+    let classifier = Classifier { snapshot, patterns };
+    let interface = |link: &Link| {
+        let (role, reason) = classifier.role(link);
+        Interface {
+            ifindex: link.ifindex,
+            name: link.name.clone(),
+            role,
+            reason,
+            kind: link.kind.clone(),
+            link_layer: link_layer(link.hardware_type),
+            up: link.is_up(),
+        }
+    };
+    snapshot
+        .links
+        .values()
+        .map(|link| (link.ifindex, interface(link)))
+        .collect()
+}
+
+/// The interfaces that look like tunnels and are up, to suggest one to a user who named none.
+pub fn visible_tunnels(snapshot: &Snapshot) -> Vec<&Link> {
+    /// Kinds that VPNs use besides those that `auto` selects.
+    const KINDS: [&str; 10] = [
+        "ovpn", "xfrm", "vti", "vti6", "gre", "ip6gre", "ipip", "ip6tnl", "sit", "ppp",
+    ];
+    let is_tunnel = |link: &&Link| {
+        link.is_detected_tunnel()
+            || link.is_tap() && link.master.is_none()
+            || KINDS.iter().any(|kind| link.is_kind(kind))
+    };
+    snapshot
+        .links
+        .values()
+        .filter(|link| link.is_admin_up())
+        .filter(is_tunnel)
+        .collect()
+}
+
+struct Classifier<'a> {
+    snapshot: &'a Snapshot,
+    patterns: &'a RolePatterns,
+}
+
+impl Classifier<'_> {
+    fn role(&self, link: &Link) -> (Role, &'static str) {
+        let RolePatterns {
+            tunnel,
+            local,
+            uplink,
+        } = self.patterns;
+        let named = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(link));
+        if named(uplink) {
+            return (Role::Uplink, "configured as an uplink");
+        }
+        if named(tunnel) {
+            return (Role::Tunnel, "configured as a tunnel");
+        }
+        if named(local) {
+            return (Role::Local, "configured as local");
+        }
+        if link.is_loopback() {
+            return (Role::Local, "loopback");
+        }
+        if self.reach(link).gateway {
+            return (Role::Uplink, "a route leads beyond it");
+        }
+        match link.kind.as_deref() {
+            Some("veth") => self.veth(link),
+            Some("bridge") => self.bridge(link),
+            Some("tun") if link.is_tap() => self.tap(link),
+            Some("tun" | "wireguard") => (Role::Uplink, "a tunnel that is not configured as one"),
+            Some("dummy" | "ifb") => (Role::Local, "packets end in it"),
+            Some(_) => (Role::Uplink, "may lead out of the host"),
+            None => (Role::Uplink, "physical or unknown"),
+        }
+    }
+
+    fn veth(&self, link: &Link) -> (Role, &'static str) {
+        if let Some(bridge) = self.bridge_of(link) {
+            self.bridge_port(bridge)
+        } else if self.reach(link).on_link {
+            (
+                Role::Local,
+                "a pair with a network of its own and no gateway",
+            )
+        } else {
+            (Role::Uplink, "a pair of which nothing is known yet")
+        }
+    }
+
+    fn tap(&self, link: &Link) -> (Role, &'static str) {
+        match self.bridge_of(link) {
+            Some(bridge) => self.bridge_port(bridge),
+            None => (Role::Uplink, "a tap that is not a bridge port"),
+        }
+    }
+
+    fn bridge(&self, link: &Link) -> (Role, &'static str) {
+        if self.leads_out(link) {
+            (
+                Role::Uplink,
+                "a bridge with a port that may lead out of the host",
+            )
+        } else if self.reach(link).on_link {
+            (
+                Role::Local,
+                "a bridge of pairs and taps with a network of its own",
+            )
+        } else {
+            (Role::Uplink, "a bridge of which nothing is known yet")
+        }
+    }
+
+    /// The role of a veth or tap that is a port of `bridge`.
+    ///
+    /// Where the gateway is behind a bridge without a port that leads out, one of the pairs or taps
+    /// is the way to it (a router in a virtual machine, an agent inside a container), and nothing
+    /// tells which.
+    fn bridge_port(&self, bridge: &Link) -> (Role, &'static str) {
+        if self.reach(bridge).gateway && !self.leads_out(bridge) {
+            (
+                Role::Uplink,
+                "port of a bridge whose gateway is behind one of its ports",
+            )
+        } else {
+            (Role::Local, "port of a bridge")
+        }
+    }
+
+    /// Whether a bridge has a port that is not known to end on this host.
+    fn leads_out(&self, bridge: &Link) -> bool {
+        self.snapshot.ports(bridge.ifindex).any(|port| {
+            let ends_here = port.is_kind("veth") || port.is_kind("tun");
+            !ends_here
+                || self
+                    .patterns
+                    .uplink
+                    .iter()
+                    .any(|pattern| pattern.matches(port))
+        })
+    }
+
+    fn bridge_of(&self, link: &Link) -> Option<&Link> {
+        let master = self.snapshot.links.get(&link.master?)?;
+        master.is_kind("bridge").then_some(master)
+    }
+
+    /// What the routes over a link say. Without routes nothing is known, so they may lead anywhere.
+    fn reach(&self, link: &Link) -> Reach {
+        let unknown = Reach {
+            gateway: true,
+            on_link: false,
+        };
+        self.snapshot
+            .routes
+            .as_ref()
+            .map_or(unknown, |routes| routes.over(link.ifindex))
+    }
+}
+
+/// Hardware types that libc has no name for (`linux/if_arp.h`).
+const ARPHRD_RAWIP: u16 = 519;
+const ARPHRD_IP6GRE: u16 = 823;
+
+/// What the frames of a device of this type (`ARPHRD_*`) begin with.
+fn link_layer(hardware_type: u16) -> LinkLayer {
+    match hardware_type {
+        libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK => LinkLayer::Ethernet,
+        libc::ARPHRD_NONE
+        | libc::ARPHRD_PPP
+        | ARPHRD_RAWIP
+        | libc::ARPHRD_TUNNEL
+        | libc::ARPHRD_TUNNEL6
+        | libc::ARPHRD_SIT
+        | libc::ARPHRD_IPGRE
+        | ARPHRD_IP6GRE => LinkLayer::Ip,
+        _ => LinkLayer::Unknown,
+    }
+}
+
+#[cfg(test)]
+#[path = "role_tests.rs"]
+mod tests;

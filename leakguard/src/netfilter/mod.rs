@@ -1,0 +1,195 @@
+//! The second net: an nftables table that catches forwarded DNS on interfaces that are not permitted.
+//!
+//! A device that appears is attached to within milliseconds, not at once, and the agent may be dead;
+//! in netfilter's forward hooks the default is there already. The table exists in the families
+//! `inet` (routed) and `bridge` (bridged) and stays when the agent goes.
+//!
+//! An interface is permitted as a pair of number *and* name: a number that somebody takes over and a
+//! name that somebody steals are each not enough.
+
+mod ruleset;
+mod state;
+
+use std::{io, path::Path, process::Stdio, time::Duration};
+
+use tokio::{io::AsyncWriteExt, process::Command, time};
+
+pub use self::{
+    ruleset::{Action, Class, NameError, Permitted, Ruleset, Transport},
+    state::{Count, State, Table},
+};
+
+/// Name of the table in both families.
+const TABLE: &str = "leakguard";
+
+/// How long one run of nft may take.
+///
+/// It waits for the transaction lock of the kernel, which a large foreign ruleset holds for seconds.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where distributions put nft; `PATH` of a cron job or a minimal unit often lacks them.
+const PROGRAMS: [&str; 4] = [
+    "/usr/sbin/nft",
+    "/sbin/nft",
+    "/usr/bin/nft",
+    "/usr/local/sbin/nft",
+];
+
+/// What [`apply`] did.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Applied {
+    /// The kernel held exactly this ruleset already.
+    Unchanged,
+    /// The ruleset was put in place.
+    Replaced,
+}
+
+/// Puts a ruleset in place of whatever the tables held, in one transaction.
+///
+/// There is no moment without the table. The counters keep their values.
+pub async fn apply(ruleset: &Ruleset) -> Result<Applied, NetfilterError> {
+    let present = match read_back().await {
+        Ok(state) => state,
+        // A table that somebody else's program filled is replaced, whatever it holds.
+        Err(NetfilterError::Decode { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    if present
+        .as_ref()
+        .is_some_and(|state| state.satisfies(ruleset))
+    {
+        return Ok(Applied::Unchanged);
+    }
+    let counts = present.unwrap_or_default();
+    run(&["-f", "-"], &ruleset.replacement(&counts)).await?;
+    Ok(Applied::Replaced)
+}
+
+/// Changes which interfaces are permitted, in one transaction, and leaves the rest as it is.
+pub async fn update_permitted(ruleset: &Ruleset) -> Result<(), NetfilterError> {
+    run(&["-f", "-"], &ruleset.permitted_update()).await?;
+    Ok(())
+}
+
+/// Reads what the kernel holds; `None` if there is no such table in either family.
+pub async fn read_back() -> Result<Option<State>, NetfilterError> {
+    let inet = read_table("inet").await?;
+    let bridge = read_table("bridge").await?;
+    Ok((inet.is_some() || bridge.is_some()).then_some(State { inet, bridge }))
+}
+
+/// Removes the tables, in one transaction; does nothing where there is none.
+pub async fn remove() -> Result<(), NetfilterError> {
+    let mut batch = String::new();
+    for family in ["inet", "bridge"] {
+        if list_table(family).await?.is_some() {
+            batch.push_str(&ruleset::deletion(family));
+        }
+    }
+    if !batch.is_empty() {
+        run(&["-f", "-"], &batch).await?;
+    }
+    Ok(())
+}
+
+/// Why the second net could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum NetfilterError {
+    /// There is no nft program.
+    #[error("nft is not installed")]
+    Missing,
+    /// nft could not be run.
+    #[error("cannot run nft")]
+    Run {
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// nft did not finish in time and was ended.
+    #[error("nft did not finish within {} s", TIMEOUT.as_secs())]
+    TimedOut,
+    /// nft or the kernel refused; nothing was changed.
+    #[error("nft failed: {message}")]
+    Refused {
+        /// The first line of what nft printed.
+        message: String,
+    },
+    /// What nft lists is not JSON.
+    #[error("cannot decode what nft lists")]
+    Decode {
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+async fn read_table(family: &str) -> Result<Option<Table>, NetfilterError> {
+    let Some(listing) = list_table(family).await? else {
+        return Ok(None);
+    };
+    let table =
+        Table::parse(&listing, resolve).map_err(|source| NetfilterError::Decode { source })?;
+    Ok(Some(table))
+}
+
+/// Lists one table as JSON; `None` if it does not exist.
+async fn list_table(family: &str) -> Result<Option<String>, NetfilterError> {
+    match run(&["-j", "list", "table", family, TABLE], "").await {
+        Ok(listing) => Ok(Some(listing)),
+        // Absent table, or a kernel without the family.
+        Err(NetfilterError::Refused { message })
+            if message.contains("No such file or directory")
+                || message.contains("not supported") =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// nft lists the number of an interface that exists as its name.
+fn resolve(name: &str) -> Option<u32> {
+    nix::net::if_::if_nametoindex(name).ok()
+}
+
+/// Runs nft in this process's network namespace and returns what it prints.
+async fn run(arguments: &[&str], input: &str) -> Result<String, NetfilterError> {
+    let program = PROGRAMS
+        .into_iter()
+        .find(|path| Path::new(path).exists())
+        .unwrap_or("nft");
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => NetfilterError::Missing,
+        _ => NetfilterError::Run { source },
+    };
+    let mut child = Command::new(program)
+        .args(arguments)
+        // Errors are told apart by their text.
+        .env("LC_ALL", "C")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(failed)?;
+    let exchange = async {
+        if let Some(mut stdin) = child.stdin.take() {
+            match stdin.write_all(input.as_bytes()).await {
+                // It did not read everything: its exit status and its message say why.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+                result => result?,
+            }
+        }
+        child.wait_with_output().await
+    };
+    let Ok(output) = time::timeout(TIMEOUT, exchange).await else {
+        return Err(NetfilterError::TimedOut);
+    };
+    let output = output.map_err(failed)?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        let message = text.lines().next().unwrap_or("no message").to_owned();
+        return Err(NetfilterError::Refused { message });
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

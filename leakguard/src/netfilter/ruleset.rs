@@ -1,0 +1,423 @@
+//! What the tables should hold, and the text that nft makes it from.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{State, TABLE, Table};
+
+/// Appends formatted text; writing to a `String` cannot fail.
+macro_rules! push {
+    ($text:expr, $($arguments:tt)*) => {
+        $text.push_str(&format!($($arguments)*))
+    };
+}
+
+/// The whole of the second net.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Ruleset {
+    /// What happens to a packet that is caught.
+    pub action: Action,
+    /// Which packets are caught.
+    pub ports: BTreeMap<Class, BTreeSet<(Transport, u16)>>,
+    /// Interfaces that packets of these classes may leave by: tunnels and local ones.
+    pub permitted: BTreeSet<Permitted>,
+    /// Whether to catch bridged packets too; off only for kernels without nftables for bridges.
+    pub bridge: bool,
+}
+
+/// What happens to a packet that is caught.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Action {
+    /// Count and drop it.
+    Drop,
+    /// Count it and let it go (observe mode).
+    Count,
+}
+
+/// The classes of packets that ports tell.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Class {
+    /// DNS, UDP and TCP 53 and what is configured besides.
+    Dns,
+    /// DNS over TLS, TCP 853.
+    Dot,
+    /// DNS over QUIC, UDP 853.
+    Doq,
+    /// Multicast DNS, UDP 5353.
+    Mdns,
+    /// Link-local multicast name resolution, UDP and TCP 5355.
+    Llmnr,
+    /// NetBIOS names, UDP and TCP 137.
+    Netbios,
+}
+
+/// A transport protocol with ports.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Transport {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
+}
+
+impl Ruleset {
+    /// A ruleset that catches these classes on their well-known ports, permits nothing yet, and
+    /// treats `extra_dns_ports` as DNS.
+    pub fn new(
+        action: Action,
+        classes: impl IntoIterator<Item = Class>,
+        extra_dns_ports: &[u16],
+    ) -> Self {
+        let ports = classes.into_iter().map(|class| {
+            let mut ports: BTreeSet<_> = class.well_known_ports().iter().copied().collect();
+            if class == Class::Dns {
+                for port in extra_dns_ports {
+                    ports.extend([(Transport::Tcp, *port), (Transport::Udp, *port)]);
+                }
+            }
+            (class, ports)
+        });
+        Self {
+            action,
+            ports: ports.collect(),
+            permitted: BTreeSet::new(),
+            bridge: true,
+        }
+    }
+
+    /// The batch that replaces the tables, whatever they hold, and goes on counting from `counts`.
+    pub(super) fn replacement(&self, counts: &State) -> String {
+        let mut text = String::new();
+        self.write_table(&mut text, Family::Inet, counts.inet.as_ref());
+        if self.bridge {
+            self.write_table(&mut text, Family::Bridge, counts.bridge.as_ref());
+        }
+        text
+    }
+
+    /// The batch that changes only the permitted interfaces.
+    pub(super) fn permitted_update(&self) -> String {
+        let mut text = String::new();
+        for family in self.families() {
+            let family = family.name();
+            push!(text, "flush set {family} {TABLE} permitted\n");
+            if let Some(elements) = self.permitted_elements() {
+                push!(
+                    text,
+                    "add element {family} {TABLE} permitted {{ {elements} }}\n"
+                );
+            }
+        }
+        text
+    }
+
+    /// The families that this ruleset has a table in.
+    pub(super) fn families(&self) -> impl Iterator<Item = Family> {
+        [Family::Inet, Family::Bridge]
+            .into_iter()
+            .filter(|family| self.bridge || *family == Family::Inet)
+    }
+
+    fn write_table(&self, text: &mut String, family: Family, counts: Option<&Table>) {
+        let name = family.name();
+        let verdict = match self.action {
+            Action::Drop => " drop",
+            Action::Count => "",
+        };
+        text.push_str(&deletion(name));
+        push!(text, "table {name} {TABLE} {{\n");
+        for class in self.ports.keys() {
+            let count = counts.and_then(|table| table.counts.get(class)).copied();
+            let count = count.unwrap_or_default();
+            push!(
+                text,
+                "\tcounter {class} {{ packets {packets} bytes {bytes} }}\n",
+                class = class.name(),
+                packets = count.packets,
+                bytes = count.bytes,
+            );
+        }
+        push!(text, "\tset permitted {{\n\t\ttypeof oif . oifname\n");
+        if let Some(elements) = self.permitted_elements() {
+            push!(text, "\t\telements = {{ {elements} }}\n");
+        }
+        text.push_str("\t}\n");
+        push!(
+            text,
+            "\tset caught {{\n\t\ttypeof meta l4proto . th dport\n"
+        );
+        let all: BTreeSet<_> = self.ports.values().flatten().copied().collect();
+        if !all.is_empty() {
+            push!(text, "\t\telements = {{ {} }}\n", port_elements(&all));
+        }
+        text.push_str("\t}\n");
+        text.push_str("\tchain forward {\n");
+        text.push_str("\t\ttype filter hook forward priority filter + 10; policy accept;\n");
+        // Ordered by cost: nearly every packet is done after one lookup.
+        text.push_str("\t\tmeta l4proto . th dport != @caught accept\n");
+        text.push_str("\t\toif . oifname @permitted accept\n");
+        if family == Family::Inet {
+            // An IPsec policy without a device will encrypt it: netfilter sees it before that.
+            text.push_str("\t\trt ipsec exists accept\n");
+        }
+        for (class, ports) in self.ports.iter().filter(|(_, ports)| !ports.is_empty()) {
+            push!(
+                text,
+                "\t\tmeta l4proto . th dport {{ {ports} }} counter name \"{class}\"{verdict}\n",
+                ports = port_elements(ports),
+                class = class.name(),
+            );
+        }
+        text.push_str("\t}\n}\n");
+    }
+
+    fn permitted_elements(&self) -> Option<String> {
+        let elements: Vec<_> = self.permitted.iter().map(Permitted::element).collect();
+        (!elements.is_empty()).then(|| elements.join(", "))
+    }
+}
+
+/// The batch that deletes one table, also if it does not exist.
+pub(super) fn deletion(family: &str) -> String {
+    format!("add table {family} {TABLE}\ndelete table {family} {TABLE}\n")
+}
+
+/// An nftables family that has a table.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Family {
+    Inet,
+    Bridge,
+}
+
+impl Family {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Inet => "inet",
+            Self::Bridge => "bridge",
+        }
+    }
+}
+
+impl Class {
+    /// Every class.
+    pub const ALL: [Self; 6] = [
+        Self::Dns,
+        Self::Dot,
+        Self::Doq,
+        Self::Mdns,
+        Self::Llmnr,
+        Self::Netbios,
+    ];
+
+    /// The name it has in the configuration and in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dns => "dns",
+            Self::Dot => "dot",
+            Self::Doq => "doq",
+            Self::Mdns => "mdns",
+            Self::Llmnr => "llmnr",
+            Self::Netbios => "netbios",
+        }
+    }
+
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|class| class.name() == name)
+    }
+
+    fn well_known_ports(self) -> &'static [(Transport, u16)] {
+        use Transport::{Tcp, Udp};
+        match self {
+            Self::Dns => &[(Tcp, 53), (Udp, 53)],
+            Self::Dot => &[(Tcp, 853)],
+            Self::Doq => &[(Udp, 853)],
+            Self::Mdns => &[(Udp, 5353)],
+            Self::Llmnr => &[(Tcp, 5355), (Udp, 5355)],
+            Self::Netbios => &[(Tcp, 137), (Udp, 137)],
+        }
+    }
+}
+
+impl Transport {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// An interface that may carry what is caught elsewhere, known by its number and its name.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Permitted {
+    ifindex: u32,
+    name: String,
+}
+
+impl Permitted {
+    /// Checks that nft can express the name.
+    ///
+    /// The kernel allows nearly every byte in a name. nft has no way to write a quote, takes a
+    /// backslash for an escape, and `*` at the end for a wildcard.
+    pub fn new(ifindex: u32, name: &str) -> Result<Self, NameError> {
+        let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '*');
+        if name.is_empty() || !name.chars().all(plain) {
+            return Err(NameError {
+                name: name.to_owned(),
+            });
+        }
+        Ok(Self {
+            ifindex,
+            name: name.to_owned(),
+        })
+    }
+
+    /// Number within the network namespace.
+    pub fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+
+    /// Name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn element(&self) -> String {
+        format!("{} . \"{}\"", self.ifindex, self.name)
+    }
+}
+
+/// A name that nft cannot express; such an interface is not permitted.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("nft cannot express the interface name {name:?}")]
+pub struct NameError {
+    /// The name.
+    pub name: String,
+}
+
+fn port_elements(ports: &BTreeSet<(Transport, u16)>) -> String {
+    let elements: Vec<_> = ports
+        .iter()
+        .map(|(transport, port)| format!("{} . {port}", transport.name()))
+        .collect();
+    elements.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netfilter::Count;
+
+    fn ruleset() -> Ruleset {
+        let mut ruleset = Ruleset::new(Action::Drop, [Class::Dns, Class::Dot], &[5300]);
+        ruleset.permitted = [Permitted::new(1, "lo"), Permitted::new(7, "wg0")]
+            .into_iter()
+            .collect::<Result<_, _>>()
+            .unwrap();
+        ruleset
+    }
+
+    #[test]
+    fn the_text_is_one_batch_that_replaces_both_tables() {
+        let mut inet = Table::default();
+        inet.counts.insert(
+            Class::Dot,
+            Count {
+                packets: 3,
+                bytes: 180,
+            },
+        );
+        let counts = State {
+            inet: Some(inet),
+            bridge: None,
+        };
+        let expected = "\
+add table inet leakguard
+delete table inet leakguard
+table inet leakguard {
+	counter dns { packets 0 bytes 0 }
+	counter dot { packets 3 bytes 180 }
+	set permitted {
+		typeof oif . oifname
+		elements = { 1 . \"lo\", 7 . \"wg0\" }
+	}
+	set caught {
+		typeof meta l4proto . th dport
+		elements = { tcp . 53, tcp . 853, tcp . 5300, udp . 53, udp . 5300 }
+	}
+	chain forward {
+		type filter hook forward priority filter + 10; policy accept;
+		meta l4proto . th dport != @caught accept
+		oif . oifname @permitted accept
+		rt ipsec exists accept
+		meta l4proto . th dport { tcp . 53, tcp . 5300, udp . 53, udp . 5300 } counter name \"dns\" drop
+		meta l4proto . th dport { tcp . 853 } counter name \"dot\" drop
+	}
+}
+add table bridge leakguard
+delete table bridge leakguard
+table bridge leakguard {
+	counter dns { packets 0 bytes 0 }
+	counter dot { packets 0 bytes 0 }
+	set permitted {
+		typeof oif . oifname
+		elements = { 1 . \"lo\", 7 . \"wg0\" }
+	}
+	set caught {
+		typeof meta l4proto . th dport
+		elements = { tcp . 53, tcp . 853, tcp . 5300, udp . 53, udp . 5300 }
+	}
+	chain forward {
+		type filter hook forward priority filter + 10; policy accept;
+		meta l4proto . th dport != @caught accept
+		oif . oifname @permitted accept
+		meta l4proto . th dport { tcp . 53, tcp . 5300, udp . 53, udp . 5300 } counter name \"dns\" drop
+		meta l4proto . th dport { tcp . 853 } counter name \"dot\" drop
+	}
+}
+";
+        assert_eq!(ruleset().replacement(&counts), expected);
+    }
+
+    #[test]
+    fn observing_counts_and_does_not_drop() {
+        let text = Ruleset {
+            action: Action::Count,
+            ..ruleset()
+        }
+        .replacement(&State::default());
+        assert!(text.contains("counter name \"dns\"\n"));
+        assert!(!text.contains("drop"));
+    }
+
+    #[test]
+    fn an_update_touches_the_permitted_set_only() {
+        assert_eq!(
+            ruleset().permitted_update(),
+            "flush set inet leakguard permitted\n\
+             add element inet leakguard permitted { 1 . \"lo\", 7 . \"wg0\" }\n\
+             flush set bridge leakguard permitted\n\
+             add element bridge leakguard permitted { 1 . \"lo\", 7 . \"wg0\" }\n"
+        );
+        let nothing = Ruleset {
+            permitted: BTreeSet::new(),
+            bridge: false,
+            ..ruleset()
+        };
+        assert_eq!(
+            nothing.permitted_update(),
+            "flush set inet leakguard permitted\n"
+        );
+    }
+
+    #[test]
+    fn a_name_that_nft_reads_differently_is_refused() {
+        for name in [
+            "", "a\"b", "a\\b", "tun*", "*", "a b", "a\nb", "wg\u{e4}", "\u{fffd}",
+        ] {
+            assert!(Permitted::new(1, name).is_err(), "{name:?}");
+        }
+        for name in ["wg0", "eth0.100", "br-0", "x$y;{}@#[]~!", "77", "-", "lo:1"] {
+            assert!(Permitted::new(1, name).is_ok(), "{name:?}");
+        }
+    }
+}

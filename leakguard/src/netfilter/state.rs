@@ -1,0 +1,366 @@
+//! What the kernel really holds, out of `nft -j list table`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::{Action, Class, Permitted, Ruleset, Transport, ruleset::Family};
+
+/// The tables that exist.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct State {
+    /// For routed packets.
+    pub inet: Option<Table>,
+    /// For bridged packets.
+    pub bridge: Option<Table>,
+}
+
+impl State {
+    /// Whether the kernel does exactly what the ruleset says.
+    pub fn satisfies(&self, ruleset: &Ruleset) -> bool {
+        ruleset.families().all(|family| {
+            let table = match family {
+                Family::Inet => &self.inet,
+                Family::Bridge => &self.bridge,
+            };
+            table
+                .as_ref()
+                .is_some_and(|table| table.satisfies(ruleset, family))
+        })
+    }
+}
+
+/// One table as it is in the kernel.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Table {
+    /// Whether its chain is attached to the forward hook.
+    pub hooked: bool,
+    /// What was caught so far, by class.
+    pub counts: BTreeMap<Class, Count>,
+    /// Interfaces that are permitted; one that no longer exists is left out.
+    pub permitted: BTreeSet<Permitted>,
+    /// The ports in the set that decides whether a packet is looked at.
+    caught: BTreeSet<(Transport, u16)>,
+    rules: Vec<Rule>,
+}
+
+/// How much was caught.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// A rule of the chain, as far as it is one of ours.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Rule {
+    SkipOthers,
+    Permit,
+    SkipIpsec,
+    Catch {
+        class: Class,
+        ports: BTreeSet<(Transport, u16)>,
+        action: Action,
+    },
+    Foreign,
+}
+
+impl Table {
+    /// What happens to packets of a class that leave by an interface that is not permitted; `None`
+    /// if nothing does.
+    pub fn action(&self, class: Class) -> Option<Action> {
+        self.rules
+            .iter()
+            .filter(|_| self.hooked)
+            .find_map(|rule| match rule {
+                Rule::Catch {
+                    class: caught,
+                    action,
+                    ..
+                } if *caught == class => Some(*action),
+                _ => None,
+            })
+    }
+
+    /// Reads a listing; `resolve` gives the number of an interface by its name.
+    pub(super) fn parse(
+        listing: &str,
+        resolve: impl Fn(&str) -> Option<u32>,
+    ) -> Result<Self, serde_json::Error> {
+        let listing: Value = serde_json::from_str(listing)?;
+        let mut table = Self::default();
+        for object in elements(&listing["nftables"]) {
+            let counter = &object["counter"];
+            if let Some(class) = counter["name"].as_str().and_then(Class::from_name) {
+                let number = |key: &str| counter[key].as_u64().unwrap_or_default();
+                let count = Count {
+                    packets: number("packets"),
+                    bytes: number("bytes"),
+                };
+                table.counts.insert(class, count);
+            }
+            let chain = &object["chain"];
+            if chain["name"] == CHAIN {
+                table.hooked = chain["hook"] == "forward" && chain["type"] == "filter";
+            }
+            let set = &object["set"];
+            match set["name"].as_str() {
+                Some("permitted") => {
+                    let pairs = elements(&set["elem"]);
+                    table.permitted = pairs.filter_map(|pair| permitted(pair, &resolve)).collect();
+                }
+                Some("caught") => table.caught = elements(&set["elem"]).filter_map(port).collect(),
+                _ => {}
+            }
+            let rule = &object["rule"];
+            if rule["chain"] == CHAIN {
+                table.rules.push(Rule::parse(&rule["expr"]));
+            }
+        }
+        Ok(table)
+    }
+
+    fn satisfies(&self, ruleset: &Ruleset, family: Family) -> bool {
+        let mut rules = vec![Rule::SkipOthers, Rule::Permit];
+        if family == Family::Inet {
+            rules.push(Rule::SkipIpsec);
+        }
+        let Ruleset {
+            action,
+            ports,
+            permitted,
+            bridge: _,
+        } = ruleset;
+        rules.extend(
+            ports
+                .iter()
+                .filter(|(_, ports)| !ports.is_empty())
+                .map(|(class, ports)| Rule::Catch {
+                    class: *class,
+                    ports: ports.clone(),
+                    action: *action,
+                }),
+        );
+        self.hooked
+            && self.rules == rules
+            && self.permitted == *permitted
+            && self
+                .caught
+                .iter()
+                .eq(ports.values().flatten().collect::<BTreeSet<_>>())
+    }
+}
+
+/// Name of the chain.
+const CHAIN: &str = "forward";
+
+impl Rule {
+    fn parse(expressions: &Value) -> Self {
+        let expressions: Vec<_> = elements(expressions).collect();
+        let (Some(first), rest) = (
+            expressions.first().map(|first| &first["match"]),
+            &expressions,
+        ) else {
+            return Self::Foreign;
+        };
+        let keys: Vec<_> = match &first["left"]["concat"] {
+            Value::Array(keys) => keys.iter().filter_map(key).collect(),
+            _ => key(&first["left"]).into_iter().collect(),
+        };
+        let operator = first["op"].as_str().unwrap_or_default();
+        let accepts = rest.len() == 2 && rest[1].get("accept").is_some();
+        match (keys.as_slice(), operator, first["right"].as_str()) {
+            (["l4proto", "dport"], "!=", Some("@caught")) if accepts => Self::SkipOthers,
+            (["oif", "oifname"], "==", Some("@permitted")) if accepts => Self::Permit,
+            (["ipsec"], "==", None) if accepts && first["right"] == true => Self::SkipIpsec,
+            (["l4proto", "dport"], "==", None) => Self::catch(&first["right"], &rest[1..]),
+            _ => Self::Foreign,
+        }
+    }
+
+    fn catch(right: &Value, statements: &[&Value]) -> Self {
+        let ports = match &right["set"] {
+            // nft turns a set of one element into a plain comparison.
+            Value::Null => port(right).into_iter().collect(),
+            set => elements(set).filter_map(port).collect(),
+        };
+        let action = match statements {
+            [_] => Action::Count,
+            [_, verdict] if verdict.get("drop").is_some() => Action::Drop,
+            _ => return Self::Foreign,
+        };
+        match statements[0]["counter"].as_str().and_then(Class::from_name) {
+            Some(class) => Self::Catch {
+                class,
+                ports,
+                action,
+            },
+            None => Self::Foreign,
+        }
+    }
+}
+
+/// The name of what an expression looks at.
+fn key(expression: &Value) -> Option<&str> {
+    let meta = expression["meta"]["key"].as_str();
+    meta.or(expression["payload"]["field"].as_str())
+        .or(expression["rt"]["key"].as_str())
+}
+
+fn permitted(pair: &Value, resolve: impl Fn(&str) -> Option<u32>) -> Option<Permitted> {
+    let [number, name] = elements(&pair["concat"])
+        .collect::<Vec<_>>()
+        .try_into()
+        .ok()?;
+    let ifindex = match number {
+        Value::Number(number) => u32::try_from(number.as_u64()?).ok()?,
+        // A device may be called 77: what exists by that name comes first, as it does in nft.
+        Value::String(text) => resolve(text).or_else(|| text.parse().ok())?,
+        _ => return None,
+    };
+    Permitted::new(ifindex, name.as_str()?).ok()
+}
+
+fn port(pair: &Value) -> Option<(Transport, u16)> {
+    let [transport, port] = elements(&pair["concat"])
+        .collect::<Vec<_>>()
+        .try_into()
+        .ok()?;
+    let transport = match transport.as_str()? {
+        "tcp" => Transport::Tcp,
+        "udp" => Transport::Udp,
+        _ => return None,
+    };
+    Some((transport, u16::try_from(port.as_u64()?).ok()?))
+}
+
+fn elements(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn ruleset() -> Ruleset {
+        let mut ruleset = Ruleset::new(Action::Drop, [Class::Dns], &[]);
+        ruleset.permitted.extend([Permitted::new(1, "lo").unwrap()]);
+        ruleset
+            .permitted
+            .extend([Permitted::new(77, "gone").unwrap()]);
+        ruleset
+    }
+
+    /// What nft 1.0.6 lists for the table above.
+    fn listing() -> Value {
+        let ports = json!([{"concat": ["tcp", 53]}, {"concat": ["udp", 53]}]);
+        let port_keys = json!({"concat": [
+            {"meta": {"key": "l4proto"}}, {"payload": {"protocol": "th", "field": "dport"}}]});
+        let out_keys = json!({"concat": [{"meta": {"key": "oif"}}, {"meta": {"key": "oifname"}}]});
+        let rule = |expressions: Value| json!({"rule": {"chain": "forward", "expr": expressions}});
+        json!({"nftables": [
+            {"metainfo": {"version": "1.0.6"}},
+            {"table": {"family": "inet", "name": "leakguard"}},
+            {"counter": {"name": "dns", "packets": 4, "bytes": 240}},
+            {"set": {"name": "permitted",
+                     "elem": [{"concat": ["lo", "lo"]}, {"concat": ["77", "gone"]}]}},
+            {"set": {"name": "caught", "elem": ports}},
+            {"chain": {"name": "forward", "type": "filter", "hook": "forward", "prio": 10}},
+            rule(json!([
+                {"match": {"op": "!=", "left": port_keys, "right": "@caught"}}, {"accept": null}])),
+            rule(json!([
+                {"match": {"op": "==", "left": out_keys, "right": "@permitted"}},
+                {"accept": null}])),
+            rule(json!([
+                {"match": {"op": "==", "left": {"rt": {"key": "ipsec"}}, "right": true}},
+                {"accept": null}])),
+            rule(json!([
+                {"match": {"op": "==", "left": port_keys, "right": {"set": ports}}},
+                {"counter": "dns"}, {"drop": null}])),
+        ]})
+    }
+
+    fn state(listing: &Value) -> State {
+        let resolve = |name: &str| (name == "lo").then_some(1);
+        let table = Table::parse(&listing.to_string(), resolve).unwrap();
+        State {
+            inet: Some(table),
+            bridge: None,
+        }
+    }
+
+    #[test]
+    fn a_listing_of_our_table_is_understood() {
+        let state = state(&listing());
+        let table = state.inet.as_ref().unwrap();
+        assert_eq!(
+            table.counts[&Class::Dns],
+            Count {
+                packets: 4,
+                bytes: 240
+            }
+        );
+        assert_eq!(table.action(Class::Dns), Some(Action::Drop));
+        assert_eq!(table.action(Class::Dot), None);
+        assert!(state.satisfies(&Ruleset {
+            bridge: false,
+            ..ruleset()
+        }));
+        assert!(
+            !state.satisfies(&ruleset()),
+            "the bridge table is not there"
+        );
+    }
+
+    #[test]
+    fn every_difference_shows() {
+        let wanted = Ruleset {
+            bridge: false,
+            ..ruleset()
+        };
+        let changed = |path: &str, value: Value| {
+            let mut listing = listing();
+            *listing.pointer_mut(path).unwrap() = value;
+            state(&listing).satisfies(&wanted)
+        };
+        assert!(
+            changed("/nftables/2/counter/packets", json!(9)),
+            "counting is no difference"
+        );
+        assert!(!changed("/nftables/3/set/elem/1/concat/1", json!("wg0")));
+        assert!(!changed("/nftables/4/set/elem", json!([])));
+        assert!(!changed("/nftables/5/chain/hook", json!("input")));
+        assert!(!changed("/nftables/6/rule/expr/0", json!({})));
+        assert!(!changed("/nftables/7/rule/expr/0/match/op", json!("!=")));
+        assert!(!changed("/nftables/8/rule/expr", json!([{"accept": null}])));
+        assert!(!changed("/nftables/9/rule/expr/2", json!({"accept": null})));
+        assert!(!changed(
+            "/nftables/9/rule/expr/1",
+            json!({"counter": "other"})
+        ));
+        assert!(!changed("/nftables/9", json!({})), "a rule is missing");
+
+        let observing = Ruleset {
+            action: Action::Count,
+            ..wanted
+        };
+        assert!(!state(&listing()).satisfies(&observing));
+    }
+
+    #[test]
+    fn a_chain_that_is_not_attached_does_nothing() {
+        let mut listing = listing();
+        listing["nftables"][5]["chain"]["hook"] = Value::Null;
+        let state = state(&listing);
+        assert_eq!(state.inet.unwrap().action(Class::Dns), None);
+    }
+
+    #[test]
+    fn what_is_not_json_is_an_error() {
+        assert!(Table::parse("Error: no", |_| None).is_err());
+    }
+}

@@ -1,0 +1,531 @@
+//! Interfaces, routes and the nftables table, against the kernel, in network namespaces of their own.
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::{ErrorKind, Write as _},
+    net::{SocketAddr, TcpStream, UdpSocket},
+    process::{Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::Duration,
+};
+
+use leakguard::{
+    interfaces::{Changes, Interface, RolePatterns, Watcher, classify, snapshot, visible_tunnels},
+    netfilter::{self, Action, Applied, Class, Permitted, Ruleset},
+};
+use leakguard_common::abi::Role;
+use nix::sched::{CloneFlags, setns};
+
+/// How long anything that should happen may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A network namespace that goes when it is dropped.
+struct Netns {
+    name: String,
+}
+
+impl Netns {
+    fn new(label: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("lgi-{}-{number}-{label}", std::process::id());
+        run(Command::new("ip").args(["netns", "add", &name]), "");
+        let netns = Self { name };
+        netns.ip("link set lo up");
+        netns
+    }
+
+    /// Runs `ip` with arguments that are separated by blanks.
+    fn ip(&self, arguments: &str) {
+        let arguments = arguments.split_whitespace();
+        run(
+            Command::new("ip").args(["-n", &self.name]).args(arguments),
+            "",
+        );
+    }
+
+    fn ip_batch(&self, batch: &str) {
+        run(
+            Command::new("ip").args(["-n", &self.name, "-batch", "-"]),
+            batch,
+        );
+    }
+
+    fn ifindex(&self, interface: &str) -> u32 {
+        self.inside(|| nix::net::if_::if_nametoindex(interface))
+            .unwrap()
+    }
+
+    /// Runs a closure on a thread inside the namespace. Sockets made there stay there.
+    fn inside<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
+        let enter_and_run = || {
+            let file = File::open(format!("/run/netns/{}", self.name)).unwrap();
+            setns(file, CloneFlags::CLONE_NEWNET).unwrap();
+            body()
+        };
+        thread::scope(|scope| match scope.spawn(enter_and_run).join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    }
+
+    /// Runs a future inside the namespace, with the programs it starts.
+    fn block_on<T: Send>(&self, future: impl Future<Output = T> + Send) -> T {
+        self.inside(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(future)
+        })
+    }
+
+    /// Joins two namespaces by a pair of interfaces that are up.
+    fn pair(&self, name: &str, other: &Netns, other_name: &str) {
+        let peer = &other.name;
+        self.ip(&format!(
+            "link add {name} type veth peer name {other_name} netns {peer}"
+        ));
+        self.ip(&format!("link set {name} up"));
+        other.ip(&format!("link set {other_name} up"));
+    }
+
+    fn address(&self, interface: &str, address: &str) {
+        self.ip(&format!("address add {address} dev {interface}"));
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        let deleted = Command::new("ip")
+            .args(["netns", "del", &self.name])
+            .status();
+        assert!(thread::panicking() || deleted.is_ok_and(|status| status.success()));
+    }
+}
+
+fn run(command: &mut Command, input: &str) -> String {
+    let command = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+async fn interface(name: &str) -> Interface {
+    let snapshot = snapshot().await.unwrap();
+    let interfaces = classify(&snapshot, &RolePatterns::default());
+    interfaces
+        .into_values()
+        .find(|interface| interface.name == name)
+        .unwrap()
+}
+
+async fn changed(watcher: &mut Watcher) -> Changes {
+    tokio::time::timeout(PATIENCE, watcher.changed())
+        .await
+        .expect("a change in time")
+        .unwrap()
+}
+
+/// Takes all changes until the role of an interface is the expected one.
+async fn role_becomes(watcher: &mut Watcher, name: &str, role: Role) -> Changes {
+    let mut all = Changes::default();
+    while interface(name).await.role != role {
+        let Changes {
+            links,
+            routes,
+            overrun,
+        } = changed(watcher).await;
+        all.links |= links;
+        all.routes |= routes;
+        all.overrun |= overrun;
+    }
+    all
+}
+
+#[test]
+fn real_links_get_their_roles() {
+    let (dut, other) = (Netns::new("dut"), Netns::new("other"));
+    for name in ["plain", "routed", "gated", "port", "vport", "default"] {
+        dut.pair(name, &other, name);
+    }
+    dut.address("routed", "10.1.1.1/24");
+    dut.address("gated", "10.1.2.1/24");
+    dut.ip("route add 10.99.0.0/16 via 10.1.2.2 dev gated");
+    dut.address("default", "10.1.4.1/24");
+    dut.ip("-6 route add 2000::/3 dev default");
+
+    dut.ip("link add inner type bridge");
+    dut.ip("link set inner up");
+    dut.address("inner", "10.1.3.1/24");
+    dut.ip("link set port master inner");
+    dut.ip("tuntap add vm mode tap");
+    dut.ip("link set vm master inner");
+
+    dut.ip("link add vx type vxlan id 7 dstport 4789 local 10.1.1.1");
+    dut.ip("link add outer type bridge");
+    dut.ip("link set outer up");
+    dut.address("outer", "10.1.5.1/24");
+    dut.ip("link set vx master outer");
+    dut.ip("link set vport master outer");
+
+    dut.ip("tuntap add tun7 mode tun");
+    dut.ip("link set tun7 up");
+    dut.ip("tuntap add tap7 mode tap");
+    dut.ip("link add mv link plain type macvlan");
+    dut.ip("link property add dev plain altname a-name-longer-than-fifteen");
+
+    let (snapshot, roles) = dut.block_on(async {
+        let snapshot = snapshot().await.unwrap();
+        let roles = classify(&snapshot, &RolePatterns::default());
+        (snapshot, roles)
+    });
+    let with_role = |role| -> BTreeSet<_> {
+        let interfaces = roles.values().filter(|interface| interface.role == role);
+        interfaces
+            .map(|interface| interface.name.as_str())
+            .collect()
+    };
+    let local = with_role(Role::Local);
+    assert_eq!(
+        local,
+        BTreeSet::from(["lo", "routed", "port", "vport", "inner", "vm"])
+    );
+    assert_eq!(with_role(Role::Tunnel), BTreeSet::new());
+    let uplinks = with_role(Role::Uplink);
+    let expected = [
+        "plain", "gated", "default", "outer", "vx", "tun7", "tap7", "mv",
+    ];
+    // The kernel may add devices of its own to a namespace (sit0, gre0); all are uplinks.
+    assert!(
+        uplinks.is_superset(&BTreeSet::from(expected)),
+        "{uplinks:?}"
+    );
+
+    let tunnels: Vec<_> = visible_tunnels(&snapshot)
+        .iter()
+        .map(|link| &link.name)
+        .collect();
+    assert_eq!(tunnels, ["tun7"]);
+    let patterns = RolePatterns {
+        tunnel: vec!["auto".parse().unwrap()],
+        uplink: vec!["a-name-longer*".parse().unwrap(), "routed".parse().unwrap()],
+        ..RolePatterns::default()
+    };
+    let named = classify(&snapshot, &patterns);
+    assert_eq!(named[&dut.ifindex("tun7")].role, Role::Tunnel);
+    assert_eq!(named[&dut.ifindex("tap7")].role, Role::Uplink);
+    assert_eq!(named[&dut.ifindex("routed")].role, Role::Uplink);
+    assert_eq!(
+        named[&dut.ifindex("plain")].reason,
+        "configured as an uplink"
+    );
+}
+
+#[test]
+fn routes_are_not_read_where_no_role_depends_on_them() {
+    let dut = Netns::new("dut");
+    dut.ip("tuntap add tun7 mode tun");
+    assert!(dut.block_on(snapshot()).unwrap().routes.is_none());
+    dut.ip("link add br type bridge");
+    assert!(dut.block_on(snapshot()).unwrap().routes.is_some());
+}
+
+#[test]
+fn the_watcher_reports_what_makes_a_pair_local_and_then_an_uplink() {
+    let (dut, other) = (Netns::new("dut"), Netns::new("other"));
+    dut.block_on(async {
+        let mut watcher = Watcher::new().unwrap();
+        dut.pair("pair", &other, "pair");
+        let changes = changed(&mut watcher).await;
+        assert!(changes.links && !changes.overrun, "{changes:?}");
+        role_becomes(&mut watcher, "pair", Role::Uplink).await;
+
+        dut.address("pair", "10.1.1.1/24");
+        let changes = role_becomes(&mut watcher, "pair", Role::Local).await;
+        assert!(changes.routes && !changes.overrun, "{changes:?}");
+
+        dut.ip("route add default via 10.1.1.2");
+        let changes = role_becomes(&mut watcher, "pair", Role::Uplink).await;
+        assert!(changes.routes && !changes.overrun, "{changes:?}");
+
+        dut.ip("route del default");
+        role_becomes(&mut watcher, "pair", Role::Local).await;
+        dut.ip("link del pair");
+        while snapshot()
+            .await
+            .unwrap()
+            .links
+            .values()
+            .any(|link| link.name == "pair")
+        {
+            changed(&mut watcher).await;
+        }
+    });
+}
+
+#[test]
+fn a_gateway_in_a_next_hop_object_is_found() {
+    let (dut, other) = (Netns::new("dut"), Netns::new("other"));
+    for (name, address) in [("one", "10.1.1.1/24"), ("two", "10.1.2.1/24")] {
+        dut.pair(name, &other, name);
+        dut.address(name, address);
+    }
+    // The kernel then lists the id only and not what it stands for.
+    dut.inside(|| std::fs::write("/proc/sys/net/ipv4/nexthop_compat_mode", "0").unwrap());
+    dut.block_on(async {
+        let mut watcher = Watcher::new().unwrap();
+        assert_eq!(interface("one").await.role, Role::Local);
+        dut.ip("nexthop add id 1 via 10.1.1.2 dev one");
+        dut.ip("nexthop add id 2 dev two");
+        dut.ip("nexthop add id 9 group 1");
+        dut.ip("route add 10.99.0.0/16 nhid 9");
+        dut.ip("route add 10.98.0.0/16 nhid 2");
+        let changes = role_becomes(&mut watcher, "one", Role::Uplink).await;
+        assert!(changes.routes, "{changes:?}");
+        assert_eq!(interface("two").await.role, Role::Local);
+    });
+}
+
+#[test]
+fn a_lost_event_is_reported_as_an_overrun() {
+    let dut = Netns::new("dut");
+    let routes = |verb: &str| -> String {
+        let line = |n: u32| format!("route {verb} 10.{}.{}.0/24 dev lo\n", n / 256, n % 256);
+        (0..3000).map(line).collect()
+    };
+    dut.block_on(async {
+        let mut small = Watcher::with_receive_buffer(4096).unwrap();
+        let mut large = Watcher::new().unwrap();
+        dut.ip_batch(&routes("add"));
+        let changes = changed(&mut small).await;
+        assert!(changes.overrun, "{changes:?}");
+        let changes = changed(&mut large).await;
+        assert!(changes.routes && !changes.overrun, "control: {changes:?}");
+
+        // It goes on working, and can lose events once more.
+        dut.ip("route del 10.0.0.0/24");
+        let changes = changed(&mut small).await;
+        assert!(changes.routes && !changes.overrun, "{changes:?}");
+        dut.ip_batch(&routes("replace"));
+        assert!(changed(&mut small).await.overrun);
+    });
+}
+
+/// A client and a server with the device under test between them.
+struct Path {
+    dut: Netns,
+    client: UdpSocket,
+    servers: Vec<UdpSocket>,
+    /// Where the device under test sends what is for the server.
+    exit: &'static str,
+    server_address: &'static str,
+    client_netns: Netns,
+    server_netns: Netns,
+}
+
+/// A port that no class has, to tell a packet that is dropped from a path that does not work.
+const NEUTRAL: u16 = 9999;
+
+impl Path {
+    fn routed() -> Self {
+        let path = Self::new(["10.1.0.2/24", "10.2.0.2/24"], "10.2.0.2");
+        path.dut.address("c0", "10.1.0.1/24");
+        path.dut.address("s0", "10.2.0.1/24");
+        path.dut
+            .inside(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap());
+        path.client_netns.ip("route add default via 10.1.0.1");
+        path.server_netns.ip("route add default via 10.2.0.1");
+        path
+    }
+
+    fn bridged() -> Self {
+        let path = Self::new(["10.3.0.2/24", "10.3.0.3/24"], "10.3.0.3");
+        path.dut.ip("link add br type bridge");
+        path.dut.ip("link set br up");
+        path.dut.ip("link set c0 master br");
+        path.dut.ip("link set s0 master br");
+        path
+    }
+
+    fn new(addresses: [&str; 2], server_address: &'static str) -> Self {
+        let (dut, client, server) = (
+            Netns::new("dut"),
+            Netns::new("client"),
+            Netns::new("server"),
+        );
+        dut.pair("c0", &client, "eth0");
+        dut.pair("s0", &server, "eth0");
+        client.address("eth0", addresses[0]);
+        server.address("eth0", addresses[1]);
+        let bind = |port: u16| {
+            let socket = UdpSocket::bind((server_address, port)).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket
+        };
+        Self {
+            client: client.inside(|| UdpSocket::bind("0.0.0.0:0").unwrap()),
+            servers: server.inside(|| [53, 5353, NEUTRAL].map(bind).into()),
+            dut,
+            exit: "s0",
+            server_address,
+            client_netns: client,
+            server_netns: server,
+        }
+    }
+
+    fn server(&self, port: u16) -> &UdpSocket {
+        let on_port = |socket: &&UdpSocket| socket.local_addr().unwrap().port() == port;
+        self.servers.iter().find(on_port).unwrap()
+    }
+
+    /// Whether a datagram to a port arrives. One to a neutral port follows it and must arrive.
+    fn passes(&self, port: u16) -> bool {
+        let mut buffer = [0; 16];
+        for port in [port, NEUTRAL] {
+            self.client
+                .send_to(b"probe", (self.server_address, port))
+                .unwrap();
+        }
+        self.server(NEUTRAL)
+            .recv(&mut buffer)
+            .expect("the path works");
+        let server = self.server(port);
+        server.set_nonblocking(true).unwrap();
+        match server.recv(&mut buffer) {
+            Ok(_) => true,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn tcp_connects(&self, port: u16) -> bool {
+        let address = SocketAddr::new(self.server_address.parse().unwrap(), port);
+        let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(300));
+        // Nothing listens: an answer is a reset.
+        let result = self.client_netns.inside(connect);
+        result.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    }
+
+    fn apply(&self, ruleset: &Ruleset) -> Applied {
+        self.dut.block_on(netfilter::apply(ruleset)).unwrap()
+    }
+
+    fn permit(&self, ruleset: &mut Ruleset, pairs: &[(u32, &str)]) {
+        let permitted = pairs
+            .iter()
+            .map(|(ifindex, name)| Permitted::new(*ifindex, name).unwrap());
+        ruleset.permitted = permitted.collect();
+        self.dut
+            .block_on(netfilter::update_permitted(ruleset))
+            .unwrap();
+    }
+
+    fn check(&self, counts_of: impl Fn(&netfilter::State) -> u64) {
+        assert!(
+            self.passes(53) && self.passes(5353),
+            "control: without the table it arrives"
+        );
+        assert!(
+            self.tcp_connects(53),
+            "control: without the table it arrives"
+        );
+        assert_eq!(self.dut.block_on(netfilter::read_back()).unwrap(), None);
+
+        let mut ruleset = Ruleset::new(Action::Drop, Class::ALL, &[]);
+        assert_eq!(self.apply(&ruleset), Applied::Replaced);
+        let state = || self.dut.block_on(netfilter::read_back()).unwrap().unwrap();
+        assert!(state().satisfies(&ruleset), "{:?}", state());
+        assert_eq!(self.apply(&ruleset), Applied::Unchanged);
+        assert!(!self.passes(53) && !self.passes(5353));
+        assert!(!self.tcp_connects(53));
+        let caught = counts_of(&state());
+        assert!(caught >= 2, "{caught}");
+
+        let exit = self.dut.ifindex(self.exit);
+        let entry = self.dut.ifindex("c0");
+        self.permit(&mut ruleset, &[(exit, "other0")]);
+        assert!(!self.passes(53), "the number alone is not enough");
+        self.permit(&mut ruleset, &[(entry, self.exit)]);
+        assert!(!self.passes(53), "the name alone is not enough");
+        self.permit(&mut ruleset, &[(entry, "c0")]);
+        assert!(!self.passes(53), "where it comes from does not matter");
+        self.permit(
+            &mut ruleset,
+            &[(1, "lo"), (exit, self.exit), (entry, "c0"), (9999, "gone0")],
+        );
+        assert!(self.passes(53) && self.passes(5353));
+        assert!(state().satisfies(&ruleset), "{:?}", state());
+        self.permit(&mut ruleset, &[]);
+        assert!(!self.passes(53));
+
+        let before = counts_of(&state());
+        ruleset.action = Action::Count;
+        assert_eq!(self.apply(&ruleset), Applied::Replaced);
+        assert!(self.passes(53));
+        assert_eq!(counts_of(&state()), before + 1, "the counter goes on");
+        assert_eq!(self.apply(&ruleset), Applied::Unchanged);
+
+        self.dut.block_on(netfilter::remove()).unwrap();
+        assert!(self.passes(53));
+        assert_eq!(self.dut.block_on(netfilter::read_back()).unwrap(), None);
+        let left = self
+            .dut
+            .inside(|| run(Command::new("nft").args(["list", "ruleset"]), ""));
+        assert_eq!(left, "");
+        self.dut.block_on(netfilter::remove()).unwrap();
+    }
+}
+
+#[test]
+fn forwarded_dns_leaves_by_permitted_interfaces_only() {
+    Path::routed().check(|state| state.inet.as_ref().unwrap().counts[&Class::Dns].packets);
+}
+
+#[test]
+fn bridged_dns_leaves_by_permitted_interfaces_only() {
+    Path::bridged().check(|state| state.bridge.as_ref().unwrap().counts[&Class::Dns].packets);
+}
+
+#[test]
+fn a_table_that_somebody_changed_is_noticed_and_replaced() {
+    let dut = Netns::new("dut");
+    dut.block_on(async {
+        let ruleset = Ruleset::new(Action::Drop, [Class::Dns, Class::Dot], &[5300]);
+        netfilter::apply(&ruleset).await.unwrap();
+        for damage in [
+            "insert rule inet leakguard forward accept",
+            "flush chain bridge leakguard forward",
+            "add element inet leakguard permitted { 1 . \"lo\" }",
+            "delete element inet leakguard caught { udp . 5300 }",
+            "delete table bridge leakguard",
+        ] {
+            run(Command::new("nft").args(["-f", "-"]), damage);
+            let state = netfilter::read_back().await.unwrap().unwrap();
+            assert!(!state.satisfies(&ruleset), "{damage}");
+            assert_eq!(
+                netfilter::apply(&ruleset).await.unwrap(),
+                Applied::Replaced,
+                "{damage}"
+            );
+            assert_eq!(
+                netfilter::apply(&ruleset).await.unwrap(),
+                Applied::Unchanged,
+                "{damage}"
+            );
+        }
+    });
+}
