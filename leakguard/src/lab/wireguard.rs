@@ -59,10 +59,13 @@ impl WireGuard {
              addr add fd08::1/64 dev {dev} nodad\n\
              rule add from 10.8.0.1 lookup 108\n\
              route add default dev {dev} table 108\n\
-             -6 rule add from fd08::1 lookup 108\n\
-             -6 route add default dev {dev} table 108\n",
+             route add ::/0 dev {dev} table 108\n",
             dev = Self::SERVER_INTERFACE,
         ))?;
+        // A batch has no family of its own, and a rule takes none from its prefix.
+        topology
+            .vpn()
+            .ip(&["-6", "rule", "add", "from", "fd08::1", "lookup", "108"])?;
 
         let host = Endpoint::start(topology.host(), interface, logs.path())?;
         host.configure(&format!(
