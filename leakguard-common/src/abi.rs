@@ -86,7 +86,7 @@ wire_enum! {
         Mdns = 3 => "mdns",
         /// Link-local multicast name resolution, 5355.
         Llmnr = 4 => "llmnr",
-        /// `NetBIOS` name service, 137.
+        /// NetBIOS name service, 137.
         Netbios = 5 => "netbios",
     }
 }

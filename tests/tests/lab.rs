@@ -1,5 +1,10 @@
 //! The lab itself: a test that relies on it may believe what it shows.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper that fails has to fail its test"
+)]
+
 use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::Command;
@@ -7,8 +12,9 @@ use std::time::Duration;
 
 use leakguard::host;
 use leakguard::lab::{
-    Bpffs, Cgroup, Directions, Frame, LAB_NAME, Netns, Observer, Query, Resolver, Topology,
-    WHO_NAME, WireGuard, address, carries_name, check_requirements, output_within,
+    Agent, AgentConfig, Bpffs, Cgroup, Directions, Frame, LAB_NAME, Netns, Observer, Query,
+    Resolver, Topology, WHO_NAME, WireGuard, address, carries_name, check_requirements,
+    output_within,
 };
 
 const LIMIT: Duration = Duration::from_secs(5);
@@ -82,12 +88,34 @@ fn outgoing_frames_are_seen_only_on_request() {
     send_probe(topology.host(), address::ISP_RESOLVER_V4.into(), payload);
     both.wait_for(LIMIT, |frame| contains(frame, payload))
         .unwrap();
-    let seen = incoming.drain().unwrap();
     // The ICMP error that comes back quotes the probe.
-    let outgoing = |frame: &&Vec<u8>| {
-        Frame::parse(frame).is_some_and(|frame| frame.is_udp() && frame.has_port(53))
-    };
-    assert_eq!(seen.iter().filter(outgoing).count(), 0);
+    let seen = incoming
+        .wait_for(LIMIT, |frame| contains(frame, payload))
+        .unwrap();
+    for frame in seen.iter().filter_map(|frame| Frame::parse(frame)) {
+        assert!(!frame.is_udp(), "{frame}");
+    }
+}
+
+#[test]
+fn a_fence_comes_after_everything_sent_before() {
+    const PROBES: usize = 200;
+    let topology = Topology::new().unwrap();
+    let mut observer = Observer::new(topology.isp(), Topology::OBSERVED, Directions::Both).unwrap();
+    for server in [
+        IpAddr::from(address::ISP_RESOLVER_V4),
+        address::ISP_RESOLVER_V6.into(),
+    ] {
+        for _ in 0..PROBES / 2 {
+            send_probe(topology.host(), server, b"before the fence");
+        }
+    }
+    let frames = observer.drain_past_fence(topology.host()).unwrap();
+    let udp = frames
+        .iter()
+        .filter_map(|frame| Frame::parse(frame))
+        .filter(Frame::is_udp);
+    assert_eq!(udp.count(), PROBES, "the markers are not among them");
 }
 
 #[test]
@@ -212,6 +240,26 @@ fn a_command_that_does_not_end_is_killed() {
     sleep.arg("60");
     let error = output_within(sleep, Duration::from_millis(50)).unwrap_err();
     assert!(error.to_string().starts_with("sleep 60 ends"), "{error}");
+}
+
+#[test]
+fn an_agent_that_ends_is_reported() {
+    let netns = Netns::new("agent").unwrap();
+    let cgroup = Cgroup::new("agent").unwrap();
+    let bpffs = Bpffs::new().unwrap();
+    let config = AgentConfig {
+        binary: "false".into(),
+        netns: &netns,
+        cgroup: &cgroup,
+        bpffs: &bpffs,
+        tunnels: vec!["wg0".to_owned()],
+        arguments: Vec::new(),
+    };
+    let error = Agent::start(&config).unwrap_err();
+    assert!(
+        error.to_string().starts_with("false ended early"),
+        "{error}"
+    );
 }
 
 #[test]

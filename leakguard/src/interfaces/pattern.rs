@@ -29,14 +29,24 @@ pub struct Pattern {
 #[derive(Clone, Debug)]
 enum Matcher {
     Auto,
+    Name,
     Glob(GlobMatcher),
 }
 
 impl Pattern {
+    /// Selects the interface of this name, whatever the characters in it mean in a glob.
+    pub fn exact(name: &str) -> Self {
+        Self {
+            text: name.to_owned(),
+            matcher: Matcher::Name,
+        }
+    }
+
     /// Whether the pattern selects this link.
     pub fn matches(&self, link: &Link) -> bool {
         match &self.matcher {
             Matcher::Auto => link.is_detected_tunnel(),
+            Matcher::Name => link.names().any(|name| name == self.text),
             Matcher::Glob(glob) => link.names().any(|name| glob.is_match(name)),
         }
     }

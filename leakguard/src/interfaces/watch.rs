@@ -190,3 +190,75 @@ pub enum WatchError {
         source: io::Error,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINKS: Changes = Changes {
+        links: true,
+        routes: false,
+        overrun: false,
+    };
+    const ROUTES: Changes = Changes {
+        links: false,
+        routes: true,
+        overrun: false,
+    };
+    const OVERRUN: Changes = Changes {
+        links: false,
+        routes: false,
+        overrun: true,
+    };
+
+    fn message(kind: u16, payload: usize) -> Vec<u8> {
+        let mut bytes = vec![0; 16 + payload];
+        let length = u32::try_from(bytes.len()).unwrap();
+        let mut header = NetlinkBuffer::new(&mut bytes);
+        header.set_length(length);
+        header.set_message_type(kind);
+        bytes
+    }
+
+    fn noted(datagram: &[u8]) -> Changes {
+        let mut changes = Changes::default();
+        changes.note(datagram);
+        changes
+    }
+
+    #[test]
+    fn links_and_routes_are_told_apart() {
+        assert_eq!(noted(&message(libc::RTM_NEWLINK, 16)), LINKS);
+        assert_eq!(noted(&message(libc::RTM_DELLINK, 16)), LINKS);
+        for kind in [
+            libc::RTM_NEWROUTE,
+            libc::RTM_DELROUTE,
+            RTM_NEWNEXTHOP,
+            RTM_DELNEXTHOP,
+        ] {
+            assert_eq!(noted(&message(kind, 12)), ROUTES);
+        }
+        assert!(!noted(&message(libc::RTM_NEWADDR, 8)).any());
+        let both = [
+            message(libc::RTM_NEWROUTE, 12),
+            message(libc::RTM_NEWLINK, 16),
+        ]
+        .concat();
+        assert_eq!(
+            noted(&both),
+            Changes {
+                links: true,
+                ..ROUTES
+            }
+        );
+    }
+
+    #[test]
+    fn what_is_cut_or_lost_is_an_overrun() {
+        let whole = message(libc::RTM_NEWLINK, 16);
+        for length in 1..whole.len() {
+            assert_eq!(noted(&whole[..length]), OVERRUN, "cut at {length}");
+        }
+        assert_eq!(noted(&message(NLMSG_OVERRUN, 0)), OVERRUN);
+    }
+}

@@ -6,6 +6,10 @@
 //!
 //! An interface is permitted as a pair of number *and* name: a number that somebody takes over and a
 //! name that somebody steals are each not enough.
+//!
+//! Where `br_netfilter` is on (`net.bridge.bridge-nf-call-iptables`), a bridged packet passes both
+//! tables, with its port as the exit in one and the whole bridge in the other; both have to permit it.
+//! nftables cannot tell it from a packet that is routed back to the bridge it came from.
 
 mod ruleset;
 mod state;
@@ -15,7 +19,7 @@ use std::{io, path::Path, process::Stdio, time::Duration};
 use tokio::{io::AsyncWriteExt, process::Command, time};
 
 pub use self::{
-    ruleset::{Action, Class, NameError, Permitted, Ruleset, Transport},
+    ruleset::{Action, NameError, Permitted, Ruleset, Transport},
     state::{Count, State, Table},
 };
 

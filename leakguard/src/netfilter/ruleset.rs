@@ -2,6 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use leakguard_common::abi::Class;
+use leakguard_common::verdict::{ClassPorts, ports};
+
 use super::{State, TABLE, Table};
 
 /// Appends formatted text; writing to a `String` cannot fail.
@@ -33,23 +36,6 @@ pub enum Action {
     Count,
 }
 
-/// The classes of packets that ports tell.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Class {
-    /// DNS, UDP and TCP 53 and what is configured besides.
-    Dns,
-    /// DNS over TLS, TCP 853.
-    Dot,
-    /// DNS over QUIC, UDP 853.
-    Doq,
-    /// Multicast DNS, UDP 5353.
-    Mdns,
-    /// Link-local multicast name resolution, UDP and TCP 5355.
-    Llmnr,
-    /// NetBIOS names, UDP and TCP 137.
-    Netbios,
-}
-
 /// A transport protocol with ports.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Transport {
@@ -68,7 +54,7 @@ impl Ruleset {
         extra_dns_ports: &[u16],
     ) -> Self {
         let ports = classes.into_iter().map(|class| {
-            let mut ports: BTreeSet<_> = class.well_known_ports().iter().copied().collect();
+            let mut ports: BTreeSet<_> = well_known_ports(class).collect();
             if class == Class::Dns {
                 for port in extra_dns_ports {
                     ports.extend([(Transport::Tcp, *port), (Transport::Udp, *port)]);
@@ -197,44 +183,11 @@ impl Family {
     }
 }
 
-impl Class {
-    /// Every class.
-    pub const ALL: [Self; 6] = [
-        Self::Dns,
-        Self::Dot,
-        Self::Doq,
-        Self::Mdns,
-        Self::Llmnr,
-        Self::Netbios,
-    ];
-
-    /// The name it has in the configuration and in metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Dns => "dns",
-            Self::Dot => "dot",
-            Self::Doq => "doq",
-            Self::Mdns => "mdns",
-            Self::Llmnr => "llmnr",
-            Self::Netbios => "netbios",
-        }
-    }
-
-    pub(super) fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|class| class.name() == name)
-    }
-
-    fn well_known_ports(self) -> &'static [(Transport, u16)] {
-        use Transport::{Tcp, Udp};
-        match self {
-            Self::Dns => &[(Tcp, 53), (Udp, 53)],
-            Self::Dot => &[(Tcp, 853)],
-            Self::Doq => &[(Udp, 853)],
-            Self::Mdns => &[(Udp, 5353)],
-            Self::Llmnr => &[(Tcp, 5355), (Udp, 5355)],
-            Self::Netbios => &[(Tcp, 137), (Udp, 137)],
-        }
-    }
+fn well_known_ports(class: Class) -> impl Iterator<Item = (Transport, u16)> {
+    let ClassPorts { port, tcp, udp } = ports(class);
+    [(tcp, Transport::Tcp), (udp, Transport::Udp)]
+        .into_iter()
+        .filter_map(move |(counts, transport)| counts.then_some((transport, port)))
 }
 
 impl Transport {

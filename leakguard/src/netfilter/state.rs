@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::{Action, Class, Permitted, Ruleset, Transport, ruleset::Family};
+use leakguard_common::abi::Class;
+
+use super::{Action, Permitted, Ruleset, Transport, ruleset::Family};
 
 /// The tables that exist.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
