@@ -41,7 +41,8 @@ pub fn mounts() -> Result<Vec<Mount>, HostError> {
 
 /// The root of the cgroup2 hierarchy.
 ///
-/// On hybrid layouts it is not `/sys/fs/cgroup` but a directory below it, hence the look at the mount table.
+/// On hybrid layouts it is not `/sys/fs/cgroup` but a directory below it, hence the look at the
+/// mount table.
 pub fn cgroup2_root() -> Result<PathBuf, HostError> {
     mounts()?
         .into_iter()
@@ -50,8 +51,8 @@ pub fn cgroup2_root() -> Result<PathBuf, HostError> {
         .ok_or(HostError::NoCgroup2)
 }
 
-/// Parses one line as described in `proc_pid_mountinfo(5)`: the mount point is the fifth field, and the type follows a
-/// lone hyphen, because the number of optional fields before it varies.
+/// Parses one line as described in `proc_pid_mountinfo(5)`: the mount point is the fifth field, and
+/// the type follows a lone hyphen, because the number of optional fields before it varies.
 fn parse_mount(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
     let point = unescape(fields.nth(4)?);

@@ -8,6 +8,8 @@ use super::process::{Daemon, command_line};
 use super::scratch::Scratch;
 use super::{Bpffs, Cgroup, LabError, Netns, output_within, wait_until};
 
+/// The control socket's name in the agent's directory.
+const CONTROL: &str = "control.sock";
 /// How long a command of the agent's binary may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(10);
 /// How long the agent may take to enforce.
@@ -40,8 +42,7 @@ pub struct Agent {
     daemon: Daemon,
     binary: PathBuf,
     netns: NetnsHandle,
-    /// The options that say which state is meant: `--control`, `--cgroup`, `--bpffs`.
-    state: Vec<OsString>,
+    bpffs: PathBuf,
     directory: Scratch,
 }
 
@@ -64,26 +65,21 @@ impl Agent {
             arguments,
         } = config;
         let directory = Scratch::new("agent")?;
-        let state: Vec<OsString> = vec![
-            "--control".into(),
-            directory.path().join("control.sock").into(),
-            "--cgroup".into(),
-            cgroup.path().into(),
-            "--bpffs".into(),
-            bpffs.path().into(),
-        ];
         let mut run = netns.command(binary);
         run.arg("run");
         for tunnel in tunnels {
             run.arg("--tunnel").arg(tunnel);
         }
-        run.args(&state).args(arguments);
+        run.arg("--control").arg(directory.path().join(CONTROL));
+        run.arg("--cgroup").arg(cgroup.path());
+        run.arg("--bpffs").arg(bpffs.path());
+        run.args(arguments);
         let daemon = Daemon::start(run, directory.path())?;
         Ok(Self {
             daemon,
             binary: binary.clone(),
             netns: netns.handle().clone(),
-            state,
+            bpffs: bpffs.path().to_owned(),
             directory,
         })
     }
@@ -95,7 +91,7 @@ impl Agent {
         let Err(LabError::Timeout { what, limit }) = waited else {
             return waited;
         };
-        let status = self.output("status", &["--json"])?;
+        let status = self.output(&["status", "--json"])?;
         Err(LabError::Timeout {
             what: format!(
                 "{what} (waited {:?}; status: {}{}; stderr: {})",
@@ -111,7 +107,7 @@ impl Agent {
     /// Whether `leakguard status` says so now; an error if the agent has ended.
     pub fn is_enforcing(&mut self) -> Result<bool, LabError> {
         self.daemon.check_running()?;
-        Ok(self.output("status", &["--json"])?.status.success())
+        Ok(self.output(&["status", "--json"])?.status.success())
     }
 
     /// The agent's process number.
@@ -120,17 +116,18 @@ impl Agent {
     }
 
     /// A command of the agent's binary, in its namespace and about its state.
-    pub fn command(&self, subcommand: &str) -> Command {
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.netns.command(&self.binary);
-        command.arg(subcommand).args(&self.state);
+        command.args(arguments).arg("--control").arg(self.control());
+        if arguments.first() != Some(&"events") {
+            command.arg("--bpffs").arg(&self.bpffs);
+        }
         command
     }
 
     /// Runs such a command to its end, whatever its exit status.
-    pub fn output(&self, subcommand: &str, arguments: &[&str]) -> Result<Output, LabError> {
-        let mut command = self.command(subcommand);
-        command.args(arguments);
-        output_within(command, COMMAND_LIMIT)
+    pub fn output(&self, arguments: &[&str]) -> Result<Output, LabError> {
+        output_within(self.command(arguments), COMMAND_LIMIT)
     }
 
     /// What `leakguard status --json` says; its exit status is not judged.
@@ -152,8 +149,8 @@ impl Agent {
 
     /// Lifts enforcement with `leakguard release`.
     pub fn release(&self) -> Result<(), LabError> {
-        let line = command_line(&self.command("release"));
-        let output = self.output("release", &[])?;
+        let line = command_line(&self.command(&["release"]));
+        let output = self.output(&["release"])?;
         if output.status.success() {
             return Ok(());
         }
@@ -164,8 +161,9 @@ impl Agent {
         })
     }
 
-    /// Ends the agent with SIGKILL: it cannot react.
+    /// Ends the agent with SIGKILL: it cannot react. An error if it had ended before.
     pub fn kill9(&mut self) -> Result<ExitStatus, LabError> {
+        self.daemon.check_running()?;
         self.daemon.kill()
     }
 
@@ -191,11 +189,11 @@ impl Agent {
 
     /// The path of the control socket.
     pub fn control(&self) -> PathBuf {
-        self.directory.path().join("control.sock")
+        self.directory.path().join(CONTROL)
     }
 
     fn json_lines(&self, subcommand: &str) -> Result<Vec<serde_json::Value>, LabError> {
-        let output = self.output(subcommand, &["--json"])?;
+        let output = self.output(&[subcommand, "--json"])?;
         serde_json::Deserializer::from_slice(&output.stdout)
             .into_iter()
             .collect::<Result<_, _>>()

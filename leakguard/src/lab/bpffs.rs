@@ -34,7 +34,9 @@ impl Bpffs {
 
 impl Drop for Bpffs {
     fn drop(&mut self) {
-        // Detached: the pins go with the last mount, whoever still has a file open.
+        // Detached: the pins go whoever still has a file open. Copies of the mount in other mount
+        // namespaces go with the directory, which the kernel unmounts from everywhere when it is
+        // removed.
         if let Err(error) = umount2(self.path(), MntFlags::MNT_DETACH) {
             log::warn!("cannot unmount {}: {error}", self.path().display());
         }

@@ -60,7 +60,7 @@ impl Query {
         let text = String::from_utf8_lossy(&output.stdout);
         let (messages, answers): (Vec<_>, Vec<_>) = text
             .lines()
-            .filter(|line| !line.is_empty())
+            .filter(|line| !line.is_empty() && !is_banner(line))
             .partition(|line| line.starts_with(';'));
         Ok(Lookup {
             answers: answers
@@ -74,6 +74,16 @@ impl Query {
             status: output.status,
             elapsed,
         })
+    }
+
+    /// Who is asked.
+    pub fn server(&self) -> IpAddr {
+        self.server
+    }
+
+    /// Whether it goes over TCP.
+    pub fn is_tcp(&self) -> bool {
+        self.tcp
     }
 
     /// The command line, as a user would type it.
@@ -102,12 +112,19 @@ impl Query {
     }
 }
 
+/// Whether it is one of the lines by which dig introduces itself before an error.
+fn is_banner(line: &str) -> bool {
+    ["; <<>>", "; (", ";; global options:"]
+        .iter()
+        .any(|banner| line.starts_with(banner))
+}
+
 /// What dig found.
 #[derive(Clone, Debug)]
 pub struct Lookup {
     /// The records' data, without quotation marks.
     pub answers: Vec<String>,
-    /// What dig said about errors, without its leading semicolons.
+    /// What dig said about errors, without its leading semicolons and its banner.
     pub messages: Vec<String>,
     /// How dig ended: 9 is "no reply from a server".
     pub status: ExitStatus,

@@ -10,7 +10,8 @@ const UDP: u8 = 17;
 
 /// The addresses and ports of a captured Ethernet frame.
 ///
-/// It shares no code with the kernel side on purpose: a witness must not err in the same way as what it judges.
+/// It shares no code with the kernel side on purpose: a witness must not err in the same way as
+/// what it judges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
     /// The transport's protocol number; 17 is UDP, 6 is TCP.
@@ -26,7 +27,8 @@ pub struct Frame {
 impl Frame {
     /// Reads an Ethernet frame; `None` for anything but IPv4 and IPv6.
     ///
-    /// IPv6 extension headers are not followed: such a packet has its first header's number and no ports.
+    /// IPv6 extension headers are not followed: such a packet has its first header's number and no
+    /// ports.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let packet = bytes.get(ETHERNET_HEADER..)?;
         let (protocol, source, destination, payload) = match be16(bytes, 12)? {

@@ -6,9 +6,10 @@
 //!                        wg0 - - - - - - UDP 51820 - - - - - - - - - - -    wgs0
 //! ```
 //!
-//! Real programs everywhere: wireguard-go at both ends of the tunnel, Unbound as the ISP's and as the tunnel's resolver.
-//! Every block is a guard that undoes what it did when dropped, and carries a name of its own, so that many labs can
-//! stand in one machine at once. Nothing of the machine's own network, DNS or root cgroup is touched.
+//! Real programs everywhere: wireguard-go at both ends of the tunnel, Unbound as the ISP's and as
+//! the tunnel's resolver. Every block is a guard that undoes what it did when dropped, and carries
+//! a name of its own, so that many labs can stand in one machine at once. Nothing of the machine's
+//! own network, DNS or root cgroup is touched.
 //!
 //! Drop guards before the namespaces they live in: declare them after.
 
@@ -45,17 +46,19 @@ pub use wireguard::WireGuard;
 use crate::host;
 
 /// What the lab runs, and the Debian package that has it.
-const PROGRAMS: [(&str, &str); 5] = [
+const PROGRAMS: [(&str, &str); 6] = [
     ("ip", "iproute2"),
     ("wireguard-go", "wireguard-go"),
     ("wg", "wireguard-tools"),
     ("unbound", "unbound"),
     ("dig", "bind9-dnsutils"),
+    ("bash", "bash"),
 ];
 
 /// Checks that the lab can be built here: root, its programs, a TUN device, a cgroup2 hierarchy.
 ///
-/// Every error it returns is a missing requirement ([`LabError::is_requirement`]) and names the remedy.
+/// Every error it returns is a missing requirement ([`LabError::is_requirement`]) and names the
+/// remedy.
 pub fn check_requirements() -> Result<(), LabError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(LabError::NotRoot);

@@ -13,8 +13,8 @@ use super::{LabError, unique_name};
 
 /// A named network namespace with `lo` up, deleted when dropped.
 ///
-/// `ip netns` and `nsenter --net=/run/netns/NAME` see it. The lab itself never uses `ip netns exec`: that mounts a new
-/// `/sys`, without cgroups and bpffs.
+/// `ip netns` and `nsenter --net=/run/netns/NAME` see it. The lab itself never uses `ip netns
+/// exec`: that mounts a new `/sys`, without cgroups and bpffs.
 #[derive(Debug)]
 pub struct Netns {
     name: String,
@@ -45,7 +45,8 @@ impl Netns {
         &self.name
     }
 
-    /// Runs `closure` on a fresh thread inside the namespace and waits for it; a panic is passed on.
+    /// Runs `closure` on a fresh thread inside the namespace and waits for it; a panic is passed
+    /// on.
     ///
     /// Only the network namespace changes: mounts, cgroups and `/sys` stay those of the caller.
     pub fn run_in<T: Send>(&self, closure: impl FnOnce() -> T + Send) -> Result<T, LabError> {
@@ -75,7 +76,8 @@ impl Netns {
         run(ip)
     }
 
-    /// Runs several `ip` command lines inside the namespace, all or none wanted: the first failure is the error.
+    /// Runs several `ip` command lines inside the namespace, without the word `ip`; stops at the
+    /// first that fails.
     pub fn ip_batch(&self, lines: &str) -> Result<(), LabError> {
         let mut ip = self.command("ip");
         ip.args(["-batch", "-"]);

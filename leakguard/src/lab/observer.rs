@@ -1,22 +1,31 @@
 use std::collections::VecDeque;
 use std::ffi::c_int;
 use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, recv, setsockopt, socket, sockopt,
 };
+use nix::unistd::Pid;
 
-use super::{LabError, Netns};
+use super::{Frame, LabError, Netns, address};
 
 /// Room for tens of thousands of packets between two looks.
 const RECEIVE_BUFFER: usize = 32 << 20;
 /// More than a packet of maximal length that was merged before it reached the socket.
 const FRAME_MAX: usize = 1 << 18;
+/// An unassigned port that no policy has a reason to block.
+const FENCE_PORT: u16 = 4;
+/// How long a marker may take to the ISP.
+const FENCE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Which packets of an interface an [`Observer`] sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +38,9 @@ pub enum Directions {
 
 /// A capture of everything on one interface, as tcpdump would make it.
 ///
-/// It is listening when constructed. Packets wait in the socket until they are asked for; those that the kernel had no
-/// room for are counted in [`lost`](Self::lost), which a test must find to be 0 before it believes in silence.
+/// It is listening when constructed. Packets wait in the socket until they are asked for; those
+/// that the kernel had no room for are counted in [`lost`](Self::lost), which a test must find to
+/// be 0 before it believes in silence.
 #[derive(Debug)]
 pub struct Observer {
     socket: OwnedFd,
@@ -92,6 +102,37 @@ impl Observer {
         }
     }
 
+    /// The frames since the last call that `sender` sent before this call, wherever they still were
+    /// on their way.
+    ///
+    /// It sends a marker from every processor, because a virtual link keeps order only per
+    /// processor, and waits for them all; the markers themselves are left out. Their arrival also
+    /// shows that the capture works and that `sender` still reaches the ISP: without it, silence
+    /// would prove nothing.
+    pub fn drain_past_fence(&mut self, sender: &Netns) -> Result<Vec<Vec<u8>>, LabError> {
+        static SERIAL: AtomicU32 = AtomicU32::new(0);
+        let marker = format!(
+            "leakguard fence {} {}",
+            process::id(),
+            SERIAL.fetch_add(1, Ordering::Relaxed)
+        );
+        let mut missing = sender
+            .run_in(|| send_from_every_processor(marker.as_bytes()))?
+            .map_err(LabError::io("send a fence"))?;
+        // The ISP's ICMP errors quote the markers, but are not UDP.
+        let is_marker = |bytes: &[u8]| {
+            Frame::parse(bytes)
+                .is_some_and(|frame| frame.is_udp() && frame.destination.port() == FENCE_PORT)
+                && bytes.ends_with(marker.as_bytes())
+        };
+        let mut frames = self.wait_for(FENCE_LIMIT, |frame| {
+            missing -= usize::from(is_marker(frame));
+            missing == 0
+        })?;
+        frames.retain(|frame| !is_marker(frame));
+        Ok(frames)
+    }
+
     /// How many packets the kernel has dropped so far because the socket was full.
     pub fn lost(&mut self) -> Result<u64, LabError> {
         let mut statistics = libc::tpacket_stats {
@@ -126,6 +167,26 @@ impl Observer {
             }
         }
     }
+}
+
+/// Sends one datagram from each processor this thread may use; returns how many.
+///
+/// It leaves the calling thread bound to the last one.
+fn send_from_every_processor(payload: &[u8]) -> io::Result<usize> {
+    let this_thread = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this_thread)?;
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let mut sent = 0;
+    for processor in 0..CpuSet::count() {
+        if allowed.is_set(processor)? {
+            let mut one = CpuSet::new();
+            one.set(processor)?;
+            sched_setaffinity(this_thread, &one)?;
+            socket.send_to(payload, (address::ISP_RESOLVER_V4, FENCE_PORT))?;
+            sent += 1;
+        }
+    }
+    Ok(sent)
 }
 
 fn open(interface: &str, directions: Directions) -> Result<OwnedFd, LabError> {

@@ -29,8 +29,8 @@ type Job = (Command, Sender<io::Result<Child>>);
 
 /// The thread that forks every child.
 ///
-/// The parent-death signal is sent when the *thread* that forked ends, not its process. A fixture that several tests
-/// share would lose its daemons with the test that happened to build it.
+/// The parent-death signal is sent when the *thread* that forked ends, not its process. A fixture
+/// that several tests share would lose its daemons with the test that happened to build it.
 static SPAWNER: LazyLock<io::Result<Sender<Job>>> = LazyLock::new(|| {
     let (jobs, queue) = mpsc::channel::<Job>();
     thread::Builder::new()
@@ -48,7 +48,8 @@ static SPAWNER: LazyLock<io::Result<Sender<Job>>> = LazyLock::new(|| {
     Ok(jobs)
 });
 
-/// Starts `command` in a process group of its own, to be killed by the kernel when this process dies.
+/// Starts `command` in a process group of its own, to be killed by the kernel when this process
+/// dies.
 ///
 /// Its own group keeps Ctrl-C from the children: the guards end them in the right order.
 pub(super) fn spawn(mut command: Command) -> Result<Child, LabError> {
@@ -202,7 +203,8 @@ fn wait_for_exit(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus
 }
 
 fn pidfd_open(child: &Child) -> Result<OwnedFd, LabError> {
-    // SAFETY: pidfd_open takes two integers; the child has not been reaped, so its number is still its own.
+    // SAFETY: pidfd_open takes two integers; the child has not been reaped, so its number is still
+    // its own.
     let result = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) };
     let fd = Errno::result(result).map_err(LabError::syscall("pidfd_open", "child"))?;
     let fd = i32::try_from(fd).map_err(|error| LabError::Io {

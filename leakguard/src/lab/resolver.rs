@@ -19,7 +19,8 @@ const PROBE_LIMIT: Duration = Duration::from_millis(100);
 /// A query for the root's name servers, as sent to see whether somebody answers.
 const PROBE: [u8; 17] = [0x4c, 0x47, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
 
-/// An Unbound that answers on port 53, UDP and TCP, on every address of a namespace; ended when dropped.
+/// An Unbound that answers on port 53, UDP and TCP, on every address of a namespace; ended when
+/// dropped.
 #[derive(Debug)]
 pub struct Resolver {
     daemon: Daemon,
@@ -72,7 +73,8 @@ fn answers(server: IpAddr) -> io::Result<()> {
     socket.recv(&mut [0; 512]).map(drop)
 }
 
-/// Everything is local data: with `.` static, Unbound never asks anybody, so nothing it sends can look like a leak.
+/// Everything is local data: with `.` static, Unbound never asks anybody, so nothing it sends can
+/// look like a leak.
 fn configuration(who: &str) -> String {
     format!(
         r#"server:

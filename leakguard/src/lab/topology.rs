@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{LabError, Netns, wait_until};
 
-/// The address plan. Documentation prefixes stand for the Internet, private ones for what is behind a router.
+/// The address plan. Documentation prefixes stand for the Internet, private ones for what is behind
+/// a router.
 pub mod address {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -43,7 +44,8 @@ const READY_LIMIT: Duration = Duration::from_secs(5);
 /// How long one probe waits before the next is sent.
 const PROBE_LIMIT: Duration = Duration::from_millis(250);
 
-/// Three namespaces in a row, and optionally a container behind the first; IPv4 and IPv6 routed end to end, no NAT.
+/// Three namespaces in a row, and optionally a container behind the first; IPv4 and IPv6 routed end
+/// to end, no NAT.
 #[derive(Debug)]
 pub struct Topology {
     client: Option<Netns>,
@@ -113,7 +115,8 @@ impl Topology {
         for netns in [host, isp, vpn] {
             prepare(netns)?;
         }
-        // Both ends go up before any address is set: IPv6 ignores an address without carrier until the link reports one.
+        // Both ends go up before any address is set: IPv6 ignores an address without carrier until
+        // the link reports one.
         isp.ip_batch(&format!(
             "link add host0 type veth peer name eth0 netns {host}\n\
              link add vpn0 type veth peer name eth0 netns {vpn}\n\
@@ -194,7 +197,8 @@ pub(super) fn await_route(netns: &Netns, target: IpAddr) -> Result<(), LabError>
     })
 }
 
-/// Makes a namespace a router whose addresses are usable at once, whatever the machine's defaults are.
+/// Makes a namespace a router whose addresses are usable at once, whatever the machine's defaults
+/// are.
 fn prepare(netns: &Netns) -> Result<(), LabError> {
     for (key, value) in [
         ("net.ipv4.ip_forward", "1"),

@@ -9,14 +9,13 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use super::process::{Daemon, run, run_with_input};
 use super::scratch::Scratch;
 use super::topology::await_route;
 use super::{LabError, Netns, Topology, address, wait_until};
-use crate::host;
 
 /// How long wireguard-go may take to offer its control socket.
 const START_LIMIT: Duration = Duration::from_secs(5);
@@ -37,7 +36,8 @@ impl WireGuard {
     /// The server's interface.
     const SERVER_INTERFACE: &'static str = "wgs0";
 
-    /// Brings the tunnel up as `interface` on the host; returns after the handshake, when it carries both families.
+    /// Brings the tunnel up as `interface` on the host; returns after the handshake, when it
+    /// carries both families.
     ///
     /// The tunnel's prefixes are routed into it; the host's default route stays on the uplink.
     pub fn new(topology: &Topology, interface: &str) -> Result<Self, LabError> {
@@ -130,8 +130,8 @@ impl KeyPair {
 
 /// One wireguard-go in a network namespace, and in a mount namespace of its own.
 ///
-/// Its control socket is named after the interface in a directory that is the same for every network namespace. A private
-/// tmpfs there lets each lab have its own `wg0`.
+/// Its control socket is named after the interface in a directory that is the same for every
+/// network namespace. A private tmpfs there lets each lab have its own `wg0`.
 #[derive(Debug)]
 struct Endpoint {
     interface: String,
@@ -201,12 +201,6 @@ fn run_directory() -> Result<PathBuf, LabError> {
 /// Gives `command` a private mount namespace with an empty run directory.
 fn hide_run_directory(command: &mut Command, run_directory: &Path) -> Result<(), LabError> {
     let run_directory = c_path(run_directory)?;
-    // A copy of a bpffs would keep its pinned programs attached for as long as wireguard-go runs.
-    let bpf_mounts = host::mounts()?
-        .iter()
-        .filter(|mount| mount.fs_type == "bpf")
-        .map(|mount| c_path(&mount.point))
-        .collect::<Result<Vec<_>, _>>()?;
     // SAFETY: the closure makes system calls only; its strings were built before the fork.
     unsafe {
         command.pre_exec(move || {
@@ -219,9 +213,6 @@ fn hide_run_directory(command: &mut Command, run_directory: &Path) -> Result<(),
                 MsFlags::MS_REC | MsFlags::MS_SLAVE,
                 None::<&str>,
             )?;
-            for point in &bpf_mounts {
-                umount2(point.as_c_str(), MntFlags::MNT_DETACH)?;
-            }
             mount(
                 Some(c"tmpfs"),
                 run_directory.as_c_str(),
