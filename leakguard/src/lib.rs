@@ -2,9 +2,13 @@
 
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod error;
+pub mod event;
+pub mod guard;
 pub mod host;
 pub mod interfaces;
 pub mod kernel;
 pub mod lab;
 pub mod netfilter;
+pub mod status;

@@ -12,6 +12,7 @@ use crate::{
     config::{Config, Layer, Mode, Source, class_named},
     error::{Exit, WithExit as _},
     interfaces::Pattern,
+    status::Level,
 };
 
 /// Where the agent listens unless told otherwise.
@@ -85,17 +86,9 @@ pub struct StatusArgs {
     /// Where to look.
     #[command(flatten)]
     pub bpffs: BpffsArgs,
-}
-
-/// How much of the enforcement is in place, from the least on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub enum Level {
-    /// Nothing is enforced
-    None,
-    /// Parts are missing; `status` names them
-    Reduced,
-    /// Every part is in place
-    Full,
+    /// The agent to ask for.
+    #[command(flatten)]
+    pub control: ControlArgs,
 }
 
 /// Options of `leakguard events`.

@@ -7,6 +7,7 @@ use std::{
     process::ExitCode,
 };
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use crate::error::{self, Exit};
@@ -16,6 +17,7 @@ mod apply;
 pub mod args;
 mod config;
 mod demo;
+mod errors;
 mod events;
 mod logging;
 mod output;
@@ -66,9 +68,10 @@ enum Command {
     /// Check a configuration file, or show what applies
     Config(args::ConfigArgs),
     /// Show a leak, and how it is stopped, in a throw-away network
-    #[command(
-        after_help = "It works in network namespaces and a cgroup of its own, and touches nothing else."
-    )]
+    ///
+    /// Builds a host, its ISP and a VPN server in network namespaces of their own, with a real WireGuard tunnel and
+    /// real resolvers. Shows a DNS lookup leaking, turns leakguard on, shows the same lookup refused and reported, and
+    /// takes everything down again. The machine's own network, DNS and root cgroup are not touched. Needs root.
     Demo,
 }
 
@@ -80,7 +83,7 @@ pub fn main() -> ExitCode {
     };
     logging::start(&log);
     let result = match &command {
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(args, log.log_format),
         Command::Apply(args) => apply::run(args),
         Command::Status(args) => status::run(args),
         Command::Events(args) => events::run(args),
@@ -96,6 +99,14 @@ pub fn main() -> ExitCode {
             Exit::of(&error)
         })
         .into()
+}
+
+/// The one thread that everything asynchronous runs on.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")
 }
 
 /// Prints what clap has to say: help and version, or what is wrong with the command line.

@@ -16,6 +16,9 @@ const PRIORITY: u16 = 1;
 /// "lg" and the ABI version: nobody else's filter has it by chance.
 const HANDLE: TcHandle = TcHandle::new(0x6c67, 1);
 
+/// That handle as the kernel lists it.
+pub const RAW_HANDLE: u32 = 0x6c67_0001;
+
 /// Adds the filter to an interface, or replaces the program of the one that is there.
 ///
 /// Returns `false` if the interface is gone.

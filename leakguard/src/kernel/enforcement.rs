@@ -1,6 +1,7 @@
 //! Enforcement as a whole: establish it, let it follow the interfaces, lift it.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::Path;
 
 use leakguard_common::abi::{Outcome, Role, Settings};
 use leakguard_common::packet::LinkLayer;
@@ -8,22 +9,11 @@ use leakguard_common::packet::LinkLayer;
 use super::links::{self, CgroupAttachment, TcxOutcome};
 use super::maps::Maps;
 use super::netns::Identity;
-use super::object::{CgroupVariant, LINK_LAYERS, Loaded, Object, ProgramHandle, tc_program};
+use super::object::{LINK_LAYERS, Loaded, Object, ProgramHandle, tc_program};
 use super::pins::{Lock, Pins};
-use super::requirements::{check_cgroup, check_privileges};
+use super::requirements::check_privileges;
 use super::ring::EventRing;
 use super::{KernelError, clsact};
-
-/// What to enforce, and where its state lives.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The pin directory.
-    pub pins: Pins,
-    /// The cgroup2 directory whose sockets are judged.
-    pub cgroup: PathBuf,
-    /// Mode and classes; the namespace's identity is filled in.
-    pub settings: Settings,
-}
 
 /// What enforcement needs to know of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,90 +39,128 @@ pub enum TcMode {
 
 /// Enforcement in the managed network namespace. Dropping it leaves the kernel side in place.
 pub struct Enforcement {
-    options: Options,
+    pins: Pins,
     object: Object,
     maps: Maps,
     cgroup_program: ProgramHandle,
-    tc_programs: [(LinkLayer, ProgramHandle); LINK_LAYERS.len()],
+    tc_programs: [ProgramHandle; LINK_LAYERS.len()],
     tc_mode: TcMode,
     devices: Vec<Device>,
+    fresh: bool,
     _lock: Lock,
+}
+
+/// What following the interfaces did.
+#[derive(Debug, Default)]
+pub struct Followed {
+    /// Whether anything was different before.
+    pub changed: bool,
+    /// Interfaces that could not be covered, by name.
+    pub failures: Vec<(String, KernelError)>,
 }
 
 impl Enforcement {
     /// Checks the machine, loads the programs and takes the lock; nothing is attached or changed yet.
-    pub fn prepare(mut options: Options) -> Result<Self, KernelError> {
+    ///
+    /// State that is pinned already is taken over.
+    pub fn prepare(pins: Pins) -> Result<Self, KernelError> {
         check_privileges()?;
-        check_cgroup(&options.cgroup)?;
-        let fresh = !options.pins.exist();
-        options.pins.create()?;
-        let prepared = Self::load(&mut options);
-        if prepared.is_err() && fresh {
-            options.pins.remove()?;
-        }
-        let (lock, object, maps) = prepared?;
-        Self::new(options, lock, object, maps)
+        let fresh = !pins.exist();
+        pins.create()?;
+        Self::load(&pins, fresh).inspect_err(|_| {
+            if fresh && let Err(error) = pins.remove() {
+                log::warn!("cannot remove {}: {error}", pins.root().display());
+            }
+        })
     }
 
-    fn load(options: &mut Options) -> Result<(Lock, Object, Maps), KernelError> {
-        let lock = options.pins.lock()?;
-        let identity = Identity::current()?;
-        if let Some(maps) = Maps::open(&options.pins)? {
-            check_namespace(&options.pins, &maps.settings()?, identity)?;
+    fn load(pins: &Pins, fresh: bool) -> Result<Self, KernelError> {
+        let lock = pins.lock()?;
+        if let Some(maps) = Maps::open(pins)? {
+            check_namespace(pins, &maps.settings()?, Identity::current()?)?;
         }
-        options.settings.netns_cookie = identity.cookie;
-        options.settings.netns_inode = identity.inode;
-        let mut object = Object::load(&options.pins)?;
+        let mut object = Object::load(pins)?;
         let maps = object.maps()?;
-        Ok((lock, object, maps))
-    }
-
-    fn new(options: Options, lock: Lock, object: Object, maps: Maps) -> Result<Self, KernelError> {
         let cgroup_program = object.handle(object.variant().program())?;
-        let [ethernet, ip, unknown] = LINK_LAYERS;
-        let tc = |link| object.handle(tc_program(link)).map(|handle| (link, handle));
-        let tc_programs = [tc(ethernet)?, tc(ip)?, tc(unknown)?];
+        let [ethernet, ip, unknown] = LINK_LAYERS.map(|link| object.handle(tc_program(link)));
         Ok(Self {
-            options,
+            pins: pins.clone(),
             object,
             maps,
             cgroup_program,
-            tc_programs,
+            tc_programs: [ethernet?, ip?, unknown?],
             tc_mode: TcMode::Tcx,
             devices: Vec::new(),
+            fresh,
             _lock: lock,
         })
     }
 
-    /// Judges local sockets from now on: allow list first, then the programs' settings, then the cgroup hook.
+    /// Whether nothing was enforced before, so that a failure to establish can be undone.
+    pub fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
+    /// What the programs are told.
+    pub fn settings(&self) -> Result<Settings, KernelError> {
+        self.maps.settings()
+    }
+
+    /// The role that the programs give an interface now.
+    pub fn role(&self, ifindex: u32) -> Role {
+        self.maps.role(ifindex)
+    }
+
+    /// Judges the local sockets of a cgroup from now on; says whether anything was different before.
     ///
-    /// Says whether anything was different before.
-    pub fn enforce_sockets(&mut self, devices: &[Device]) -> Result<bool, KernelError> {
-        let mut changed = self.permit(devices)?;
-        changed |= self.maps.set_settings(self.options.settings)?;
-        changed |= links::attach_cgroup(
-            &self.options.pins,
-            &self.options.cgroup,
-            &self.cgroup_program,
-        )?;
+    /// The namespace's identity in `settings` is filled in. Call [`Enforcement::permit`] before.
+    pub fn enforce_sockets(
+        &mut self,
+        cgroup: &Path,
+        mut settings: Settings,
+    ) -> Result<bool, KernelError> {
+        let Identity { cookie, inode } = Identity::current()?;
+        settings.netns_cookie = cookie;
+        settings.netns_inode = inode;
+        let changed = self.maps.set_settings(settings)?;
+        Ok(links::attach_cgroup(&self.pins, cgroup, &self.cgroup_program)? || changed)
+    }
+
+    /// Lets exactly the tunnels and local interfaces among the devices carry DNS, at once; says whether anything was
+    /// different before.
+    pub fn permit(&mut self, devices: &[Device]) -> Result<bool, KernelError> {
+        let roles: HashMap<u32, Role> =
+            devices.iter().map(|device| (device.ifindex, device.role)).collect();
+        let role = |ifindex| roles.get(&ifindex).copied().unwrap_or(Role::Uplink);
+        let mut changed = self.maps.retain(role)?;
+        for device in devices {
+            changed |= self.maps.permit(device.ifindex, device.role)?;
+        }
         Ok(changed)
     }
 
-    /// Follows the interfaces: permissions first, because they take effect at once, then the TC programs.
+    /// Puts the TC program on every uplink among the devices, and takes it off the others.
     ///
-    /// An interface that goes away meanwhile is no error. Says whether anything was different before.
-    pub fn follow(&mut self, devices: &[Device]) -> Result<bool, KernelError> {
-        let mut changed = self.permit(devices)?;
-        changed |= links::sweep(&self.options.pins)?;
+    /// An interface that goes away meanwhile is no failure; one that fails does not keep the others from being
+    /// covered.
+    pub fn attach(&mut self, devices: &[Device]) -> Followed {
+        let mut followed = Followed::default();
+        match links::sweep(&self.pins) {
+            Ok(swept) => followed.changed |= swept,
+            Err(error) => followed.failures.push(("links of interfaces that are gone".into(), error)),
+        }
         for device in devices {
-            changed |= if device.role == Role::Uplink {
-                self.attach(device)?
-            } else {
-                self.detach(device)?
+            let result = match device.role {
+                Role::Uplink => self.attach_device(device),
+                Role::Tunnel | Role::Local => self.detach_device(device),
             };
+            match result {
+                Ok(changed) => followed.changed |= changed,
+                Err(error) => followed.failures.push((device.name.clone(), error)),
+            }
         }
         self.devices = devices.to_vec();
-        Ok(changed)
+        followed
     }
 
     /// Takes the event ring; there is one.
@@ -141,19 +169,9 @@ impl Enforcement {
         EventRing::new(ring).map_err(KernelError::call("epoll_ctl", "the event ring"))
     }
 
-    /// What the programs are told.
-    pub fn settings(&self) -> &Settings {
-        &self.options.settings
-    }
-
     /// What was loaded into this kernel.
     pub fn loaded(&self) -> &[Loaded] {
         self.object.loaded()
-    }
-
-    /// The cgroup variant that this kernel took.
-    pub fn variant(&self) -> CgroupVariant {
-        self.object.variant()
     }
 
     /// Forwards the programs' own log lines (debug builds).
@@ -163,35 +181,18 @@ impl Enforcement {
 
     /// Lifts enforcement: detaches everything and removes every pin.
     pub fn release(self) -> Result<(), KernelError> {
-        for device in &self.devices {
-            if self.tc_mode == TcMode::Clsact {
+        if self.tc_mode == TcMode::Clsact {
+            for device in &self.devices {
                 clsact::detach(&device.name);
             }
         }
-        self.options.pins.remove()
+        self.pins.remove()
     }
 
-    fn permit(&mut self, devices: &[Device]) -> Result<bool, KernelError> {
-        let role = |ifindex| {
-            devices
-                .iter()
-                .find(|device| device.ifindex == ifindex)
-                .map_or(Role::Uplink, |device| device.role)
-        };
-        let mut changed = self.maps.retain(role)?;
-        for device in devices {
-            changed |= self.maps.permit(device.ifindex, device.role)?;
-        }
-        Ok(changed)
-    }
-
-    fn attach(&mut self, device: &Device) -> Result<bool, KernelError> {
+    fn attach_device(&mut self, device: &Device) -> Result<bool, KernelError> {
         if self.tc_mode == TcMode::Tcx {
-            match links::attach_tcx(
-                &self.options.pins,
-                device.ifindex,
-                self.tc_handle(device.link),
-            )? {
+            let program = self.tc_handle(device.link);
+            match links::attach_tcx(&self.pins, device.ifindex, program)? {
                 TcxOutcome::Changed => return Ok(true),
                 TcxOutcome::Unchanged | TcxOutcome::Gone => return Ok(false),
                 TcxOutcome::Unsupported => {
@@ -200,17 +201,17 @@ impl Enforcement {
                 }
             }
         }
-        let known = self.devices.iter().any(|known| known == device);
-        if known {
+        if self.devices.contains(device) {
             return Ok(false);
         }
         let program = self.object.classifier(tc_program(device.link))?;
         clsact::attach(program, &device.name)
     }
 
-    fn detach(&mut self, device: &Device) -> Result<bool, KernelError> {
+    fn detach_device(&mut self, device: &Device) -> Result<bool, KernelError> {
         match self.tc_mode {
-            TcMode::Tcx => links::detach_tcx(&self.options.pins, device.ifindex),
+            TcMode::Tcx => links::detach_tcx(&self.pins, device.ifindex),
+            TcMode::Clsact if self.devices.contains(device) => Ok(false),
             TcMode::Clsact => Ok(clsact::detach(&device.name)),
         }
     }
@@ -218,9 +219,9 @@ impl Enforcement {
     fn tc_handle(&self, wanted: LinkLayer) -> &ProgramHandle {
         let [ethernet, ip, unknown] = &self.tc_programs;
         match wanted {
-            LinkLayer::Ethernet => &ethernet.1,
-            LinkLayer::Ip => &ip.1,
-            LinkLayer::Unknown => &unknown.1,
+            LinkLayer::Ethernet => ethernet,
+            LinkLayer::Ip => ip,
+            LinkLayer::Unknown => unknown,
         }
     }
 }

@@ -7,11 +7,12 @@
 //! | [`pins`] | the pin directory, its version and its lock |
 //! | [`object`] | the embedded object: load it, choose the variants that this kernel takes |
 //! | [`maps`] | typed access to the pinned maps |
+//! | [`clsact`] | the filter that stands in for TCX on old kernels |
 //! | [`links`] | attach, replace and find links, and read back what the kernel has |
 //! | [`enforcement`] | the whole of it: establish, follow the interfaces, release |
 //! | [`ring`] | the event ring as an asynchronous source |
 
-mod clsact;
+pub mod clsact;
 pub mod enforcement;
 pub mod links;
 pub mod maps;
@@ -25,7 +26,7 @@ mod syscall;
 use std::io;
 use std::path::PathBuf;
 
-pub use enforcement::{Enforcement, Options};
+pub use enforcement::{Device, Enforcement};
 
 /// Why the kernel side could not be set up, changed or read.
 #[derive(Debug, thiserror::Error)]

@@ -101,7 +101,7 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     if !kind
         .as_os_str()
         .as_bytes()
-        .starts_with(b"anon_inode:bpf_link")
+        .starts_with(b"anon_inode:bpf-link")
     {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }

@@ -1,0 +1,34 @@
+//! Which exit code the errors of the agent's parts call for.
+
+use crate::daemon::DaemonError;
+use crate::error::{Exit, WithExit as _};
+use crate::guard::GuardError;
+use crate::kernel::KernelError;
+
+/// Marks an error of the guard.
+pub(super) fn guard(error: GuardError) -> anyhow::Error {
+    let exit = match &error {
+        GuardError::Kernel(KernelError::Missing { .. }) => Exit::Missing,
+        GuardError::NoInterface { .. } => Exit::Usage,
+        GuardError::NotEnforcing => Exit::NotProtected,
+        GuardError::Kernel(_) | GuardError::Interfaces(_) | GuardError::Netfilter(_) => {
+            Exit::Failed
+        }
+    };
+    marked(error, exit)
+}
+
+/// Marks an error of the agent.
+pub(super) fn daemon(error: DaemonError) -> anyhow::Error {
+    match error {
+        DaemonError::Guard(error) => guard(error),
+        error => marked(error, Exit::Failed),
+    }
+}
+
+fn marked(error: impl Into<anyhow::Error>, exit: Exit) -> anyhow::Error {
+    let result: anyhow::Result<std::convert::Infallible> = Err(error.into()).with_exit(exit);
+    match result {
+        Err(error) => error,
+    }
+}

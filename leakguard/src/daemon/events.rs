@@ -1,0 +1,129 @@
+//! From the ring to whoever listens: clients of the control socket, and standard output.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use tokio::sync::{broadcast, watch};
+
+use crate::event::{Decoder, Event};
+use crate::guard::Interfaces;
+use crate::kernel::ring::EventRing;
+
+/// How many events are kept for `leakguard events` without `--follow`.
+const RECENT: usize = 1024;
+
+/// How far a client or standard output may fall behind.
+const BACKLOG: usize = 4096;
+
+/// The form of events on standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// One line for people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Writes events to standard output from a thread of its own, so that a slow reader never holds up the agent.
+#[derive(Clone, Debug)]
+pub struct Printer {
+    form: Form,
+    lines: SyncSender<String>,
+}
+
+impl Printer {
+    /// Starts the thread; it ends with the last clone, or with its reader.
+    pub fn start(form: Form) -> io::Result<Self> {
+        let (lines, received) = sync_channel::<String>(BACKLOG);
+        thread::Builder::new().name("printer".into()).spawn(move || {
+            let mut output = io::stdout().lock();
+            for line in received {
+                if writeln!(output, "{line}").and_then(|()| output.flush()).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { form, lines })
+    }
+
+    fn print(&self, event: &Event, json: &str) {
+        let line = match self.form {
+            Form::Text => event.to_string(),
+            Form::Json => json.to_owned(),
+        };
+        match self.lines.try_send(line) {
+            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+            Err(TrySendError::Full(_)) => {
+                log::debug!("standard output is too slow for event {}", event.seq);
+            }
+        }
+    }
+}
+
+/// Where events are handed out: JSON lines, each rendered once.
+#[derive(Clone, Debug)]
+pub struct Feed {
+    printer: Printer,
+    live: broadcast::Sender<Arc<str>>,
+    recent: Arc<Mutex<VecDeque<Arc<str>>>>,
+}
+
+impl Feed {
+    /// A feed without events.
+    pub fn new(printer: Printer) -> Self {
+        let (live, _) = broadcast::channel(BACKLOG);
+        Self { printer, live, recent: Arc::default() }
+    }
+
+    /// The events of the last time, and those that come from now on, without a gap between them.
+    pub(super) fn subscribe(&self) -> (Vec<Arc<str>>, broadcast::Receiver<Arc<str>>) {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        (recent.iter().map(Arc::clone).collect(), self.live.subscribe())
+    }
+
+    fn publish(&self, event: &Event) {
+        let json: Arc<str> = match serde_json::to_string(event) {
+            Ok(json) => json.into(),
+            Err(error) => {
+                log::error!("event {} cannot be written: {error}", event.seq);
+                return;
+            }
+        };
+        self.printer.print(event, &json);
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.len() == RECENT {
+            recent.pop_front();
+        }
+        recent.push_back(Arc::clone(&json));
+        // Without a client nobody takes it, which is no failure.
+        drop(self.live.send(json));
+    }
+}
+
+/// Decodes what the kernel reports until the ring fails.
+pub(super) async fn pump(
+    mut ring: EventRing,
+    interfaces: watch::Receiver<Arc<Interfaces>>,
+    feed: Feed,
+) {
+    let mut decoder = Decoder::default();
+    let mut records = Vec::new();
+    loop {
+        if let Err(error) = ring.next(&mut records).await {
+            log::error!("cannot read events: {error}");
+            return;
+        }
+        let interfaces = Arc::clone(&interfaces.borrow());
+        for record in records.drain(..) {
+            match decoder.decode(&record, &interfaces) {
+                Ok(event) => feed.publish(&event),
+                Err(error) => log::error!("{error}"),
+            }
+        }
+        // A flood must not starve the owner.
+        tokio::task::yield_now().await;
+    }
+}

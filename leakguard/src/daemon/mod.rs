@@ -1,0 +1,213 @@
+//! The agent: one owner of the protection, one of the event ring, and a control socket that asks them.
+//!
+//! Everything runs on one thread. The owner follows the interfaces and carries out requests; the event task decodes
+//! and hands out events, and can lose some; neither ever waits for a client.
+
+mod control;
+mod events;
+pub mod protocol;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use leakguard_common::abi::Role;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+pub use control::{ControlError, connect};
+pub use events::{Feed, Form, Printer};
+
+use crate::config::{Config, OnExit};
+use crate::guard::{Guard, GuardError, Interfaces, Place, chain};
+use crate::interfaces::{Changes, WatchError, Watcher};
+
+/// The shortest time between two readings of the routes when nothing else has changed: a routing daemon changes them
+/// all the time.
+const ROUTES_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How soon a reading that failed is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long the tasks may take to end.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// How many requests may wait for the owner.
+const REQUESTS: usize = 16;
+
+/// Why the agent could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Protection could not be established or lifted.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    /// The control socket could not be opened.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// Changes of the interfaces cannot be followed.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    /// A signal handler could not be installed.
+    #[error("cannot handle signals")]
+    Signals(#[source] std::io::Error),
+}
+
+/// What somebody asks of the owner.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Give an interface a role; answers whether that changed anything.
+    SetRole(String, Role, oneshot::Sender<Result<bool, GuardError>>),
+    /// Lift protection and end. The second half says when the client has been told.
+    Release(oneshot::Sender<()>, oneshot::Receiver<()>),
+}
+
+/// Why the agent ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Enforcement stays in the kernel.
+    Kept,
+    /// Enforcement was lifted.
+    Released,
+}
+
+/// Runs the agent until it is told to end. `started` is called once everything is enforced.
+pub async fn run(
+    config: &Config,
+    place: &Place,
+    control: &Path,
+    printer: Printer,
+    started: impl FnOnce(&Guard),
+) -> Result<Ended, DaemonError> {
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
+    // Before the first look at the interfaces, so that no change falls in between.
+    let mut watcher = Watcher::new()?;
+    let (mut guard, _) = Guard::establish(config, place).await?;
+    let (interfaces, named) = watch::channel(Arc::new(guard.interfaces().clone()));
+    let feed = Feed::new(printer);
+    let (requests, mut asked) = mpsc::channel(REQUESTS);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(events::pump(guard.take_ring()?, named, feed.clone()));
+    tasks.spawn(control::serve(control::listen(control)?, requests, feed));
+    started(&guard);
+
+    let mut pace = Pace::default();
+    let released = loop {
+        tokio::select! {
+            changes = watcher.changed() => pace.note(changes?),
+            () = pace.due() => follow(&mut guard, &interfaces, &mut pace).await,
+            request = asked.recv() => match request {
+                Some(Request::SetRole(name, role, reply)) => {
+                    let result = guard.set_role(&name, role).await;
+                    interfaces.send_replace(Arc::new(guard.interfaces().clone()));
+                    answer(reply, result);
+                }
+                Some(Request::Release(reply, told)) => break Some((reply, told)),
+                None => break None,
+            },
+            Some(ended) = tasks.join_next() => {
+                // A task that ends has failed: events or control are gone, but what is enforced stays.
+                log::error!("a task of the agent has ended: {ended:?}");
+                break None;
+            }
+            () = either(&mut interrupt, &mut terminate) => break None,
+        }
+    };
+
+    let ended = if released.is_some() || config.on_exit() == OnExit::Release {
+        guard.release().await?;
+        Ended::Released
+    } else {
+        Ended::Kept
+    };
+    if let Some((reply, told)) = released {
+        answer(reply, ());
+        if timeout(DRAIN, told).await.is_err() {
+            log::warn!("whoever asked for the release does not take the answer");
+        }
+    }
+    if timeout(DRAIN, control::close(control, &mut tasks)).await.is_err() {
+        log::warn!("the agent's tasks did not end in time");
+    }
+    Ok(ended)
+}
+
+async fn follow(
+    guard: &mut Guard,
+    interfaces: &watch::Sender<Arc<Interfaces>>,
+    pace: &mut Pace,
+) {
+    pace.start();
+    match guard.follow().await {
+        Ok(_) => {
+            interfaces.send_replace(Arc::new(guard.interfaces().clone()));
+        }
+        Err(error) => {
+            // Nothing is opened by a failure: what has come is unknown, and unknown is an uplink.
+            log::error!("cannot follow the interfaces, trying again: {}", chain(&error));
+            pace.retry();
+        }
+    }
+    guard.flush_log();
+}
+
+async fn either(first: &mut Signal, second: &mut Signal) {
+    tokio::select! {
+        _ = first.recv() => {}
+        _ = second.recv() => {}
+    }
+}
+
+/// Whoever asked may have gone meanwhile.
+fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+    if reply.send(value).is_err() {
+        log::debug!("a client has gone before its answer");
+    }
+}
+
+/// When the interfaces are to be read again: at once after a change of links, and with a pause between readings that
+/// only routes call for.
+#[derive(Debug, Default)]
+struct Pace {
+    due: Option<Instant>,
+    last: Option<Instant>,
+}
+
+impl Pace {
+    fn note(&mut self, changes: Changes) {
+        let Changes { links, routes, overrun } = changes;
+        let now = Instant::now();
+        if overrun {
+            log::warn!("netlink events were lost: reading everything again");
+        }
+        if links || overrun {
+            self.due = Some(now);
+        } else if routes {
+            let earliest = self.last.map_or(now, |last| last + ROUTES_INTERVAL);
+            self.sooner(earliest.max(now));
+        }
+    }
+
+    fn retry(&mut self) {
+        self.sooner(Instant::now() + RETRY_INTERVAL);
+    }
+
+    fn start(&mut self) {
+        self.due = None;
+        self.last = Some(Instant::now());
+    }
+
+    fn sooner(&mut self, at: Instant) {
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    /// Never, if nothing is due.
+    async fn due(&self) {
+        match self.due {
+            Some(due) => sleep_until(due).await,
+            None => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What the agent and its clients say to each other: one JSON object per line.
+
+use serde::{Deserialize, Serialize};
+
+/// What a client asks; each connection asks once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Ask {
+    /// Who is there?
+    Hello,
+    /// The recent events, one line each; with `follow` also those to come.
+    Events {
+        /// Whether to go on.
+        follow: bool,
+    },
+    /// Let an interface carry DNS, or stop it.
+    Allow {
+        /// Its name.
+        interface: String,
+        /// Whether it may.
+        allow: bool,
+    },
+    /// Lift enforcement and end.
+    Release,
+}
+
+/// What the agent answers, but for events, which are lines of their own form.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    /// The agent.
+    Agent {
+        /// Its process.
+        pid: u32,
+        /// Its version.
+        version: String,
+    },
+    /// It is done.
+    Done {
+        /// Whether that changed anything.
+        changed: bool,
+    },
+    /// It was not done.
+    Refused {
+        /// The agent's words, with causes.
+        message: String,
+    },
+    /// The client was too slow for this many events.
+    Missed {
+        /// How many.
+        events: u64,
+    },
+}
+
+/// The longest question; no interface name is nearly as long.
+pub(super) const MAX_ASK: u64 = 4096;

@@ -1,0 +1,207 @@
+//! From a record in the ring to an [`Event`].
+
+use std::ffi::CStr;
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use leakguard_common::abi::{Event as Record, Family, Hook, Reason, Role, Verdict};
+use leakguard_common::packet::{has_ports, protocol};
+use nix::time::{ClockId, clock_gettime};
+
+use super::process::{Sender, sender};
+use super::query::first_question;
+use super::{Event, InterfaceRef, VERSION};
+use crate::guard::Interfaces;
+
+/// A record that is not one of this version.
+#[derive(Debug, thiserror::Error)]
+#[error("an event of {len} bytes from the kernel cannot be decoded")]
+pub struct Undecodable {
+    /// Its length.
+    len: usize,
+}
+
+/// Decodes records and numbers them.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    seq: u64,
+}
+
+impl Decoder {
+    /// Decodes one record; interfaces are named as they are called now.
+    pub fn decode(&mut self, bytes: &[u8], interfaces: &Interfaces) -> Result<Event, Undecodable> {
+        // Whatever becomes of it, it has been an event.
+        self.seq += 1;
+        let undecodable = Undecodable { len: bytes.len() };
+        let record = read(bytes).ok_or(undecodable)?;
+        event(self.seq, &record, interfaces).ok_or(Undecodable { len: bytes.len() })
+    }
+}
+
+fn event(seq: u64, record: &Record, interfaces: &Interfaces) -> Option<Event> {
+    let family = Family::from_wire(record.family)?;
+    let copied = record.bytes.get(..usize::from(record.bytes_len))?;
+    let interface = interfaces.get(&record.ifindex);
+    let Sender { process, cgroup, unit } = match (record.pid, record.uid) {
+        (0, Record::NO_UID) => Sender::default(),
+        (0, uid) => sender(None, None, uid),
+        (pid, uid) => sender(Some(pid), comm(&record.comm), uid),
+    };
+    Some(Event {
+        v: VERSION,
+        seq,
+        time: wall_time(record.boot_time).to_string(),
+        verdict: Verdict::from_wire(record.verdict)?.name().into(),
+        reason: Reason::from_wire(record.reason)?.name().into(),
+        hook: Hook::from_wire(record.hook)?.name().into(),
+        interface: InterfaceRef {
+            index: record.ifindex,
+            name: interface.map(|interface| interface.name.clone()),
+            role: Role::from_wire(record.role)?.name().into(),
+        },
+        netns: "host".into(),
+        family: family.name().into(),
+        protocol: protocol_name(record.protocol),
+        source: endpoint(family, record.source, record.source_port, record.protocol),
+        destination: endpoint(
+            family,
+            record.destination,
+            record.destination_port,
+            record.protocol,
+        ),
+        length: record.length,
+        query: first_question(record.protocol, copied),
+        process,
+        cgroup,
+        unit,
+        container: None,
+        suppressed: 0,
+    })
+}
+
+fn read(bytes: &[u8]) -> Option<Record> {
+    if bytes.len() != size_of::<Record>() {
+        return None;
+    }
+    let mut record = MaybeUninit::<Record>::uninit();
+    // SAFETY: both are `size_of::<Record>()` bytes and do not overlap; any bytes are a valid record, because all of its
+    // fields are integers and arrays of them.
+    Some(unsafe {
+        record.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        record.assume_init()
+    })
+}
+
+fn comm(bytes: &[u8]) -> Option<String> {
+    let comm = CStr::from_bytes_until_nul(bytes).ok()?.to_string_lossy();
+    (!comm.is_empty()).then(|| comm.into_owned())
+}
+
+/// The wall-clock time of a moment on the boot clock.
+fn wall_time(boot_time: u64) -> Timestamp {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
+    let age = now.saturating_sub(Duration::from_nanos(boot_time));
+    let wall = Timestamp::now();
+    wall.checked_sub(age).unwrap_or(wall)
+}
+
+fn protocol_name(number: u8) -> String {
+    match number {
+        protocol::TCP => "tcp".into(),
+        protocol::UDP => "udp".into(),
+        protocol::DCCP => "dccp".into(),
+        protocol::SCTP => "sctp".into(),
+        protocol::UDP_LITE => "udplite".into(),
+        other => other.to_string(),
+    }
+}
+
+fn endpoint(family: Family, address: [u8; 16], port: u16, protocol: u8) -> String {
+    let [a, b, c, d, ..] = address;
+    let address = match family {
+        Family::Ipv4 => IpAddr::from(Ipv4Addr::new(a, b, c, d)),
+        Family::Ipv6 => IpAddr::from(Ipv6Addr::from(address)),
+        Family::Unknown => return "unknown".into(),
+    };
+    if has_ports(protocol) && port != 0 {
+        SocketAddr::new(address, port).to_string()
+    } else {
+        address.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use leakguard_common::abi::EVENT_BYTES;
+
+    fn record() -> Record {
+        let mut bytes = [0; EVENT_BYTES];
+        let question = b"\x12\x34\x01\x20\0\x01\0\0\0\0\0\0\x07example\x03com\0\0\x01\0\x01";
+        bytes[8..8 + question.len()].copy_from_slice(question);
+        let mut source = [0; 16];
+        source[..4].copy_from_slice(&[192, 0, 2, 10]);
+        let mut destination = [0; 16];
+        destination[..4].copy_from_slice(&[8, 8, 8, 8]);
+        Record {
+            boot_time: 1,
+            netns_cookie: 1,
+            socket_cookie: 2,
+            cgroup_id: 3,
+            ifindex: 2,
+            ingress_ifindex: 0,
+            length: 57,
+            segments: 1,
+            pid: 0,
+            uid: Record::NO_UID,
+            source_port: 40112,
+            destination_port: 53,
+            bytes_len: u16::try_from(8 + question.len()).unwrap(),
+            protocol: protocol::UDP,
+            family: Family::Ipv4 as u8,
+            verdict: Verdict::Drop as u8,
+            reason: Reason::Dns as u8,
+            hook: Hook::CgroupSkb as u8,
+            role: Role::Uplink as u8,
+            comm: [0; 16],
+            source,
+            destination,
+            bytes,
+        }
+    }
+
+    fn bytes_of(record: &Record) -> Vec<u8> {
+        // SAFETY: a record has no padding, so all of its bytes are initialised.
+        unsafe {
+            std::slice::from_raw_parts((&raw const *record).cast::<u8>(), size_of::<Record>())
+        }
+        .to_vec()
+    }
+
+    #[test]
+    fn a_record_becomes_an_event() {
+        let event = Decoder::default().decode(&bytes_of(&record()), &Interfaces::new()).unwrap();
+        assert_eq!(event.seq, 1);
+        assert_eq!(event.source, "192.0.2.10:40112");
+        assert_eq!(event.destination, "8.8.8.8:53");
+        assert_eq!(event.query.unwrap().name, "example.com.");
+        assert_eq!(event.process, None);
+        assert!(event.time.ends_with('Z'), "{}", event.time);
+    }
+
+    #[test]
+    fn an_undecodable_record_leaves_a_gap() {
+        let mut decoder = Decoder::default();
+        assert!(decoder.decode(&[0; 7], &Interfaces::new()).is_err());
+        let mut wrong = record();
+        wrong.verdict = 200;
+        assert!(decoder.decode(&bytes_of(&wrong), &Interfaces::new()).is_err());
+        let mut long = record();
+        long.bytes_len = u16::MAX;
+        assert!(decoder.decode(&bytes_of(&long), &Interfaces::new()).is_err());
+        let event = decoder.decode(&bytes_of(&record()), &Interfaces::new()).unwrap();
+        assert_eq!(event.seq, 4);
+    }
+}

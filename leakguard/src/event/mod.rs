@@ -1,0 +1,92 @@
+//! What the kernel reports, decoded and named: one record per sampled packet.
+
+mod decode;
+mod process;
+mod query;
+mod text;
+
+use serde::{Deserialize, Serialize};
+
+pub use decode::{Decoder, Undecodable};
+
+/// The version of the record's form.
+pub const VERSION: u32 = 1;
+
+/// One event; its JSON form is a contract, to which fields may be added.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// [`VERSION`].
+    pub v: u32,
+    /// Counts this agent's events from 1; a gap is an event that did not get here.
+    pub seq: u64,
+    /// When the packet was judged: RFC 3339, UTC, nanoseconds.
+    pub time: String,
+    /// `drop` or `would_drop`.
+    pub verdict: String,
+    /// The class, or what else spoke against the packet.
+    pub reason: String,
+    /// Where it was judged.
+    pub hook: String,
+    /// The exit interface.
+    pub interface: InterfaceRef,
+    /// `host`: the managed namespace.
+    pub netns: String,
+    /// The IP version.
+    pub family: String,
+    /// The transport by name, or its number.
+    pub protocol: String,
+    /// Address, and port where there is one.
+    pub source: String,
+    /// Address, and port where there is one.
+    pub destination: String,
+    /// Bytes of the packet.
+    pub length: u32,
+    /// The first question, where the packet holds one that can be read.
+    pub query: Option<Query>,
+    /// The sending process, where it is known.
+    pub process: Option<Process>,
+    /// The sender's cgroup.
+    pub cgroup: Option<String>,
+    /// The sender's systemd unit.
+    pub unit: Option<String>,
+    /// The sender's container; not attributed yet.
+    pub container: Option<String>,
+    /// Events of the same kind that were left out before this one.
+    pub suppressed: u64,
+}
+
+/// An interface as an event names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceRef {
+    /// Its number.
+    pub index: u32,
+    /// Its name, if it still exists.
+    pub name: Option<String>,
+    /// Its role when the packet was judged.
+    pub role: String,
+}
+
+/// The first question of a DNS message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Query {
+    /// The name, fully qualified.
+    pub name: String,
+    /// The record type.
+    #[serde(rename = "type")]
+    pub kind: String,
+}
+
+/// A sending process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its number; absent where only the socket's owner is known.
+    pub pid: Option<u32>,
+    /// Its command name.
+    pub name: Option<String>,
+    /// Its executable, if it still runs.
+    pub exe: Option<String>,
+    /// The user who owns the socket.
+    pub uid: u32,
+    /// That user's name.
+    pub user: Option<String>,
+}

@@ -1,0 +1,82 @@
+//! An event as one line for people.
+
+use std::fmt;
+
+use super::{Event, InterfaceRef, Process, Query};
+use crate::error::escape_control;
+
+impl fmt::Display for Event {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { time, verdict, reason, interface, protocol, source, destination, .. } = self;
+        let InterfaceRef { index, name, .. } = interface;
+        // The date is the reader's; what matters is the time of day to the millisecond.
+        let clock = time.get(11..23).unwrap_or(time);
+        let number;
+        let name = if let Some(name) = name {
+            name
+        } else {
+            number = format!("#{index}");
+            &number
+        };
+        write!(
+            formatter,
+            "{clock} {verdict} {reason} {} {protocol} {source} > {destination}",
+            escape_control(name)
+        )?;
+        if let Some(Query { name, kind }) = &self.query {
+            write!(formatter, " {kind} {}", escape_control(name))?;
+        }
+        if let Some(Process { pid, name, uid, user, .. }) = &self.process {
+            let name = escape_control(name.as_deref().unwrap_or("?"));
+            match pid {
+                Some(pid) => write!(formatter, " by {name}[{pid}]")?,
+                None => write!(formatter, " by a socket")?,
+            }
+            match user {
+                Some(user) => write!(formatter, " of {user}")?,
+                None => write!(formatter, " of uid {uid}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::event::{Event, InterfaceRef, Process, Query, VERSION};
+
+    #[test]
+    fn a_line_names_what_matters() {
+        let event = Event {
+            v: VERSION,
+            seq: 41,
+            time: "2026-11-23T10:00:00.123456789Z".into(),
+            verdict: "drop".into(),
+            reason: "dns".into(),
+            hook: "cgroup_skb".into(),
+            interface: InterfaceRef { index: 2, name: Some("eth0".into()), role: "uplink".into() },
+            netns: "host".into(),
+            family: "ipv4".into(),
+            protocol: "udp".into(),
+            source: "192.0.2.10:40112".into(),
+            destination: "8.8.8.8:53".into(),
+            length: 71,
+            query: Some(Query { name: "example.com.".into(), kind: "A".into() }),
+            process: Some(Process {
+                pid: Some(4242),
+                name: Some("dig\n".into()),
+                exe: Some("/usr/bin/dig".into()),
+                uid: 1000,
+                user: Some("alice".into()),
+            }),
+            cgroup: None,
+            unit: None,
+            container: None,
+            suppressed: 0,
+        };
+        assert_eq!(
+            event.to_string(),
+            "10:00:00.123 drop dns eth0 udp 192.0.2.10:40112 > 8.8.8.8:53 A example.com. by dig\\n[4242] of alice"
+        );
+    }
+}

@@ -1,0 +1,301 @@
+//! What is enforced now, read back from the kernel: the truth with or without an agent.
+
+use std::path::{Path, PathBuf};
+
+use leakguard_common::abi::{Outcome, Role, Settings, Verdict};
+use leakguard_common::counter::Series;
+use serde::Serialize;
+
+use crate::guard::{GuardError, blocked, chain, ruleset};
+use crate::host::cgroup2_root;
+use crate::interfaces::{RolePatterns, Snapshot, classify, egress_filters, snapshot};
+use crate::kernel::clsact::RAW_HANDLE;
+use crate::kernel::enforcement::ReadBack;
+use crate::kernel::links::TcxAttachment;
+use crate::kernel::pins::Pins;
+use crate::kernel::requirements::check_cgroup;
+use crate::netfilter;
+
+/// How much of the enforcement is in place, from the least on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Nothing is enforced
+    None,
+    /// Parts are missing; `status` names them
+    Reduced,
+    /// Every part is in place
+    Full,
+}
+
+/// The whole report; its JSON form is a contract.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// How much is enforced.
+    pub level: Level,
+    /// What is missing, one sentence each; empty at level full.
+    pub causes: Vec<String>,
+    /// `enforce` or `observe`; absent when nothing is enforced.
+    pub mode: Option<&'static str>,
+    /// The blocked classes.
+    pub block: Vec<&'static str>,
+    /// Further ports judged as dns.
+    pub ports: Vec<u16>,
+    /// The managed namespace.
+    pub netns: Option<Netns>,
+    /// The cgroup whose sockets are judged.
+    pub cgroup: Option<PathBuf>,
+    /// Every interface of the caller's namespace.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// Packets that the second net caught, by table; absent where the table is.
+    pub netfilter: Netfilter,
+    /// The counters that are not 0.
+    pub packets: Vec<PacketCount>,
+    /// What became of events in the kernel.
+    pub events: EventCounts,
+}
+
+/// The managed namespace.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Netns {
+    /// Its inode, as in `ls -i /run/netns`.
+    pub inode: u32,
+    /// Its cookie.
+    pub cookie: u64,
+}
+
+/// One interface.
+#[derive(Clone, Debug, Serialize)]
+pub struct InterfaceStatus {
+    /// Its number.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// The role that the programs give it.
+    pub role: &'static str,
+    /// Its kind, absent for most physical ones.
+    pub kind: Option<String>,
+    /// Whether it is up and has a carrier.
+    pub up: bool,
+    /// The TC program: `head`, `behind`, `clsact`, `absent`, or `unneeded` where the role wants none.
+    pub tc: &'static str,
+}
+
+/// What the second net caught.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Netfilter {
+    /// Routed packets.
+    pub routed: Option<u64>,
+    /// Bridged packets.
+    pub bridged: Option<u64>,
+}
+
+/// One counter.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct PacketCount {
+    /// What the packets were judged as.
+    pub class: &'static str,
+    /// What became of them.
+    pub verdict: &'static str,
+    /// Their IP version.
+    pub family: &'static str,
+    /// Their transport.
+    pub protocol: &'static str,
+    /// The exit interface's role.
+    pub role: &'static str,
+    /// Where they were judged.
+    pub hook: &'static str,
+    /// How many; GSO segments count.
+    pub count: u64,
+}
+
+/// What became of events.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct EventCounts {
+    /// Written to the ring.
+    pub submitted: u64,
+    /// Not written, because the ring was full.
+    pub lost: u64,
+}
+
+impl Status {
+    /// The sum of the counters with a verdict.
+    pub fn total(&self, verdict: Verdict) -> u64 {
+        let counted = self.packets.iter().filter(|packets| packets.verdict == verdict.name());
+        counted.map(|packets| packets.count).sum()
+    }
+}
+
+/// Reads the status of the state under a bpffs directory, as seen from the caller's namespace.
+pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
+    let snapshot = snapshot().await?;
+    let Some(state) = ReadBack::open(&Pins::at(bpffs))? else {
+        return Ok(nothing(&snapshot));
+    };
+    let mut causes = Vec::new();
+    if !state.here {
+        causes.push(
+            "it is enforced in another network namespace, whose interfaces are not these".to_owned(),
+        );
+    }
+    let cgroup = state.cgroup.as_ref().map(|attachment| attachment.cgroup_id);
+    let cgroup_path = cgroup.and_then(find_cgroup);
+    match cgroup {
+        None => causes.push("local sockets are not judged: no program is attached to a cgroup".into()),
+        Some(_) if cgroup_path.is_none() => {
+            causes.push("local sockets are not judged: the cgroup was removed".into());
+        }
+        Some(_) => {}
+    }
+    let interfaces = interfaces(&state, &snapshot, &mut causes).await?;
+    let netfilter = netfilter(&state, &mut causes).await;
+    let Settings { netns_cookie, netns_inode, mode, exempt, extra_port_count, extra_ports } =
+        state.settings;
+    Ok(Status {
+        level: match (causes.is_empty(), &cgroup_path) {
+            (true, _) => Level::Full,
+            (false, Some(_)) => Level::Reduced,
+            (false, None) => Level::None,
+        },
+        causes,
+        mode: Some(if mode == Settings::OBSERVE { "observe" } else { "enforce" }),
+        block: blocked(exempt).map(leakguard_common::abi::Class::name).collect(),
+        ports: extra_ports.into_iter().take(extra_port_count as usize).collect(),
+        netns: Some(Netns { inode: netns_inode, cookie: netns_cookie }),
+        cgroup: cgroup_path,
+        interfaces,
+        netfilter,
+        packets: state.maps.packets()?.into_iter().map(packet_count).collect(),
+        events: EventCounts {
+            submitted: state.maps.events(Outcome::Submitted)?,
+            lost: state.maps.events(Outcome::Lost)?,
+        },
+    })
+}
+
+fn nothing(snapshot: &Snapshot) -> Status {
+    let interfaces = classify(snapshot, &RolePatterns::default()).into_values();
+    Status {
+        level: Level::None,
+        causes: vec!["nothing is enforced; start with `leakguard run` or `leakguard apply`".into()],
+        mode: None,
+        block: Vec::new(),
+        ports: Vec::new(),
+        netns: None,
+        cgroup: None,
+        interfaces: interfaces
+            .map(|interface| InterfaceStatus {
+                index: interface.ifindex,
+                name: interface.name,
+                role: interface.role.name(),
+                kind: interface.kind,
+                up: interface.up,
+                tc: "absent",
+            })
+            .collect(),
+        netfilter: Netfilter::default(),
+        packets: Vec::new(),
+        events: EventCounts::default(),
+    }
+}
+
+async fn interfaces(
+    state: &ReadBack,
+    snapshot: &Snapshot,
+    causes: &mut Vec<String>,
+) -> Result<Vec<InterfaceStatus>, GuardError> {
+    let mut found = Vec::new();
+    for link in snapshot.links.values() {
+        let role = if state.here { state.maps.role(link.ifindex) } else { Role::Uplink };
+        let tc = if role == Role::Uplink { tc(state, link.ifindex).await? } else { "unneeded" };
+        match tc {
+            "absent" => causes.push(format!(
+                "forwarded traffic over {} is not judged by TC: no program is attached",
+                link.name
+            )),
+            "behind" => causes.push(format!(
+                "another TC program runs before leakguard's on {} and can let packets out",
+                link.name
+            )),
+            _ => {}
+        }
+        found.push(InterfaceStatus {
+            index: link.ifindex,
+            name: link.name.clone(),
+            role: role.name(),
+            kind: link.kind.clone(),
+            up: link.is_up(),
+            tc,
+        });
+    }
+    Ok(found)
+}
+
+async fn tc(state: &ReadBack, ifindex: u32) -> Result<&'static str, GuardError> {
+    Ok(match state.tcx(ifindex)? {
+        TcxAttachment::Head => "head",
+        TcxAttachment::Behind => "behind",
+        TcxAttachment::Absent if egress_filters(ifindex).await?.contains(&RAW_HANDLE) => "clsact",
+        TcxAttachment::Absent => "absent",
+    })
+}
+
+async fn netfilter(state: &ReadBack, causes: &mut Vec<String>) -> Netfilter {
+    let missing = |why: &str| {
+        format!("forwarded traffic has no second net for interfaces that have just come: {why}")
+    };
+    let tables = match netfilter::read_back().await {
+        Ok(tables) => tables.unwrap_or_default(),
+        Err(error) => {
+            causes.push(missing(&chain(&error)));
+            return Netfilter::default();
+        }
+    };
+    let expected = ruleset(&state.settings);
+    let complete = |table: &Option<netfilter::Table>| {
+        table.as_ref().is_some_and(|table| {
+            expected.ports.keys().all(|class| table.action(*class) == Some(expected.action))
+        })
+    };
+    if !complete(&tables.inet) {
+        causes.push(missing("the nftables table inet leakguard is not complete"));
+    }
+    if !complete(&tables.bridge) {
+        causes.push(missing("the nftables table bridge leakguard is not complete"));
+    }
+    let total = |table: &netfilter::Table| table.counts.values().map(|count| count.packets).sum();
+    Netfilter {
+        routed: tables.inet.as_ref().map(total),
+        bridged: tables.bridge.as_ref().map(total),
+    }
+}
+
+fn packet_count((series, count): (Series, u64)) -> PacketCount {
+    let Series { hook, role, reason, verdict, family, protocol } = series;
+    PacketCount {
+        class: reason.name(),
+        verdict: verdict.name(),
+        family: family.name(),
+        protocol: protocol.name(),
+        role: role.name(),
+        hook: hook.name(),
+        count,
+    }
+}
+
+/// The directory of a cgroup, by its id.
+fn find_cgroup(id: u64) -> Option<PathBuf> {
+    let mut pending = vec![cgroup2_root().ok()?];
+    while let Some(directory) = pending.pop() {
+        if check_cgroup(&directory).is_ok_and(|found| found == id) {
+            return Some(directory);
+        }
+        let children = std::fs::read_dir(&directory).into_iter().flatten().flatten();
+        pending.extend(
+            children
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|entry| entry.path()),
+        );
+    }
+    None
+}
