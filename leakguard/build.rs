@@ -3,11 +3,6 @@
 //! They are compiled by the toolchain that `rust-toolchain.toml` pins, a stable one: `RUSTC_BOOTSTRAP` lets it build
 //! `core` for the BPF target. It is set here, where no other crate sees it.
 
-#![expect(
-    clippy::print_stdout,
-    reason = "that is how a build script talks to cargo"
-)]
-
 #[path = "../xtask/src/setup/bpf_linker/locate.rs"]
 mod bpf_linker;
 

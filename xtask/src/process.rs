@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result, bail};
 
 /// `timeout` sends SIGKILL this long after SIGTERM.
 const KILL_AFTER: Duration = Duration::from_secs(10);
@@ -115,12 +115,13 @@ impl Cmd {
             .stdin(Stdio::null())
             .output()
             .with_context(|| format!("cannot run `{self}`"))?;
-        self.check(output.status).map_err(|error| {
-            match String::from_utf8_lossy(&output.stderr).trim() {
-                "" => error,
-                stderr => error.context(stderr.to_owned()),
-            }
-        })?;
+        if let Err(failure) = self.check(output.status) {
+            let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(match stderr.as_str() {
+                "" => failure,
+                _ => Error::msg(stderr).context(failure),
+            });
+        }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 

@@ -1,8 +1,6 @@
 //! The workspace: where it is, what cargo knows about it, how cargo is called in it.
 
 use std::{
-    env,
-    ffi::OsString,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -21,10 +19,9 @@ pub(crate) fn root() -> &'static Path {
     package.parent().unwrap_or(package)
 }
 
-/// `cargo <subcommand>` in the workspace's root, with the toolchain that runs this program.
+/// `cargo <subcommand>` in the workspace's root, with the toolchain that built this program (rustup hands it down).
 pub(crate) fn cargo(subcommand: &str) -> Cmd {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
-    Cmd::new(cargo, CARGO_LIMIT)
+    Cmd::new("cargo", CARGO_LIMIT)
         .arg(subcommand)
         .dir(root())
         // A connection that stands still is given up, and tried twice again.

@@ -31,10 +31,12 @@ pub(super) fn check() -> Result<()> {
         .context("a dependency breaks deny.toml")?;
 
     if let Err(error) = deny(FETCH_LIMIT).args(["fetch", "db"]).output() {
+        let cause = error.root_cause().to_string();
+        let cause = cause.lines().last().unwrap_or_default();
         say(
             "lint",
             format_args!(
-                "WARNING: advisories were NOT CHECKED: their database cannot be fetched: {error}"
+                "WARNING: advisories were NOT CHECKED: cannot fetch their database: {cause}"
             ),
         );
         return Ok(());

@@ -86,7 +86,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         setup::ensure_build_tools()?;
     }
 
-    let session = Session::new(args.filter.clone())?;
+    let mut session = Session::new(args.filter.clone())?;
     let mut total = Tally::default();
     for &tier in tiers {
         total += session.run_tier(tier).unwrap_or_else(|error| {
@@ -111,6 +111,8 @@ struct Session {
     metadata: Metadata,
     filter: Option<String>,
     log_dir: PathBuf,
+    /// The agent under test, once it is built.
+    agent: Option<PathBuf>,
 }
 
 impl Session {
@@ -121,10 +123,11 @@ impl Session {
             metadata,
             filter,
             log_dir,
+            agent: None,
         })
     }
 
-    fn run_tier(&self, tier: Tier) -> Result<Tally> {
+    fn run_tier(&mut self, tier: Tier) -> Result<Tally> {
         let selection = match tier {
             // The workspace's default members.
             Tier::Unit => Vec::new(),
@@ -141,10 +144,11 @@ impl Session {
         let mut runner_words: Vec<String> = Vec::new();
         let mut envs = Vec::new();
         if tier.needs_root() {
-            envs.push((
-                "LEAKGUARD_BIN",
-                build::agent(true)?.to_string_lossy().into_owned(),
-            ));
+            let agent = match &self.agent {
+                Some(agent) => agent,
+                None => self.agent.insert(build::agent(true)?),
+            };
+            envs.push(("LEAKGUARD_BIN", agent.to_string_lossy().into_owned()));
             if !process::is_root()? {
                 ensure!(
                     process::find_program("sudo").is_some(),
