@@ -1,7 +1,9 @@
-//! Builds the kernel programs and leaves the object at `OUT_DIR/leakguard`, for `include_bytes_aligned!`.
+//! Builds the kernel programs and leaves the object at `OUT_DIR/leakguard`, for
+//! `include_bytes_aligned!`.
 //!
-//! They are compiled by the toolchain that `rust-toolchain.toml` pins, a stable one: `RUSTC_BOOTSTRAP` lets it build
-//! `core` for the BPF target. It is set here, where no other crate sees it.
+//! They are compiled by the toolchain that `rust-toolchain.toml` pins, a stable one:
+//! `RUSTC_BOOTSTRAP` lets it build `core` for the BPF target. It is set here, where no other crate
+//! sees it.
 
 #[path = "../xtask/src/setup/bpf_linker/locate.rs"]
 mod bpf_linker;
@@ -43,7 +45,8 @@ fn build() -> Result<()> {
     .context("cannot build the kernel programs")
 }
 
-/// The channel in `rust-toolchain.toml`: `cargo +nightly` must not choose another one for the kernel programs.
+/// The channel in `rust-toolchain.toml`: `cargo +nightly` must not choose another one for the
+/// kernel programs.
 fn pinned_toolchain() -> Result<String> {
     const FILE: &str = "../rust-toolchain.toml";
     println!("cargo::rerun-if-changed={FILE}");

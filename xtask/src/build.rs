@@ -40,7 +40,7 @@ pub(crate) fn agent(release: bool) -> Result<PathBuf> {
         .join("leakguard");
     ensure!(
         binary.is_file(),
-        "cargo built leakguard, but {} does not exist (is `build.target` set in cargo's configuration?)",
+        "cargo built leakguard, but {} does not exist (is `build.target` set for cargo?)",
         binary.display()
     );
     Ok(binary)

@@ -1,7 +1,7 @@
 //! Development commands: `cargo xtask <command>`.
 //!
-//! Every command does its own set-up, so that a fresh clone needs no other step. One file (or directory) per
-//! subcommand; what they share is [`process`], [`workspace`] and [`report`].
+//! Every command does its own set-up, so that a fresh clone needs no other step. One file (or
+//! directory) per subcommand; what they share is [`process`], [`workspace`] and [`report`].
 
 mod build;
 mod ci;

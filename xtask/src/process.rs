@@ -1,7 +1,8 @@
 //! Runs other programs: every run is bounded in time, and a failure names the command.
 //!
-//! The bound is coreutils' `timeout`, not a kill from here: what runs through `sudo` belongs to root, which this
-//! process may not signal. `--foreground` keeps Ctrl-C and password prompts working.
+//! The bound is coreutils' `timeout`, not a kill from here: what runs through `sudo` belongs to
+//! root, which this process may not signal. `--foreground` keeps Ctrl-C and password prompts
+//! working.
 
 use std::{
     env,
@@ -125,7 +126,8 @@ impl Cmd {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Runs it and hands over each line of stdout and stderr, in the order in which they were written.
+    /// Runs it and hands over each line of stdout and stderr, in the order in which they were
+    /// written.
     pub(crate) fn lines(&self, mut each: impl FnMut(&str) -> Result<()>) -> Result<ExitStatus> {
         let (reader, writer) = io::pipe().context("cannot create a pipe")?;
         let mut command = self.command()?;

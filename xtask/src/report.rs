@@ -1,6 +1,7 @@
 //! What the user reads: plain lines on stdout, errors on stderr.
 //!
-//! A closed pipe (`cargo xtask test | head`) must not turn into a panic, so write errors are dropped here, once.
+//! A closed pipe (`cargo xtask test | head`) must not turn into a panic, so write errors are
+//! dropped here, once.
 
 use std::{
     fmt::Display,

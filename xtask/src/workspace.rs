@@ -19,7 +19,8 @@ pub(crate) fn root() -> &'static Path {
     package.parent().unwrap_or(package)
 }
 
-/// `cargo <subcommand>` in the workspace's root, with the toolchain that built this program (rustup hands it down).
+/// `cargo <subcommand>` in the workspace's root, with the toolchain that built this program (rustup
+/// hands it down).
 pub(crate) fn cargo(subcommand: &str) -> Cmd {
     Cmd::new("cargo", CARGO_LIMIT)
         .arg(subcommand)

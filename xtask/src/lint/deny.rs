@@ -1,4 +1,5 @@
-//! cargo-deny, where it is installed: licences, sources and duplicates of what we depend on, and known vulnerabilities.
+//! cargo-deny, where it is installed: licences, sources and duplicates of what we depend on, and
+//! known vulnerabilities.
 
 use std::time::Duration;
 

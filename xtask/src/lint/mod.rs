@@ -1,4 +1,5 @@
-//! `cargo xtask lint`: formatting, architecture rules, clippy on both targets, cargo-deny; the quick ones first.
+//! `cargo xtask lint`: formatting, architecture rules, clippy on both targets, cargo-deny; the
+//! quick ones first.
 
 mod deny;
 mod tidy;
@@ -58,7 +59,8 @@ fn clippy_bpf(metadata: &Metadata, features: &str) -> Result<()> {
             features => format!("clippy on {BPF_TARGET}, feature {features}"),
         },
     );
-    // Build scripts see RUSTC_BOOTSTRAP and would be built anew for every other command in the same directory.
+    // Build scripts see RUSTC_BOOTSTRAP and would be built anew for every other command in the same
+    // directory.
     let target_dir = metadata.target_dir()?.join("clippy-bpf");
     workspace::cargo("clippy")
         .args(["--package=leakguard-ebpf", "--release", "-Zbuild-std=core"])

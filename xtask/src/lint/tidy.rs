@@ -1,4 +1,5 @@
-//! Architecture rules that the compiler cannot check: who depends on whom, where aya may be used, how long a file is.
+//! Architecture rules that the compiler cannot check: who depends on whom, where aya may be used,
+//! how long a file is.
 
 use std::{
     fmt, fs,
@@ -17,7 +18,8 @@ const MAX_LINES: usize = 700;
 /// Where user space may touch aya: everything else goes through this module.
 const KERNEL_MODULE: &str = "leakguard/src/kernel";
 
-/// Which packages of this workspace, and which of aya's, each package may depend on. What is in neither family is free.
+/// Which packages of this workspace, and which of aya's, each package may depend on. What is in
+/// neither family is free.
 const ALLOWED: &[(&str, &[Rule])] = &[
     // Runs in both worlds: knows nobody, and aya only to call its types plain data.
     ("leakguard-common", &[Rule::optional("aya")]),

@@ -23,8 +23,8 @@ const OPTIONS: &[&str] = &[
     "-o=Dpkg::Use-Pty=0",
 ];
 
-/// Runs its arguments while no package may start a daemon: `policy-rc.d` is Debian's interface for that. The file
-/// of an administrator stays as it is; ours goes away also after Ctrl-C.
+/// Runs its arguments while no package may start a daemon: `policy-rc.d` is Debian's interface for
+/// that. The file of an administrator stays as it is; ours goes away also after Ctrl-C.
 const WITHOUT_DAEMONS: &str = r#"
 set -eu
 policy=/usr/sbin/policy-rc.d
@@ -98,8 +98,8 @@ fn are_known(names: &[&str]) -> bool {
         })
 }
 
-/// Reads the package lists anew. One unreachable source does not matter if the others have the packages, so a failure
-/// is reported and the installation decides.
+/// Reads the package lists anew. One unreachable source does not matter if the others have the
+/// packages, so a failure is reported and the installation decides.
 fn update() {
     let update = Cmd::new("apt-get", UPDATE_LIMIT)
         .args(OPTIONS)
@@ -112,7 +112,8 @@ fn update() {
 
 fn install_command(names: &[&str]) -> Cmd {
     let bound = format!("{}", INSTALL_LIMIT.as_secs());
-    // The inner bound ends apt-get, so that the script still removes its policy file; the outer one is the last resort.
+    // The inner bound ends apt-get, so that the script still removes its policy file; the outer one
+    // is the last resort.
     Cmd::new("sh", INSTALL_LIMIT + Duration::from_mins(1))
         .args(["-c", WITHOUT_DAEMONS, "sh"])
         .args(["timeout", "--foreground", "--kill-after=30"])

@@ -13,7 +13,8 @@ use crate::{
 const QUERY_LIMIT: Duration = Duration::from_mins(1);
 const DOWNLOAD_LIMIT: Duration = Duration::from_mins(5);
 
-/// What `cargo +nightly xtask` sets; the kernel programs are always built with the pinned toolchain.
+/// What `cargo +nightly xtask` sets; the kernel programs are always built with the pinned
+/// toolchain.
 const OVERRIDE: &str = "RUSTUP_TOOLCHAIN";
 
 /// Whether the pinned toolchain has it.

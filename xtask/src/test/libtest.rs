@@ -62,7 +62,8 @@ impl Line {
 
 /// `     Running tests/egress.rs (target/debug/deps/egress-0123)` or `   Doc-tests leakguard`.
 fn parse_suite(line: &str) -> Option<String> {
-    // Cargo right-aligns its verbs in 12 columns; a test that prints such a word at the start of a line does not match.
+    // Cargo right-aligns its verbs in 12 columns; a test that prints such a word at the start of a
+    // line does not match.
     if let Some(package) = line.strip_prefix("   Doc-tests ") {
         return Some(format!("{package} (documentation)"));
     }

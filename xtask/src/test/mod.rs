@@ -1,4 +1,5 @@
-//! `cargo xtask test`: every tier of tests, with one line per suite and `N passed, N failed` at the end.
+//! `cargo xtask test`: every tier of tests, with one line per suite and `N passed, N failed` at the
+//! end.
 
 mod libtest;
 mod run;
@@ -141,7 +142,6 @@ impl Session {
             return Ok(Tally::default());
         }
 
-        let mut runner_words: Vec<String> = Vec::new();
         let mut envs = Vec::new();
         if tier.needs_root() {
             let agent = match &self.agent {
@@ -149,20 +149,7 @@ impl Session {
                 None => self.agent.insert(build::agent(true)?),
             };
             envs.push(("LEAKGUARD_BIN", agent.to_string_lossy().into_owned()));
-            if !process::is_root()? {
-                ensure!(
-                    process::find_program("sudo").is_some(),
-                    "the {} tier needs root and there is no sudo; run `cargo xtask test` as root",
-                    tier.name()
-                );
-                runner_words.extend(["sudo", "-E", "env"].map(str::to_owned));
-                for (key, value) in &envs {
-                    runner_words.push(format!("{key}={value}"));
-                }
-            }
         }
-        runner_words
-            .extend(process::bound(SUITE_LIMIT).map(|word| word.to_string_lossy().into_owned()));
 
         say("test", format_args!("{} tier: building", tier.name()));
         workspace::cargo("test")
@@ -175,7 +162,7 @@ impl Session {
             .arg("--no-fail-fast")
             .args(&selection)
             .arg("--config")
-            .arg(runner_config(&runner_words))
+            .arg(runner_config(&runner_words(tier, &envs)?))
             .env("CARGO_TERM_COLOR", "never");
         for (key, value) in envs {
             cargo = cargo.env(key, value);
@@ -194,7 +181,8 @@ impl Session {
         Runner::new(io::stdout(), &self.log_dir, tier.name())?.run(&cargo)
     }
 
-    /// The arguments that make cargo run the privileged package's test targets of `tier`; none if it has none.
+    /// The arguments that make cargo run the privileged package's test targets of `tier`; none if
+    /// it has none.
     fn privileged_targets(&self, tier: Tier) -> Result<Vec<String>> {
         let mut arguments = Vec::new();
         for package in self.metadata.packages()? {
@@ -217,6 +205,23 @@ impl Session {
         }
         Ok(arguments)
     }
+}
+
+/// The words in front of every test binary: they make it root where the tier needs that, and bound
+/// its time.
+fn runner_words(tier: Tier, envs: &[(&str, String)]) -> Result<Vec<String>> {
+    let mut words = Vec::new();
+    if tier.needs_root() && !process::is_root()? {
+        ensure!(
+            process::find_program("sudo").is_some(),
+            "the {} tier needs root and there is no sudo; run `cargo xtask test` as root",
+            tier.name()
+        );
+        words.extend(["sudo", "-E", "env"].map(str::to_owned));
+        words.extend(envs.iter().map(|(key, value)| format!("{key}={value}")));
+    }
+    words.extend(process::bound(SUITE_LIMIT).map(|word| word.to_string_lossy().into_owned()));
+    Ok(words)
 }
 
 /// Makes cargo start every test binary with `words` in front.

@@ -98,7 +98,8 @@ impl<W: Write> Runner<W> {
         Ok(())
     }
 
-    /// A suite that printed no result crashed or was ended at its time limit: it counts as one failed test.
+    /// A suite that printed no result crashed or was ended at its time limit: it counts as one
+    /// failed test.
     fn end_unfinished(&mut self) {
         if let Some(suite) = self.current.take() {
             writeln!(self.out, "did not finish").ok();

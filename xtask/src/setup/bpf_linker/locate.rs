@@ -1,4 +1,5 @@
-//! Where `bpf-linker` is; shared with `leakguard/build.rs`, so that both always choose the same one.
+//! Where `bpf-linker` is; shared with `leakguard/build.rs`, so that both always choose the same
+//! one.
 
 use std::{
     env,
@@ -9,7 +10,8 @@ use std::{
 /// The version that is built where none is found.
 pub(crate) const VERSION: &str = "0.13.0";
 
-/// Releases that do: its LLVM must not be older than rustc's, and 0.13 is what the kernel programs are verified with.
+/// Releases that do: its LLVM must not be older than rustc's, and 0.13 is what the kernel programs
+/// are verified with.
 const SERIES: &str = "0.13.";
 
 /// Finds a `bpf-linker` that runs and has the right version: on PATH, or this project's own.
