@@ -129,11 +129,21 @@ impl Guard {
     pub async fn set_role(&mut self, name: &str, role: Role) -> Result<bool, GuardError> {
         // Interfaces come and go; what was followed last may be out of date.
         self.follow().await?;
-        if !self.interfaces.values().any(|interface| interface.name == name) {
-            return Err(GuardError::NoInterface { name: name.to_owned() });
+        if !self
+            .interfaces
+            .values()
+            .any(|interface| interface.name == name)
+        {
+            return Err(GuardError::NoInterface {
+                name: name.to_owned(),
+            });
         }
         let pattern = Pattern::exact(name);
-        let RolePatterns { tunnel, local, uplink } = &mut self.patterns;
+        let RolePatterns {
+            tunnel,
+            local,
+            uplink,
+        } = &mut self.patterns;
         for patterns in [&mut *tunnel, &mut *local, &mut *uplink] {
             patterns.retain(|known| *known != pattern);
         }
@@ -191,7 +201,9 @@ impl Guard {
         }
         self.ruleset.permitted = permitted;
         let result = if self.ruleset_in_place {
-            netfilter::update_permitted(&self.ruleset).await.map(|()| true)
+            netfilter::update_permitted(&self.ruleset)
+                .await
+                .map(|()| true)
         } else {
             apply_netfilter(&mut self.ruleset).await
         };
@@ -206,8 +218,11 @@ impl Guard {
 /// Lifts protection that no agent holds; says whether there was any.
 pub async fn release(bpffs: &Path) -> Result<bool, GuardError> {
     let snapshot = snapshot().await?;
-    let interfaces: Vec<String> =
-        snapshot.links.values().map(|link| link.name.clone()).collect();
+    let interfaces: Vec<String> = snapshot
+        .links
+        .values()
+        .map(|link| link.name.clone())
+        .collect();
     let released = kernel::enforcement::release(&Pins::at(bpffs), &interfaces)?;
     release_netfilter().await?;
     Ok(released)
@@ -222,20 +237,28 @@ pub async fn set_role(bpffs: &Path, name: &str, role: Role) -> Result<bool, Guar
     let snapshot = snapshot().await?;
     let mut interfaces = classify(&snapshot, &RolePatterns::default());
     if !interfaces.values().any(|interface| interface.name == name) {
-        return Err(GuardError::NoInterface { name: name.to_owned() });
+        return Err(GuardError::NoInterface {
+            name: name.to_owned(),
+        });
     }
     let mut enforcement = Enforcement::prepare(pins)?;
     // Without the agent's configuration, what the kernel does is what counts.
     for interface in interfaces.values_mut() {
-        interface.role =
-            if interface.name == name { role } else { enforcement.role(interface.ifindex) };
+        interface.role = if interface.name == name {
+            role
+        } else {
+            enforcement.role(interface.ifindex)
+        };
     }
     let devices: Vec<Device> = interfaces.values().map(device).collect();
     let mut changed = enforcement.permit(&devices)?;
     let mut ruleset = ruleset(&settings);
     ruleset.permitted = permitted(&interfaces);
     changed |= apply_netfilter(&mut ruleset).await?;
-    let Followed { changed: attached, failures } = enforcement.attach(&devices);
+    let Followed {
+        changed: attached,
+        failures,
+    } = enforcement.attach(&devices);
     match failures.into_iter().next() {
         Some((_, error)) => Err(error.into()),
         None => Ok(changed || attached),
@@ -277,8 +300,19 @@ fn permitted(interfaces: &Interfaces) -> std::collections::BTreeSet<Permitted> {
 }
 
 fn device(interface: &Interface) -> Device {
-    let Interface { ifindex, name, role, link_layer, .. } = interface;
-    Device { ifindex: *ifindex, name: name.clone(), role: *role, link: *link_layer }
+    let Interface {
+        ifindex,
+        name,
+        role,
+        link_layer,
+        ..
+    } = interface;
+    Device {
+        ifindex: *ifindex,
+        name: name.clone(),
+        role: *role,
+        link: *link_layer,
+    }
 }
 
 /// What the programs are told, but for the namespace.
@@ -303,29 +337,54 @@ fn settings(config: &Config) -> Settings {
 
 /// The second net's version of the programs' settings.
 pub fn ruleset(settings: &Settings) -> Ruleset {
-    let Settings { mode, exempt, extra_port_count, extra_ports, .. } = settings;
-    let action = if *mode == Settings::OBSERVE { Action::Count } else { Action::Drop };
+    let Settings {
+        mode,
+        exempt,
+        extra_port_count,
+        extra_ports,
+        ..
+    } = settings;
+    let action = if *mode == Settings::OBSERVE {
+        Action::Count
+    } else {
+        Action::Drop
+    };
     let extra = usize::try_from(*extra_port_count).unwrap_or(MAX_EXTRA_PORTS);
-    Ruleset::new(action, blocked(*exempt), extra_ports.get(..extra).unwrap_or(extra_ports))
+    Ruleset::new(
+        action,
+        blocked(*exempt),
+        extra_ports.get(..extra).unwrap_or(extra_ports),
+    )
 }
 
 /// The classes that are not exempt.
 pub fn blocked(exempt: ClassSet) -> impl Iterator<Item = Class> {
-    Class::ALL.iter().copied().filter(move |class| !exempt.contains(*class))
+    Class::ALL
+        .iter()
+        .copied()
+        .filter(move |class| !exempt.contains(*class))
 }
 
 /// One line per interface that came, went or changed its role.
 fn describe(before: &Interfaces, after: &Interfaces) -> Vec<String> {
     let mut lines = Vec::new();
     for (ifindex, now) in after {
-        let Interface { name, role, reason, .. } = now;
+        let Interface {
+            name, role, reason, ..
+        } = now;
         match before.get(ifindex) {
             None => lines.push(format!("{name} ({ifindex}) is new: {role} ({reason})")),
             Some(was) if was.role != *role => {
-                lines.push(format!("{name} ({ifindex}) was {}, is {role} ({reason})", was.role));
+                lines.push(format!(
+                    "{name} ({ifindex}) was {}, is {role} ({reason})",
+                    was.role
+                ));
             }
             Some(was) if was.name != *name => {
-                lines.push(format!("{} ({ifindex}) is now called {name}: {role}", was.name));
+                lines.push(format!(
+                    "{} ({ifindex}) is now called {name}: {role}",
+                    was.name
+                ));
             }
             Some(_) => {}
         }

@@ -121,7 +121,10 @@ pub struct EventCounts {
 impl Status {
     /// The sum of the counters with a verdict.
     pub fn total(&self, verdict: Verdict) -> u64 {
-        let counted = self.packets.iter().filter(|packets| packets.verdict == verdict.name());
+        let counted = self
+            .packets
+            .iter()
+            .filter(|packets| packets.verdict == verdict.name());
         counted.map(|packets| packets.count).sum()
     }
 }
@@ -135,13 +138,16 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
     let mut causes = Vec::new();
     if !state.here {
         causes.push(
-            "it is enforced in another network namespace, whose interfaces are not these".to_owned(),
+            "it is enforced in another network namespace, whose interfaces are not these"
+                .to_owned(),
         );
     }
     let cgroup = state.cgroup.as_ref().map(|attachment| attachment.cgroup_id);
     let cgroup_path = cgroup.and_then(find_cgroup);
     match cgroup {
-        None => causes.push("local sockets are not judged: no program is attached to a cgroup".into()),
+        None => {
+            causes.push("local sockets are not judged: no program is attached to a cgroup".into())
+        }
         Some(_) if cgroup_path.is_none() => {
             causes.push("local sockets are not judged: the cgroup was removed".into());
         }
@@ -149,8 +155,14 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
     }
     let interfaces = interfaces(&state, &snapshot, &mut causes).await?;
     let netfilter = netfilter(&state, &mut causes).await;
-    let Settings { netns_cookie, netns_inode, mode, exempt, extra_port_count, extra_ports } =
-        state.settings;
+    let Settings {
+        netns_cookie,
+        netns_inode,
+        mode,
+        exempt,
+        extra_port_count,
+        extra_ports,
+    } = state.settings;
     Ok(Status {
         level: match (causes.is_empty(), &cgroup_path) {
             (true, _) => Level::Full,
@@ -158,14 +170,31 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
             (false, None) => Level::None,
         },
         causes,
-        mode: Some(if mode == Settings::OBSERVE { "observe" } else { "enforce" }),
-        block: blocked(exempt).map(leakguard_common::abi::Class::name).collect(),
-        ports: extra_ports.into_iter().take(extra_port_count as usize).collect(),
-        netns: Some(Netns { inode: netns_inode, cookie: netns_cookie }),
+        mode: Some(if mode == Settings::OBSERVE {
+            "observe"
+        } else {
+            "enforce"
+        }),
+        block: blocked(exempt)
+            .map(leakguard_common::abi::Class::name)
+            .collect(),
+        ports: extra_ports
+            .into_iter()
+            .take(extra_port_count as usize)
+            .collect(),
+        netns: Some(Netns {
+            inode: netns_inode,
+            cookie: netns_cookie,
+        }),
         cgroup: cgroup_path,
         interfaces,
         netfilter,
-        packets: state.maps.packets()?.into_iter().map(packet_count).collect(),
+        packets: state
+            .maps
+            .packets()?
+            .into_iter()
+            .map(packet_count)
+            .collect(),
         events: EventCounts {
             submitted: state.maps.events(Outcome::Submitted)?,
             lost: state.maps.events(Outcome::Lost)?,
@@ -206,8 +235,16 @@ async fn interfaces(
 ) -> Result<Vec<InterfaceStatus>, GuardError> {
     let mut found = Vec::new();
     for link in snapshot.links.values() {
-        let role = if state.here { state.maps.role(link.ifindex) } else { Role::Uplink };
-        let tc = if role == Role::Uplink { tc(state, link.ifindex).await? } else { "unneeded" };
+        let role = if state.here {
+            state.maps.role(link.ifindex)
+        } else {
+            Role::Uplink
+        };
+        let tc = if role == Role::Uplink {
+            tc(state, link.ifindex).await?
+        } else {
+            "unneeded"
+        };
         match tc {
             "absent" => causes.push(format!(
                 "forwarded traffic over {} is not judged by TC: no program is attached",
@@ -254,14 +291,19 @@ async fn netfilter(state: &ReadBack, causes: &mut Vec<String>) -> Netfilter {
     let expected = ruleset(&state.settings);
     let complete = |table: &Option<netfilter::Table>| {
         table.as_ref().is_some_and(|table| {
-            expected.ports.keys().all(|class| table.action(*class) == Some(expected.action))
+            expected
+                .ports
+                .keys()
+                .all(|class| table.action(*class) == Some(expected.action))
         })
     };
     if !complete(&tables.inet) {
         causes.push(missing("the nftables table inet leakguard is not complete"));
     }
     if !complete(&tables.bridge) {
-        causes.push(missing("the nftables table bridge leakguard is not complete"));
+        causes.push(missing(
+            "the nftables table bridge leakguard is not complete",
+        ));
     }
     let total = |table: &netfilter::Table| table.counts.values().map(|count| count.packets).sum();
     Netfilter {
@@ -271,7 +313,14 @@ async fn netfilter(state: &ReadBack, causes: &mut Vec<String>) -> Netfilter {
 }
 
 fn packet_count((series, count): (Series, u64)) -> PacketCount {
-    let Series { hook, role, reason, verdict, family, protocol } = series;
+    let Series {
+        hook,
+        role,
+        reason,
+        verdict,
+        family,
+        protocol,
+    } = series;
     PacketCount {
         class: reason.name(),
         verdict: verdict.name(),
@@ -290,7 +339,10 @@ fn find_cgroup(id: u64) -> Option<PathBuf> {
         if check_cgroup(&directory).is_ok_and(|found| found == id) {
             return Some(directory);
         }
-        let children = std::fs::read_dir(&directory).into_iter().flatten().flatten();
+        let children = std::fs::read_dir(&directory)
+            .into_iter()
+            .flatten()
+            .flatten();
         pending.extend(
             children
                 .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))

@@ -1,1 +1,15 @@
-//! Test harness.
+//! What the privileged tests share, besides `leakguard::lab`.
+
+use std::path::PathBuf;
+
+/// The agent under test; `cargo xtask test` builds it and names it in `LEAKGUARD_BIN`.
+///
+/// # Panics
+///
+/// If it is not named: a test must not pick up some other build.
+pub fn agent_binary() -> PathBuf {
+    match std::env::var_os("LEAKGUARD_BIN") {
+        Some(path) => path.into(),
+        None => panic!("LEAKGUARD_BIN is not set: run the tests with `cargo xtask test`"),
+    }
+}

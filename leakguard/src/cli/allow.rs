@@ -22,8 +22,15 @@ pub(super) fn run(args: &AllowArgs) -> anyhow::Result<Exit> {
 }
 
 fn change(args: &AllowChangeArgs, allow: bool) -> anyhow::Result<Exit> {
-    let AllowChangeArgs { interface, bpffs, control } = args;
-    let question = Ask::Allow { interface: interface.clone(), allow };
+    let AllowChangeArgs {
+        interface,
+        bpffs,
+        control,
+    } = args;
+    let question = Ask::Allow {
+        interface: interface.clone(),
+        allow,
+    };
     let changed = if let Some(mut agent) = connect(&control.control, &question)? {
         match agent.answer()? {
             Answer::Done { changed } => changed,
@@ -49,8 +56,9 @@ fn change(args: &AllowChangeArgs, allow: bool) -> anyhow::Result<Exit> {
 }
 
 fn list(args: &AllowListArgs) -> anyhow::Result<Exit> {
-    let status =
-        runtime()?.block_on(status::read(&args.bpffs.bpffs)).map_err(errors::guard)?;
+    let status = runtime()?
+        .block_on(status::read(&args.bpffs.bpffs))
+        .map_err(errors::guard)?;
     if status.mode.is_none() {
         return Err(errors::guard(GuardError::NotEnforcing));
     }

@@ -9,13 +9,18 @@ use crate::guard::Guard;
 
 /// Runs the command.
 pub(super) fn run(args: &ApplyArgs) -> anyhow::Result<Exit> {
-    let ApplyArgs { policy, cgroup, bpffs } = args;
+    let ApplyArgs {
+        policy,
+        cgroup,
+        bpffs,
+    } = args;
     let config = policy.load()?;
     runtime()?.block_on(async {
         require_tunnel(&config, "apply").await?;
         let place = place(cgroup, bpffs.bpffs.clone())?;
-        let (_guard, changed) =
-            Guard::establish(&config, &place).await.map_err(errors::guard)?;
+        let (_guard, changed) = Guard::establish(&config, &place)
+            .await
+            .map_err(errors::guard)?;
         Output::stdout().line(if changed { "applied" } else { "unchanged" })?;
         Ok(Exit::Done)
     })

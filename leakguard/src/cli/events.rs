@@ -11,7 +11,11 @@ use crate::event::Event;
 
 /// Runs the command.
 pub(super) fn run(args: &EventsArgs) -> anyhow::Result<Exit> {
-    let EventsArgs { json, follow, control } = args;
+    let EventsArgs {
+        json,
+        follow,
+        control,
+    } = args;
     let Some(mut agent) = connect(&control.control, &Ask::Events { follow: *follow })? else {
         return Err(anyhow!(
             "no agent listens on {}; start one with `leakguard run`, or name its socket with --control",

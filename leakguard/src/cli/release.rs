@@ -22,8 +22,13 @@ pub(super) fn run(args: &ReleaseArgs) -> anyhow::Result<Exit> {
         }
         return Ok(Exit::Done);
     }
-    let released =
-        runtime()?.block_on(guard::release(&bpffs.bpffs)).map_err(errors::guard)?;
-    output.line(if released { "released" } else { "nothing was enforced" })?;
+    let released = runtime()?
+        .block_on(guard::release(&bpffs.bpffs))
+        .map_err(errors::guard)?;
+    output.line(if released {
+        "released"
+    } else {
+        "nothing was enforced"
+    })?;
     Ok(Exit::Done)
 }

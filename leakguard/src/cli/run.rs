@@ -17,7 +17,12 @@ use leakguard_common::abi::Role;
 
 /// Runs the command.
 pub(super) fn run(args: &RunArgs, format: LogFormat) -> anyhow::Result<Exit> {
-    let RunArgs { policy, cgroup, bpffs, control } = args;
+    let RunArgs {
+        policy,
+        cgroup,
+        bpffs,
+        control,
+    } = args;
     let config = policy.load()?;
     let printer = Printer::start(match format {
         LogFormat::Text => Form::Text,
@@ -43,7 +48,12 @@ pub(super) fn run(args: &RunArgs, format: LogFormat) -> anyhow::Result<Exit> {
 
 /// Says what is enforced now.
 fn announce(guard: &Guard) {
-    for Loaded { name, verified_instructions, jited_bytes } in guard.loaded() {
+    for Loaded {
+        name,
+        verified_instructions,
+        jited_bytes,
+    } in guard.loaded()
+    {
         log::debug!("{name}: {verified_instructions:?} instructions verified, {jited_bytes} bytes");
     }
     let named = |role| {
@@ -53,13 +63,23 @@ fn announce(guard: &Guard) {
             .filter(|interface| interface.role == role)
             .map(|interface| interface.name.as_str())
             .collect();
-        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+        if names.is_empty() {
+            "none".to_owned()
+        } else {
+            names.join(", ")
+        }
     };
     let tunnels = named(Role::Tunnel);
     if tunnels == "none" {
-        log::warn!("no interface matches the tunnel patterns yet: DNS is blocked on every uplink until one does");
+        log::warn!(
+            "no interface matches the tunnel patterns yet: DNS is blocked on every uplink until one does"
+        );
     }
-    log::info!("enforcing; tunnel: {tunnels}; uplink: {}; local: {}", named(Role::Uplink), named(Role::Local));
+    log::info!(
+        "enforcing; tunnel: {tunnels}; uplink: {}; local: {}",
+        named(Role::Uplink),
+        named(Role::Local)
+    );
 }
 
 /// What is protected: the named cgroup or the whole host.
@@ -84,12 +104,18 @@ pub(super) async fn require_tunnel(config: &Config, command: &str) -> anyhow::Re
         ),
         [first, ..] => format!(
             "these look like tunnels: {}; for example: leakguard {command} --tunnel {}",
-            tunnels.iter().map(|link| described(link)).collect::<Vec<_>>().join(", "),
+            tunnels
+                .iter()
+                .map(|link| described(link))
+                .collect::<Vec<_>>()
+                .join(", "),
             first.name
         ),
     };
-    Err(anyhow::anyhow!("no tunnel is named, so DNS would be blocked on every interface; {hint}"))
-        .with_exit(Exit::Usage)
+    Err(anyhow::anyhow!(
+        "no tunnel is named, so DNS would be blocked on every interface; {hint}"
+    ))
+    .with_exit(Exit::Usage)
 }
 
 fn described(link: &Link) -> String {

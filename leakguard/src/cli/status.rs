@@ -13,9 +13,19 @@ use crate::status::{self, Level, Status};
 
 /// Runs the command.
 pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Exit> {
-    let StatusArgs { json, min_level, bpffs, control } = args;
-    let status = runtime()?.block_on(status::read(&bpffs.bpffs)).map_err(errors::guard)?;
-    let report = Report { agent: agent(&control.control), status };
+    let StatusArgs {
+        json,
+        min_level,
+        bpffs,
+        control,
+    } = args;
+    let status = runtime()?
+        .block_on(status::read(&bpffs.bpffs))
+        .map_err(errors::guard)?;
+    let report = Report {
+        agent: agent(&control.control),
+        status,
+    };
     let mut output = Output::stdout();
     if *json {
         output.line(serde_json::to_string(&report)?)?;
@@ -23,7 +33,11 @@ pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Exit> {
         print(&report, &mut output)?;
     }
     let protected = report.status.level >= *min_level;
-    Ok(if protected { Exit::Done } else { Exit::NotProtected })
+    Ok(if protected {
+        Exit::Done
+    } else {
+        Exit::NotProtected
+    })
 }
 
 #[derive(Debug, Serialize)]
@@ -63,12 +77,16 @@ fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
     }
     match agent {
         Some(pid) => output.line(format_args!("agent      running, pid {pid}"))?,
-        None => output.line("agent      not running: new interfaces are blocked, but not attached to")?,
+        None => output
+            .line("agent      not running: new interfaces are blocked, but not attached to")?,
     }
     let Some(mode) = status.mode else {
         return Ok(());
     };
-    output.line(format_args!("mode       {mode}, {}", status.block.join(" ")))?;
+    output.line(format_args!(
+        "mode       {mode}, {}",
+        status.block.join(" ")
+    ))?;
     if let Some(cgroup) = &status.cgroup {
         output.line(format_args!("cgroup     {}", cgroup.display()))?;
     }

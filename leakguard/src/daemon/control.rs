@@ -66,16 +66,27 @@ pub enum ControlError {
 
 /// Opens the socket for its owner only, in place of one that a dead agent has left.
 pub(super) fn listen(path: &Path) -> Result<UnixListener, ControlError> {
-    let error = |source| ControlError::Listen { path: path.to_owned(), source };
+    let error = |source| ControlError::Listen {
+        path: path.to_owned(),
+        source,
+    };
     if let Some(directory) = path.parent() {
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(error)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(error)?;
     }
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
-            return Err(ControlError::NotASocket { path: path.to_owned() });
+            return Err(ControlError::NotASocket {
+                path: path.to_owned(),
+            });
         }
         Ok(_) if Client::connect(path).is_ok() => {
-            return Err(ControlError::Taken { path: path.to_owned() });
+            return Err(ControlError::Taken {
+                path: path.to_owned(),
+            });
         }
         Ok(_) => fs::remove_file(path).map_err(error)?,
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => {}
@@ -214,7 +225,9 @@ async fn write_line(send: &mut (impl AsyncWriteExt + Unpin), line: &str) -> io::
 }
 
 fn refused(message: &str) -> Answer {
-    Answer::Refused { message: message.to_owned() }
+    Answer::Refused {
+        message: message.to_owned(),
+    }
 }
 
 /// An agent that was asked something.
@@ -226,7 +239,10 @@ pub struct Conversation {
 
 /// Asks the agent; `None` if none listens there.
 pub fn connect(path: &Path, question: &Ask) -> Result<Option<Conversation>, ControlError> {
-    let error = |source| ControlError::Exchange { path: path.to_owned(), source };
+    let error = |source| ControlError::Exchange {
+        path: path.to_owned(),
+        source,
+    };
     let mut stream = match Client::connect(path) {
         Ok(stream) => stream,
         Err(absent)
@@ -241,11 +257,18 @@ pub fn connect(path: &Path, question: &Ask) -> Result<Option<Conversation>, Cont
     };
     let follow = matches!(question, Ask::Events { follow: true });
     // Who follows waits for as long as nothing happens.
-    stream.set_read_timeout((!follow).then_some(ANSWER_LIMIT)).map_err(error)?;
-    let mut line = serde_json::to_string(question).map_err(io::Error::from).map_err(error)?;
+    stream
+        .set_read_timeout((!follow).then_some(ANSWER_LIMIT))
+        .map_err(error)?;
+    let mut line = serde_json::to_string(question)
+        .map_err(io::Error::from)
+        .map_err(error)?;
     line.push('\n');
     stream.write_all(line.as_bytes()).map_err(error)?;
-    Ok(Some(Conversation { path: path.to_owned(), lines: BufReader::new(stream).lines() }))
+    Ok(Some(Conversation {
+        path: path.to_owned(),
+        lines: BufReader::new(stream).lines(),
+    }))
 }
 
 impl Conversation {
@@ -254,7 +277,10 @@ impl Conversation {
         self.lines
             .next()
             .transpose()
-            .map_err(|source| ControlError::Exchange { path: self.path.clone(), source })
+            .map_err(|source| ControlError::Exchange {
+                path: self.path.clone(),
+                source,
+            })
     }
 
     /// The one answer.

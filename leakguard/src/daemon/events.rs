@@ -38,14 +38,19 @@ impl Printer {
     /// Starts the thread; it ends with the last clone, or with its reader.
     pub fn start(form: Form) -> io::Result<Self> {
         let (lines, received) = sync_channel::<String>(BACKLOG);
-        thread::Builder::new().name("printer".into()).spawn(move || {
-            let mut output = io::stdout().lock();
-            for line in received {
-                if writeln!(output, "{line}").and_then(|()| output.flush()).is_err() {
-                    return;
+        thread::Builder::new()
+            .name("printer".into())
+            .spawn(move || {
+                let mut output = io::stdout().lock();
+                for line in received {
+                    if writeln!(output, "{line}")
+                        .and_then(|()| output.flush())
+                        .is_err()
+                    {
+                        return;
+                    }
                 }
-            }
-        })?;
+            })?;
         Ok(Self { form, lines })
     }
 
@@ -75,13 +80,20 @@ impl Feed {
     /// A feed without events.
     pub fn new(printer: Printer) -> Self {
         let (live, _) = broadcast::channel(BACKLOG);
-        Self { printer, live, recent: Arc::default() }
+        Self {
+            printer,
+            live,
+            recent: Arc::default(),
+        }
     }
 
     /// The events of the last time, and those that come from now on, without a gap between them.
     pub(super) fn subscribe(&self) -> (Vec<Arc<str>>, broadcast::Receiver<Arc<str>>) {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        (recent.iter().map(Arc::clone).collect(), self.live.subscribe())
+        (
+            recent.iter().map(Arc::clone).collect(),
+            self.live.subscribe(),
+        )
     }
 
     fn publish(&self, event: &Event) {

@@ -128,17 +128,16 @@ pub async fn run(
             log::warn!("whoever asked for the release does not take the answer");
         }
     }
-    if timeout(DRAIN, control::close(control, &mut tasks)).await.is_err() {
+    if timeout(DRAIN, control::close(control, &mut tasks))
+        .await
+        .is_err()
+    {
         log::warn!("the agent's tasks did not end in time");
     }
     Ok(ended)
 }
 
-async fn follow(
-    guard: &mut Guard,
-    interfaces: &watch::Sender<Arc<Interfaces>>,
-    pace: &mut Pace,
-) {
+async fn follow(guard: &mut Guard, interfaces: &watch::Sender<Arc<Interfaces>>, pace: &mut Pace) {
     pace.start();
     match guard.follow().await {
         Ok(_) => {
@@ -146,7 +145,10 @@ async fn follow(
         }
         Err(error) => {
             // Nothing is opened by a failure: what has come is unknown, and unknown is an uplink.
-            log::error!("cannot follow the interfaces, trying again: {}", chain(&error));
+            log::error!(
+                "cannot follow the interfaces, trying again: {}",
+                chain(&error)
+            );
             pace.retry();
         }
     }
@@ -177,7 +179,11 @@ struct Pace {
 
 impl Pace {
     fn note(&mut self, changes: Changes) {
-        let Changes { links, routes, overrun } = changes;
+        let Changes {
+            links,
+            routes,
+            overrun,
+        } = changes;
         let now = Instant::now();
         if overrun {
             log::warn!("netlink events were lost: reading everything again");

@@ -44,7 +44,11 @@ fn event(seq: u64, record: &Record, interfaces: &Interfaces) -> Option<Event> {
     let family = Family::from_wire(record.family)?;
     let copied = record.bytes.get(..usize::from(record.bytes_len))?;
     let interface = interfaces.get(&record.ifindex);
-    let Sender { process, cgroup, unit } = match (record.pid, record.uid) {
+    let Sender {
+        process,
+        cgroup,
+        unit,
+    } = match (record.pid, record.uid) {
         (0, Record::NO_UID) => Sender::default(),
         (0, uid) => sender(None, None, uid),
         (pid, uid) => sender(Some(pid), comm(&record.comm), uid),
@@ -89,7 +93,10 @@ fn read(bytes: &[u8]) -> Option<Record> {
     // SAFETY: both are `size_of::<Record>()` bytes and do not overlap; any bytes are a valid record, because all of its
     // fields are integers and arrays of them.
     Some(unsafe {
-        record.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        record
+            .as_mut_ptr()
+            .cast::<u8>()
+            .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
         record.assume_init()
     })
 }
@@ -182,7 +189,9 @@ mod tests {
 
     #[test]
     fn a_record_becomes_an_event() {
-        let event = Decoder::default().decode(&bytes_of(&record()), &Interfaces::new()).unwrap();
+        let event = Decoder::default()
+            .decode(&bytes_of(&record()), &Interfaces::new())
+            .unwrap();
         assert_eq!(event.seq, 1);
         assert_eq!(event.source, "192.0.2.10:40112");
         assert_eq!(event.destination, "8.8.8.8:53");
@@ -197,11 +206,21 @@ mod tests {
         assert!(decoder.decode(&[0; 7], &Interfaces::new()).is_err());
         let mut wrong = record();
         wrong.verdict = 200;
-        assert!(decoder.decode(&bytes_of(&wrong), &Interfaces::new()).is_err());
+        assert!(
+            decoder
+                .decode(&bytes_of(&wrong), &Interfaces::new())
+                .is_err()
+        );
         let mut long = record();
         long.bytes_len = u16::MAX;
-        assert!(decoder.decode(&bytes_of(&long), &Interfaces::new()).is_err());
-        let event = decoder.decode(&bytes_of(&record()), &Interfaces::new()).unwrap();
+        assert!(
+            decoder
+                .decode(&bytes_of(&long), &Interfaces::new())
+                .is_err()
+        );
+        let event = decoder
+            .decode(&bytes_of(&record()), &Interfaces::new())
+            .unwrap();
         assert_eq!(event.seq, 4);
     }
 }

@@ -14,27 +14,50 @@ pub(super) struct Sender {
     pub(super) unit: Option<String>,
 }
 
-/// Names the sender; what /proc says is used only while the number still belongs to the same command.
+/// Names the sender; what /proc says is used only while the number still belongs to a process with such a thread.
+///
+/// `comm` is the name of the thread that sent, which is not always the process's.
 pub(super) fn sender(pid: Option<u32>, comm: Option<String>, uid: u32) -> Sender {
-    let alive = pid.filter(|&pid| comm.is_some() && read_comm(pid) == comm);
+    let alive = pid.filter(|&pid| comm.as_deref().is_some_and(|comm| has_thread(pid, comm)));
     let cgroup = alive.and_then(cgroup);
     Sender {
         unit: cgroup.as_deref().and_then(unit).map(str::to_owned),
         cgroup,
         process: Some(Process {
             exe: alive.and_then(|pid| {
-                Some(fs::read_link(format!("/proc/{pid}/exe")).ok()?.to_string_lossy().into_owned())
+                Some(
+                    fs::read_link(format!("/proc/{pid}/exe"))
+                        .ok()?
+                        .to_string_lossy()
+                        .into_owned(),
+                )
             }),
             pid,
-            name: comm,
+            name: alive
+                .and_then(|pid| read_comm(&format!("/proc/{pid}")))
+                .or(comm),
             uid,
-            user: User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name),
+            user: User::from_uid(Uid::from_raw(uid))
+                .ok()
+                .flatten()
+                .map(|user| user.name),
         }),
     }
 }
 
-fn read_comm(pid: u32) -> Option<String> {
-    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+fn has_thread(pid: u32, comm: &str) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    threads
+        .filter_map(|thread| read_comm(thread.path().to_str()?))
+        .any(|name| name == comm)
+}
+
+/// The name of a process or thread, by its directory in /proc.
+fn read_comm(directory: &str) -> Option<String> {
+    let comm = fs::read_to_string(format!("{directory}/comm")).ok()?;
     Some(comm.trim_end().to_owned())
 }
 
@@ -51,7 +74,9 @@ fn cgroup2(text: &str) -> Option<&str> {
 /// The innermost systemd unit in a cgroup's path.
 fn unit(cgroup: &str) -> Option<&str> {
     cgroup.rsplit('/').find(|part| {
-        [".service", ".scope", ".socket", ".mount"].iter().any(|kind| part.ends_with(kind))
+        [".service", ".scope", ".socket", ".mount"]
+            .iter()
+            .any(|kind| part.ends_with(kind))
     })
 }
 
@@ -69,7 +94,10 @@ mod tests {
     #[test]
     fn the_innermost_unit_is_named() {
         assert_eq!(unit("/system.slice/app.service"), Some("app.service"));
-        assert_eq!(unit("/user.slice/session-1.scope/child"), Some("session-1.scope"));
+        assert_eq!(
+            unit("/user.slice/session-1.scope/child"),
+            Some("session-1.scope")
+        );
         assert_eq!(unit("/"), None);
     }
 
@@ -86,8 +114,11 @@ mod tests {
     #[test]
     fn a_live_process_is_named() {
         let own = std::process::id();
-        let found = sender(Some(own), read_comm(own), nix::unistd::geteuid().as_raw());
+        // The test runs in a thread with a name of its own.
+        let thread = read_comm("/proc/thread-self");
+        let found = sender(Some(own), thread, nix::unistd::geteuid().as_raw());
         let process = found.process.unwrap();
         assert!(process.exe.is_some());
+        assert_eq!(process.name, read_comm("/proc/self"));
     }
 }

@@ -29,7 +29,10 @@ pub(super) fn first_question(transport: u8, bytes: &[u8]) -> Option<Query> {
         return None;
     }
     let question = Question::read(&mut decoder).ok()?;
-    Some(Query { name: question.name().to_string(), kind: question.query_type().to_string() })
+    Some(Query {
+        name: question.name().to_string(),
+        kind: question.query_type().to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -40,7 +43,10 @@ mod tests {
     const MESSAGE: &[u8] = b"\x12\x34\x01\x20\0\x01\0\0\0\0\0\0\x07example\x03com\0\0\x01\0\x01";
 
     fn question() -> Query {
-        Query { name: "example.com.".into(), kind: "A".into() }
+        Query {
+            name: "example.com.".into(),
+            kind: "A".into(),
+        }
     }
 
     fn udp(message: &[u8]) -> Vec<u8> {
@@ -57,9 +63,18 @@ mod tests {
 
     #[test]
     fn udp_and_tcp_questions_are_read() {
-        assert_eq!(first_question(protocol::UDP, &udp(MESSAGE)), Some(question()));
-        assert_eq!(first_question(protocol::TCP, &tcp(20, MESSAGE)), Some(question()));
-        assert_eq!(first_question(protocol::TCP, &tcp(60, MESSAGE)), Some(question()));
+        assert_eq!(
+            first_question(protocol::UDP, &udp(MESSAGE)),
+            Some(question())
+        );
+        assert_eq!(
+            first_question(protocol::TCP, &tcp(20, MESSAGE)),
+            Some(question())
+        );
+        assert_eq!(
+            first_question(protocol::TCP, &tcp(60, MESSAGE)),
+            Some(question())
+        );
     }
 
     #[test]

@@ -7,7 +7,16 @@ use crate::error::escape_control;
 
 impl fmt::Display for Event {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { time, verdict, reason, interface, protocol, source, destination, .. } = self;
+        let Self {
+            time,
+            verdict,
+            reason,
+            interface,
+            protocol,
+            source,
+            destination,
+            ..
+        } = self;
         let InterfaceRef { index, name, .. } = interface;
         // The date is the reader's; what matters is the time of day to the millisecond.
         let clock = time.get(11..23).unwrap_or(time);
@@ -26,7 +35,14 @@ impl fmt::Display for Event {
         if let Some(Query { name, kind }) = &self.query {
             write!(formatter, " {kind} {}", escape_control(name))?;
         }
-        if let Some(Process { pid, name, uid, user, .. }) = &self.process {
+        if let Some(Process {
+            pid,
+            name,
+            uid,
+            user,
+            ..
+        }) = &self.process
+        {
             let name = escape_control(name.as_deref().unwrap_or("?"));
             match pid {
                 Some(pid) => write!(formatter, " by {name}[{pid}]")?,
@@ -54,14 +70,21 @@ mod tests {
             verdict: "drop".into(),
             reason: "dns".into(),
             hook: "cgroup_skb".into(),
-            interface: InterfaceRef { index: 2, name: Some("eth0".into()), role: "uplink".into() },
+            interface: InterfaceRef {
+                index: 2,
+                name: Some("eth0".into()),
+                role: "uplink".into(),
+            },
             netns: "host".into(),
             family: "ipv4".into(),
             protocol: "udp".into(),
             source: "192.0.2.10:40112".into(),
             destination: "8.8.8.8:53".into(),
             length: 71,
-            query: Some(Query { name: "example.com.".into(), kind: "A".into() }),
+            query: Some(Query {
+                name: "example.com.".into(),
+                kind: "A".into(),
+            }),
             process: Some(Process {
                 pid: Some(4242),
                 name: Some("dig\n".into()),

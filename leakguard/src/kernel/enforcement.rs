@@ -129,8 +129,10 @@ impl Enforcement {
     /// Lets exactly the tunnels and local interfaces among the devices carry DNS, at once; says whether anything was
     /// different before.
     pub fn permit(&mut self, devices: &[Device]) -> Result<bool, KernelError> {
-        let roles: HashMap<u32, Role> =
-            devices.iter().map(|device| (device.ifindex, device.role)).collect();
+        let roles: HashMap<u32, Role> = devices
+            .iter()
+            .map(|device| (device.ifindex, device.role))
+            .collect();
         let role = |ifindex| roles.get(&ifindex).copied().unwrap_or(Role::Uplink);
         let mut changed = self.maps.retain(role)?;
         for device in devices {
@@ -147,7 +149,9 @@ impl Enforcement {
         let mut followed = Followed::default();
         match links::sweep(&self.pins) {
             Ok(swept) => followed.changed |= swept,
-            Err(error) => followed.failures.push(("links of interfaces that are gone".into(), error)),
+            Err(error) => followed
+                .failures
+                .push(("links of interfaces that are gone".into(), error)),
         }
         for device in devices {
             let result = match device.role {
