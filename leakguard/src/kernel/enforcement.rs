@@ -65,17 +65,19 @@ impl Enforcement {
     /// State that is pinned already is taken over.
     pub fn prepare(pins: Pins) -> Result<Self, KernelError> {
         check_privileges()?;
-        let fresh = !pins.exist();
         pins.create()?;
-        Self::load(&pins, fresh).inspect_err(|_| {
+        // Only under the lock is what is not there nobody else's work in progress.
+        let lock = pins.lock()?;
+        let fresh = pins.are_empty()?;
+        Self::load(&pins, fresh, lock).inspect_err(|_| {
             if fresh && let Err(error) = pins.remove() {
                 log::warn!("cannot remove {}: {error}", pins.root().display());
             }
         })
     }
 
-    fn load(pins: &Pins, fresh: bool) -> Result<Self, KernelError> {
-        let lock = pins.lock()?;
+    fn load(pins: &Pins, fresh: bool, lock: Lock) -> Result<Self, KernelError> {
+        links::check_pinned(pins)?;
         if let Some(maps) = Maps::open(pins)? {
             check_namespace(pins, &maps.settings()?, Identity::current()?)?;
         }
@@ -267,6 +269,9 @@ pub struct ReadBack {
 impl ReadBack {
     /// Opens what is pinned; `None` if nothing enforces.
     pub fn open(pins: &Pins) -> Result<Option<Self>, KernelError> {
+        if !pins.exist()? {
+            return Ok(None);
+        }
         let Some(maps) = Maps::open(pins)? else {
             return Ok(None);
         };
@@ -298,7 +303,7 @@ impl ReadBack {
 /// `interfaces` are the names that a filter may be on, for kernels without TCX.
 pub fn release(pins: &Pins, interfaces: &[String]) -> Result<bool, KernelError> {
     check_privileges()?;
-    if !pins.exist() {
+    if !pins.exist()? {
         return Ok(false);
     }
     let _lock = pins.lock()?;

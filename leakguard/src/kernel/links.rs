@@ -36,6 +36,22 @@ pub enum TcxAttachment {
     Absent,
 }
 
+/// Checks that what is pinned as a link is one; nothing must be attached next to something foreign.
+pub(super) fn check_pinned(pins: &Pins) -> Result<(), KernelError> {
+    let tcx = pins.tcx_links()?.into_iter().map(|(_, pin)| pin);
+    for pin in tcx.chain([pins.cgroup_link()]) {
+        if let Some(link) = open(&pin)?
+            && link_info(link.as_fd()).is_err()
+        {
+            return Err(KernelError::Foreign {
+                path: pin,
+                expected: "link",
+            });
+        }
+    }
+    Ok(())
+}
+
 /// Attaches the program to a cgroup, or replaces the one that the pinned link has; says whether anything changed.
 pub(super) fn attach_cgroup(
     pins: &Pins,
