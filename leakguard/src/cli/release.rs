@@ -14,7 +14,7 @@ use crate::guard;
 pub(super) fn run(args: &ReleaseArgs) -> anyhow::Result<Exit> {
     let ReleaseArgs { bpffs, control } = args;
     let mut output = Output::stdout();
-    if let Some(mut agent) = connect(&control.control, &Ask::Release)? {
+    if let Some(mut agent) = connect(&control.control, &Ask::Release).map_err(errors::control)? {
         match agent.answer()? {
             Answer::Done { .. } => output.line("released; the agent has ended")?,
             Answer::Refused { message } => bail!(message),

@@ -20,7 +20,7 @@ use super::protocol::{Answer, Ask, MAX_ASK};
 use super::{Feed, Request};
 use crate::guard::chain;
 
-/// How long a client may take to ask, and to take a line that it is sent.
+/// How long a client may take to ask, and to take a line of an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a client waits for an answer.
@@ -53,6 +53,15 @@ pub enum ControlError {
         /// The path.
         path: PathBuf,
     },
+    /// The agent may not be asked by this user.
+    #[error("the right to ask the agent at {path} is missing: run leakguard as root")]
+    Denied {
+        /// The socket.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
     /// The agent did not answer as it should.
     #[error("the agent at {path} does not answer")]
     Exchange {
@@ -64,8 +73,20 @@ pub enum ControlError {
     },
 }
 
+/// The socket's name, removed when dropped.
+#[derive(Debug)]
+pub(super) struct SocketName(PathBuf);
+
+impl Drop for SocketName {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.0) {
+            log::debug!("cannot remove {}: {error}", self.0.display());
+        }
+    }
+}
+
 /// Opens the socket for its owner only, in place of one that a dead agent has left.
-pub(super) fn listen(path: &Path) -> Result<UnixListener, ControlError> {
+pub(super) fn listen(path: &Path) -> Result<(UnixListener, SocketName), ControlError> {
     let error = |source| ControlError::Listen {
         path: path.to_owned(),
         source,
@@ -93,17 +114,10 @@ pub(super) fn listen(path: &Path) -> Result<UnixListener, ControlError> {
         Err(other) => return Err(error(other)),
     }
     let listener = UnixListener::bind(path).map_err(error)?;
+    let name = SocketName(path.to_owned());
     // Until here, who may connect is up to the umask; who may ask is checked for each client.
     fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(error)?;
-    Ok(listener)
-}
-
-/// Removes the socket and ends the tasks.
-pub(super) async fn close(path: &Path, tasks: &mut JoinSet<()>) {
-    if let Err(error) = fs::remove_file(path) {
-        log::debug!("cannot remove {}: {error}", path.display());
-    }
-    tasks.shutdown().await;
+    Ok((listener, name))
 }
 
 /// Serves clients until the listener fails.
@@ -179,7 +193,7 @@ async fn release(
     let (_telling, told) = oneshot::channel();
     let answer = match ask(requests, |reply| Request::Release(reply, told)).await {
         Some(()) => Answer::Done { changed: true },
-        None => refused("enforcement was not lifted; see the agent's log"),
+        None => refused("enforcement was not lifted completely; see the agent's log"),
     };
     write(send, &answer).await
 }
@@ -203,11 +217,16 @@ async fn events(
         write_line(send, &line).await?;
     }
     while follow {
-        match live.recv().await {
-            Ok(line) => write_line(send, &line).await?,
-            Err(RecvError::Lagged(events)) => write(send, &Answer::Missed { events }).await?,
+        let line = match live.recv().await {
+            Ok(line) => line,
+            Err(RecvError::Lagged(events)) => {
+                serde_json::to_string(&Answer::Missed { events })?.into()
+            }
             Err(RecvError::Closed) => break,
-        }
+        };
+        // A follower may pause for as long as it likes: it is told how much it missed.
+        send.write_all(line.as_bytes()).await?;
+        send.write_all(b"\n").await?;
     }
     Ok(())
 }
@@ -252,6 +271,12 @@ pub fn connect(path: &Path, question: &Ask) -> Result<Option<Conversation>, Cont
             ) =>
         {
             return Ok(None);
+        }
+        Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(ControlError::Denied {
+                path: path.to_owned(),
+                source,
+            });
         }
         Err(other) => return Err(error(other)),
     };

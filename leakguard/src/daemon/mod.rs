@@ -23,6 +23,7 @@ pub use events::{Feed, Form, Printer};
 use crate::config::{Config, OnExit};
 use crate::guard::{Guard, GuardError, Interfaces, Place, chain};
 use crate::interfaces::{Changes, WatchError, Watcher};
+use crate::kernel::requirements::check_privileges;
 
 /// The shortest time between two readings of the routes when nothing else has changed: a routing daemon changes them
 /// all the time.
@@ -80,6 +81,9 @@ pub async fn run(
     printer: Printer,
     started: impl FnOnce(&Guard),
 ) -> Result<Ended, DaemonError> {
+    check_privileges().map_err(GuardError::from)?;
+    // Before anything is enforced: an agent that cannot be asked must not leave traces.
+    let (listener, socket) = control::listen(control)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
     // Before the first look at the interfaces, so that no change falls in between.
@@ -90,7 +94,7 @@ pub async fn run(
     let (requests, mut asked) = mpsc::channel(REQUESTS);
     let mut tasks = JoinSet::new();
     tasks.spawn(events::pump(guard.take_ring()?, named, feed.clone()));
-    tasks.spawn(control::serve(control::listen(control)?, requests, feed));
+    tasks.spawn(control::serve(listener, requests, feed));
     started(&guard);
 
     let mut pace = Pace::default();
@@ -128,10 +132,9 @@ pub async fn run(
             log::warn!("whoever asked for the release does not take the answer");
         }
     }
-    if timeout(DRAIN, control::close(control, &mut tasks))
-        .await
-        .is_err()
-    {
+    // Its name goes before its listener: a new agent takes a name that nobody listens on for its own.
+    drop(socket);
+    if timeout(DRAIN, tasks.shutdown()).await.is_err() {
         log::warn!("the agent's tasks did not end in time");
     }
     Ok(ended)
