@@ -33,7 +33,7 @@ fn change(args: &AllowChangeArgs, allow: bool) -> anyhow::Result<Exit> {
     };
     let changed =
         if let Some(mut agent) = connect(&control.control, &question).map_err(errors::control)? {
-            match agent.answer()? {
+            match agent.answer().map_err(errors::control)? {
                 Answer::Done { changed } => changed,
                 Answer::Refused { message } => {
                     return Err(anyhow::anyhow!(message)).with_exit(Exit::Usage);

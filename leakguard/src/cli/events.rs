@@ -32,6 +32,7 @@ pub(super) fn run(args: &EventsArgs) -> anyhow::Result<Exit> {
             Ok(event) => output.line(&event)?,
             Err(_) => match serde_json::from_str(&line) {
                 Ok(Answer::Missed { events }) => log::warn!("too slow: missed {events} events"),
+                Ok(Answer::Denied) => return Err(errors::control(agent.denied())),
                 Ok(Answer::Refused { message }) => bail!(message),
                 _ => bail!("the agent speaks another version; it sent: {line}"),
             },

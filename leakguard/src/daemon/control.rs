@@ -159,13 +159,13 @@ async fn converse(
     let (receive, mut send) = stream.into_split();
     if peer != 0 && peer != geteuid().as_raw() {
         log::warn!("refused a client of uid {peer}");
-        return write(&mut send, &refused("only root may ask")).await;
+        return write(&mut send, &Answer::Denied).await;
     }
     let mut line = String::new();
     let mut receive = AsyncReader::new(receive.take(MAX_ASK));
     timeout(PATIENCE, receive.read_line(&mut line)).await??;
     let answer = match serde_json::from_str(&line) {
-        Ok(Ask::Hello) => Answer::Agent {
+        Ok(Ask::Hello {}) => Answer::Agent {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").into(),
         },
@@ -179,7 +179,7 @@ async fn converse(
                 None => refused("the agent is ending"),
             }
         }
-        Ok(Ask::Release) => return release(&mut send, &requests).await,
+        Ok(Ask::Release {}) => return release(&mut send, &requests).await,
         Err(error) => refused(&format!("not a question: {error}")),
     };
     write(&mut send, &answer).await
@@ -289,7 +289,11 @@ pub fn connect(path: &Path, question: &Ask) -> Result<Option<Conversation>, Cont
         .map_err(io::Error::from)
         .map_err(error)?;
     line.push('\n');
-    stream.write_all(line.as_bytes()).map_err(error)?;
+    match stream.write_all(line.as_bytes()) {
+        // The agent may refuse before it has heard everything: its answer says why.
+        Err(cut) if cut.kind() == io::ErrorKind::BrokenPipe => {}
+        result => result.map_err(error)?,
+    }
     Ok(Some(Conversation {
         path: path.to_owned(),
         lines: BufReader::new(stream).lines(),
@@ -311,9 +315,21 @@ impl Conversation {
     /// The one answer.
     pub fn answer(&mut self) -> Result<Answer, ControlError> {
         let line = self.line()?.unwrap_or_default();
-        serde_json::from_str(&line).map_err(|error| ControlError::Exchange {
+        match serde_json::from_str(&line) {
+            Ok(Answer::Denied) => Err(self.denied()),
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(ControlError::Exchange {
+                path: self.path.clone(),
+                source: error.into(),
+            }),
+        }
+    }
+
+    /// What [`Answer::Denied`] means.
+    pub fn denied(&self) -> ControlError {
+        ControlError::Denied {
             path: self.path.clone(),
-            source: error.into(),
-        })
+            source: io::ErrorKind::PermissionDenied.into(),
+        }
     }
 }
