@@ -95,6 +95,14 @@ impl Run {
             assert!(errors[0].contains(word), "{word:?}: {self:?}");
         }
     }
+
+    /// Asserts that the command line itself was refused.
+    #[track_caller]
+    pub(crate) fn bad_usage(&self, word: &str) {
+        assert_eq!(self.code, Some(2), "{self:?}");
+        assert!(self.stderr.starts_with("error: "), "{self:?}");
+        assert!(self.stderr.contains(word), "{self:?}");
+    }
 }
 
 /// The device under test; dropping it lifts enforcement and takes everything down.
