@@ -66,7 +66,7 @@ impl Guard {
     /// If it fails and nothing was enforced before, nothing is afterwards.
     pub async fn establish(config: &Config, place: &Place) -> Result<(Self, bool), GuardError> {
         check_cgroup(&place.cgroup)?;
-        let enforcement = Enforcement::prepare(Pins::at(&place.bpffs))?;
+        let enforcement = Enforcement::prepare(&Pins::at(&place.bpffs))?;
         let settings = settings(config);
         let mut guard = Self {
             enforcement,
@@ -241,7 +241,7 @@ pub async fn set_role(bpffs: &Path, name: &str, role: Role) -> Result<bool, Guar
             name: name.to_owned(),
         });
     }
-    let mut enforcement = Enforcement::prepare(pins)?;
+    let mut enforcement = Enforcement::prepare(&pins)?;
     // Without the agent's configuration, what the kernel does is what counts.
     for interface in interfaces.values_mut() {
         interface.role = if interface.name == name {

@@ -216,19 +216,21 @@ async fn events(
     for line in recent {
         write_line(send, &line).await?;
     }
-    while follow {
+    if !follow {
+        return Ok(());
+    }
+    loop {
         let line = match live.recv().await {
             Ok(line) => line,
             Err(RecvError::Lagged(events)) => {
                 serde_json::to_string(&Answer::Missed { events })?.into()
             }
-            Err(RecvError::Closed) => break,
+            Err(RecvError::Closed) => return Ok(()),
         };
         // A follower may pause for as long as it likes: it is told how much it missed.
         send.write_all(line.as_bytes()).await?;
         send.write_all(b"\n").await?;
     }
-    Ok(())
 }
 
 async fn write(send: &mut (impl AsyncWriteExt + Unpin), answer: &Answer) -> io::Result<()> {

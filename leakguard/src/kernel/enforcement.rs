@@ -63,13 +63,13 @@ impl Enforcement {
     /// Checks the machine, loads the programs and takes the lock; nothing is attached or changed yet.
     ///
     /// State that is pinned already is taken over.
-    pub fn prepare(pins: Pins) -> Result<Self, KernelError> {
+    pub fn prepare(pins: &Pins) -> Result<Self, KernelError> {
         check_privileges()?;
         pins.create()?;
         // Only under the lock is what is not there nobody else's work in progress.
         let lock = pins.lock()?;
         let fresh = pins.are_empty()?;
-        Self::load(&pins, fresh, lock).inspect_err(|_| {
+        Self::load(pins, fresh, lock).inspect_err(|_| {
             if fresh && let Err(error) = pins.remove() {
                 log::warn!("cannot remove {}: {error}", pins.root().display());
             }
