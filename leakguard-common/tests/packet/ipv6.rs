@@ -182,6 +182,15 @@ fn what_stands_behind_the_end_of_a_first_fragment_is_refused() {
     );
     assert_eq!(parsed_ip(&ending_at(no_ports, 24)).protocol, ICMPV6);
 
+    // The last piece of an inner datagram, within the first piece of the outer one.
+    let headers = [first.clone(), Extension::fragment(0, false)];
+    let nested = with_chain(&headers, UDP, &udp(7, 80, &[]));
+    assert_eq!(
+        ip_error(&ending_at(nested.clone(), 16)),
+        Some(ParseError::Truncated)
+    );
+    assert_eq!(parsed_ip(&ending_at(nested, 24)).destination_port, 80);
+
     let headers = [first, options, Extension::fragment(1, false)];
     let fragment_of_a_fragment = with_chain(&headers, UDP, &udp(7, 80, &[]));
     let bytes = ending_at(fragment_of_a_fragment.clone(), 24);
