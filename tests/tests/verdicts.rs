@@ -194,6 +194,12 @@ fn cases() -> Vec<Case> {
         let packet = with_extensions(udp(ipv6(), 443), headers);
         cases.push(case(format!("ipv6 443 behind {headers:?}"), packet, false));
     }
+    let mut first = with_extensions(udp(ipv6(), 443), &[44, 60]);
+    first[43] = 1;
+    cases.push(case("ipv6 443 in a first fragment", first.clone(), false));
+    // A receiver takes the ports from the next fragment.
+    first[5] = 16;
+    cases.push(case("ipv6 443 behind a first fragment", first, true));
     let chain = with_extensions(udp(ipv6(), 443), &[60; 17]);
     cases.push(case("ipv6 chain beyond the bound", chain, true));
 
