@@ -60,7 +60,7 @@ impl Fixture {
     }
 
     /// Takes something away, sees that it is gone, and waits for it to come back.
-    fn is_mended(mut self, take: impl FnOnce(&Self)) {
+    fn expect_mended(mut self, take: impl FnOnce(&Self)) {
         // Stopped meanwhile, so that it cannot be faster than the look at what is missing.
         self.signal(Signal::SIGSTOP);
         take(&self);
@@ -78,7 +78,7 @@ impl Fixture {
 
 #[test]
 fn a_flushed_ruleset_is_put_back() {
-    Fixture::new().is_mended(|fixture| {
+    Fixture::new().expect_mended(|fixture| {
         assert!(fixture.nft(&["flush", "ruleset"]));
         assert!(!fixture.nft(&["list", "table", "inet", "leakguard"]));
     });
@@ -86,21 +86,21 @@ fn a_flushed_ruleset_is_put_back() {
 
 #[test]
 fn a_changed_rule_is_put_back() {
-    Fixture::new().is_mended(|fixture| {
+    Fixture::new().expect_mended(|fixture| {
         assert!(fixture.nft(&["flush", "chain", "inet", "leakguard", "forward"]));
     });
 }
 
 #[test]
 fn an_unpinned_cgroup_link_is_attached_again() {
-    Fixture::new().is_mended(|fixture| {
+    Fixture::new().expect_mended(|fixture| {
         fs::remove_file(Pins::at(fixture.bpffs.path()).cgroup_link()).unwrap();
     });
 }
 
 #[test]
 fn an_unpinned_tc_link_is_attached_again() {
-    Fixture::new().is_mended(|fixture| {
+    Fixture::new().expect_mended(|fixture| {
         let links = Pins::at(fixture.bpffs.path()).tcx_links().unwrap();
         assert_eq!(links.len(), 2, "{links:?}");
         for (_, pin) in links {
