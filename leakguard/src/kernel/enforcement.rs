@@ -11,7 +11,7 @@ use super::maps::Maps;
 use super::netns::Identity;
 use super::object::{LINK_LAYERS, Loaded, Object, ProgramHandle, tc_program};
 use super::pins::{Lock, Pins};
-use super::requirements::check_privileges;
+use super::requirements::{check_privileges, lift_memory_limit};
 use super::ring::EventRing;
 use super::{KernelError, clsact};
 use crate::error::chain;
@@ -77,6 +77,7 @@ impl Enforcement {
     /// State that is pinned already is taken over.
     pub fn prepare(pins: &Pins) -> Result<Self, KernelError> {
         check_privileges()?;
+        lift_memory_limit();
         let fresh = !pins.exist();
         pins.create()?;
         Self::load(pins, fresh).inspect_err(|_| {
