@@ -6,7 +6,7 @@ mod device;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use device::{Device, PATIENCE, Run, RunningAgent, TUNNEL};
@@ -18,31 +18,14 @@ const PROBES: usize = 20;
 /// Both commands that enforce.
 const ENFORCING: [&str; 2] = ["run", "apply"];
 
-fn executable(path: &Path, script: &str) {
-    fs::write(path, script).unwrap();
-    fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
-}
-
-/// leakguard where every user may execute it.
-fn public_binary(device: &Device) -> PathBuf {
-    fs::set_permissions(device.directory(), Permissions::from_mode(0o755)).unwrap();
-    let binary = device.directory().join("leakguard");
-    fs::copy(agent_binary(), &binary).unwrap();
-    binary
-}
-
 /// The command through `setpriv` with these options.
 fn with_privileges(device: &Device, options: &[&str], arguments: &[&str]) -> Command {
-    let binary = public_binary(device);
-    let wrapper = device.directory().join("unprivileged");
-    executable(
-        &wrapper,
-        &format!(
-            "#!/bin/sh\nexec setpriv {} {} \"$@\"\n",
-            options.join(" "),
-            binary.display()
-        ),
+    let script = format!(
+        "exec setpriv {} {} \"$@\"",
+        options.join(" "),
+        device.public_binary().display()
     );
+    let wrapper = device.script("unprivileged", &script);
     device.command_of(wrapper, arguments)
 }
 
@@ -303,15 +286,12 @@ fn a_directory_gets_a_bpffs_of_its_own() {
 fn nft_that_cannot_be_run() {
     let mut device = Device::new();
     let nft = leakguard::host::find_program("nft").unwrap();
-    let wrapper = device.directory().join("without-nft");
-    executable(
-        &wrapper,
-        &format!(
-            "#!/bin/sh\nexec unshare --mount sh -c 'mount --bind /dev/null {} && exec {} \"$@\"' sh \"$@\"\n",
-            nft.display(),
-            agent_binary().display()
-        ),
+    let script = format!(
+        "exec unshare --mount sh -c 'mount --bind /dev/null {} && exec {} \"$@\"' sh \"$@\"",
+        nft.display(),
+        agent_binary().display()
     );
+    let wrapper = device.script("without-nft", &script);
     let command = device.command_of(&wrapper, &["run", "--tunnel", TUNNEL]);
     let mut agent = device.await_agent(RunningAgent::spawn(command, device.directory()));
     let stderr = agent.stderr();

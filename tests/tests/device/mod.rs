@@ -8,10 +8,11 @@
 #![allow(dead_code, reason = "every test binary uses its own part of it")]
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::ErrorKind;
 use std::net::UdpSocket;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -190,6 +191,36 @@ impl Device {
 
     pub(crate) fn status(&self) -> Value {
         serde_json::from_str(&self.leakguard(&["status", "--json"]).stdout).unwrap()
+    }
+
+    /// leakguard where every user may execute it.
+    pub(crate) fn public_binary(&self) -> PathBuf {
+        let directory = self.directory();
+        fs::set_permissions(directory, Permissions::from_mode(0o755)).unwrap();
+        let binary = directory.join("leakguard");
+        let mut install = Command::new("install");
+        install.args(["-m", "755"]).arg(agent_binary()).arg(&binary);
+        Run::of(install).ok();
+        binary
+    }
+
+    /// A shell script under this name.
+    ///
+    /// Written by a child, as the binary above: a descriptor of this process would be inherited by the children of
+    /// other tests, and what is open for writing cannot be executed.
+    pub(crate) fn script(&self, name: &str, text: &str) -> PathBuf {
+        let script = self.directory().join(name);
+        let mut write = Command::new("sh");
+        write
+            .args([
+                "-ec",
+                "printf '%s\\n' '#!/bin/sh' \"$1\" > \"$2\"; chmod 755 \"$2\"",
+                "sh",
+            ])
+            .arg(text)
+            .arg(&script);
+        Run::of(write).ok();
+        script
     }
 
     /// Starts `leakguard run` for the tunnel and waits until it answers.
