@@ -1,7 +1,5 @@
 //! What users get wrong and what machines lack: one clear line, the right exit code, and nothing half attached.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
-
 mod device;
 
 use std::fs::{self, Permissions};

@@ -1,10 +1,6 @@
 //! What a running agent can be asked, by whom, and what nobody can do to it by asking.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    reason = "a step that fails is a test that fails; figures belong into the test's output"
-)]
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 mod device;
 
@@ -77,6 +73,22 @@ fn allow_works_without_an_agent() {
     device.assert_untouched();
     device.leakguard(&["apply", "--tunnel", TUNNEL]).ok();
     allow_changes_what_passes(&mut device);
+}
+
+#[test]
+fn what_is_allowed_passes_from_the_answer_on() {
+    const ROUNDS: usize = 10;
+    let mut device = Device::new();
+    let agent = device.agent(&[]);
+    for _ in 0..ROUNDS {
+        device.leakguard(&["allow", "add", Topology::UPLINK]).ok();
+        assert_eq!(device.seen(PROBES), (PROBES, PROBES));
+        device
+            .leakguard(&["allow", "remove", Topology::UPLINK])
+            .ok();
+        assert_eq!(device.seen(PROBES), (0, 0));
+    }
+    assert_eq!(device.status()["agent"], agent.pid());
 }
 
 /// A `leakguard events --follow --json`, killed when dropped.

@@ -204,6 +204,7 @@ impl Enforcement {
                 clsact::detach(&device.name);
             }
         }
+        links::detach_all(&self.pins)?;
         self.pins.remove()
     }
 
@@ -322,6 +323,7 @@ pub fn release(pins: &Pins, interfaces: &[String]) -> Result<bool, KernelError> 
     for interface in interfaces {
         clsact::detach(interface);
     }
+    links::detach_all(pins)?;
     pins.remove()?;
     Ok(true)
 }

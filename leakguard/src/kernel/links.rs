@@ -12,7 +12,7 @@ use super::object::ProgramHandle;
 use super::pins::Pins;
 use super::requirements::check_cgroup;
 use super::syscall::{
-    AttachedTo, Target, link_create, link_info, link_update, object_get, object_pin,
+    AttachedTo, Target, link_create, link_detach, link_info, link_update, object_get, object_pin,
     tcx_egress_programs,
 };
 
@@ -152,7 +152,26 @@ pub(super) fn attach_tcx(
 
 /// Takes the program off an interface; says whether one was there.
 pub(super) fn detach_tcx(pins: &Pins, ifindex: u32) -> Result<bool, KernelError> {
-    unpin(&pins.tcx_link(ifindex))
+    detach(&pins.tcx_link(ifindex))
+}
+
+/// Takes every program off; the pins may stay or go then.
+pub(super) fn detach_all(pins: &Pins) -> Result<(), KernelError> {
+    for (_, pin) in pins.tcx_links()? {
+        detach(&pin)?;
+    }
+    detach(&pins.cgroup_link()).map(drop)
+}
+
+/// Detaches and unpins; says whether there was a pin.
+fn detach(pin: &Path) -> Result<bool, KernelError> {
+    if let Some(link) = open(pin)?
+        && let Err(error) = link_detach(link.as_fd())
+    {
+        log::debug!("{} goes with its pin: {error}", pin.display());
+    }
+    // By itself this would do, but only after a grace period in which the program still drops packets.
+    unpin(pin)
 }
 
 /// Reads back what the pinned cgroup link does; `None` if there is none, or if its cgroup was removed.
