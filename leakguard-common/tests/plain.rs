@@ -1,5 +1,7 @@
 //! The short way never lets a packet go that the long way would judge.
 
+#![expect(clippy::unwrap_used, reason = "the length is right by construction")]
+
 use leakguard_common::abi::{Hook, MAX_EXTRA_PORTS, Role, Settings};
 use leakguard_common::packet::{LinkLayer, Packet, parse};
 use leakguard_common::plain::{IPV4_HEAD, IPV6_HEAD, is_other_ipv4, is_other_ipv6};
