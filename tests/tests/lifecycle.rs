@@ -1,24 +1,27 @@
 //! Enforcement outlives its agent, is taken over without a gap, and goes only when it is told to.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    reason = "a step that fails is a test that fails; figures belong into the test's output"
-)]
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 mod device;
 
 use std::fs;
 use std::process::Command;
 
-use device::{Device, Flood, Flooded, RunningAgent, TUNNEL};
+use device::{Device, Flood, Flooded, PATIENCE, Run, RunningAgent, TUNNEL};
 use leakguard::kernel::enforcement::ReadBack;
 use leakguard::kernel::pins::Pins;
-use leakguard::lab::{Netns, Topology};
+use leakguard::lab::{Netns, Topology, wait_until};
+use leakguard_tests::agent_binary;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 const PROBES: usize = 100;
+
+fn go_on(floods: &[Flood; 2], packets: u64) {
+    for flood in floods {
+        flood.go_on(packets);
+    }
+}
 
 /// Stops both and asserts that they were fast enough to notice a gap, and that every local packet failed at once.
 fn stop(floods: [Flood; 2]) -> [Flooded; 2] {
@@ -43,9 +46,9 @@ fn enforcement_survives_kill_9_and_goes_with_release() {
 
     let mut agent = device.agent(&[]);
     let floods = device.flood();
-    floods.iter().for_each(|flood| flood.go_on(500));
+    go_on(&floods, 500);
     agent.kill9();
-    floods.iter().for_each(|flood| flood.go_on(2000));
+    go_on(&floods, 2000);
     let flooded = stop(floods);
     assert_eq!(device.seen_since(), (0, 0));
     eprintln!("over kill -9: {flooded:?}, 0 seen");
@@ -106,9 +109,9 @@ fn restarts_leave_no_gap() {
         } else {
             assert!(agent.signal(Signal::SIGTERM).success());
         }
-        floods.iter().for_each(|flood| flood.go_on(50));
+        go_on(&floods, 50);
         agent = device.agent(&[]);
-        floods.iter().for_each(|flood| flood.go_on(50));
+        go_on(&floods, 50);
         assert_eq!(
             cgroup_program(&device),
             program,
@@ -141,10 +144,10 @@ fn sigterm_keeps_enforcement_and_says_how_to_lift_it() {
         assert_eq!(device.seen(PROBES), (0, 0));
     }
     // As a user would, who copies what was printed; the socket of the default path is not there.
-    let mut release = device.host().command(leakguard_tests::agent_binary());
+    let mut release = device.host().command(agent_binary());
     release.args(["release", "--control", "/nonexistent", "--bpffs"]);
     release.arg(device.bpffs.path());
-    assert_eq!(device::Run::of(release).ok(), "released");
+    assert_eq!(Run::of(release).ok(), "released");
     device.assert_untouched();
 }
 
@@ -222,19 +225,19 @@ fn a_second_agent_is_refused() {
 
     agent.kill9();
     let elsewhere = Netns::new("elsewhere").unwrap();
-    let mut second = elsewhere.command(leakguard_tests::agent_binary());
+    let mut second = elsewhere.command(agent_binary());
     second
         .args(run)
         .arg("--cgroup")
         .arg(device.cgroup.path())
         .arg("--bpffs")
         .arg(device.bpffs.path());
-    device::Run::of(second).refused(1, &["belongs to another network namespace"]);
+    Run::of(second).refused(1, &["belongs to another network namespace"]);
     assert_eq!(device.status()["level"], "full");
     assert_eq!(device.seen(PROBES), (0, 0));
     let mut ruleset = elsewhere.command("nft");
     ruleset.args(["list", "ruleset"]);
-    assert_eq!(device::Run::of(ruleset).ok(), "");
+    assert_eq!(Run::of(ruleset).ok(), "");
     assert_eq!(device.leakguard(&["release"]).ok(), "released");
     device.assert_untouched();
 }
@@ -253,8 +256,8 @@ fn agents_that_start_at_once_do_not_undo_each_other() {
         .map(|number| RunningAgent::spawn(start(number), device.directory()))
         .collect();
     // Whoever comes second ends; one goes on.
-    leakguard::lab::wait_until("one is left and enforces", device::PATIENCE, || {
-        let running = agents.iter_mut().filter_map(|agent| agent.ended()).count();
+    wait_until("one is left and enforces", PATIENCE, || {
+        let running = agents.iter_mut().filter_map(RunningAgent::ended).count();
         Ok(running == AGENTS - 1 && device.status()["level"] == "full")
     })
     .unwrap();
