@@ -42,7 +42,7 @@ pub(crate) const TUNNEL: &str = "tun0";
 const LOCAL: &[u8] = b"probe of a local socket";
 const FORWARDED: &[u8] = b"probe of the container";
 /// Pause between two packets of a [`Flood`]: well over 1 kHz.
-const FLOOD_INTERVAL: Duration = Duration::from_micros(300);
+const FLOOD_INTERVAL: Duration = Duration::from_micros(150);
 
 /// What a command of leakguard left behind.
 #[derive(Debug)]
