@@ -69,19 +69,21 @@ fn enforcement_survives_kill_9_and_goes_with_release() {
     };
     assert_eq!(role(TUNNEL), ("tunnel".into(), "unneeded".into()));
     assert_eq!(role(Topology::UPLINK), ("uplink".into(), "head".into()));
-    let dropped: u64 = status["packets"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|series| series["verdict"] == "drop")
-        .map(|series| series["count"].as_u64().unwrap())
-        .sum();
-    // Forwarded packets meet the second net first.
-    let caught = status["netfilter"]["routed"].as_u64().unwrap();
+    let dropped = |hook: &str| -> u64 {
+        let series = status["packets"].as_array().unwrap().iter();
+        series
+            .filter(|series| series["verdict"] == "drop" && series["hook"] == hook)
+            .map(|series| series["count"].as_u64().unwrap())
+            .sum()
+    };
     assert_eq!(
-        [dropped, caught],
+        ["cgroup_skb", "tc"].map(dropped),
         flooded.map(|flood| flood.sent),
         "counted exactly, with the agent dead"
+    );
+    assert_eq!(
+        status["netfilter"]["routed"], 0,
+        "the second net leaves a covered uplink to its program"
     );
 
     assert_eq!(device.leakguard(&["release"]).ok(), "released");

@@ -1,12 +1,12 @@
 //! Enforcement as a whole: establish it, let it follow the interfaces, lift it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use leakguard_common::abi::{Outcome, Role, Settings};
 use leakguard_common::packet::LinkLayer;
 
-use super::links::{self, CgroupAttachment, TcxOutcome};
+use super::links::{self, CgroupAttachment, TcxAttachment, TcxOutcome};
 use super::maps::Maps;
 use super::netns::Identity;
 use super::object::{LINK_LAYERS, Loaded, Object, ProgramHandle, tc_program};
@@ -58,6 +58,8 @@ pub struct Followed {
     pub changed: bool,
     /// What could not be done, with the causes; one sentence each.
     pub failures: Vec<String>,
+    /// The uplinks that a TC program judges now.
+    pub covered: BTreeSet<u32>,
 }
 
 impl Followed {
@@ -152,12 +154,18 @@ impl Enforcement {
         let role = |ifindex| roles.get(&ifindex).copied().unwrap_or(Role::Uplink);
         let mut followed = Followed {
             changed: self.maps.retain(role)?,
-            failures: Vec::new(),
+            ..Followed::default()
         };
         for device in devices {
             followed.note(&device.name, self.maps.permit(device.ifindex, device.role));
         }
         Ok(followed)
+    }
+
+    /// Whether an earlier agent's TCX program judges an interface.
+    pub fn is_covered(&self, ifindex: u32) -> bool {
+        links::tcx_attachment(&self.pins, ifindex)
+            .is_ok_and(|attachment| attachment != TcxAttachment::Absent)
     }
 
     /// Puts the TC program on every uplink among the devices, and takes it off the others.
@@ -175,6 +183,9 @@ impl Enforcement {
                 Role::Uplink => self.attach_device(device),
                 Role::Tunnel | Role::Local => self.detach_device(device),
             };
+            if device.role == Role::Uplink && result.is_ok() {
+                followed.covered.insert(device.ifindex);
+            }
             followed.note(&device.name, result);
         }
         self.devices = devices.to_vec();
@@ -301,7 +312,7 @@ impl ReadBack {
     }
 
     /// Where leakguard's TCX program stands on an interface of the current namespace.
-    pub fn tcx(&self, ifindex: u32) -> Result<links::TcxAttachment, KernelError> {
+    pub fn tcx(&self, ifindex: u32) -> Result<TcxAttachment, KernelError> {
         links::tcx_attachment(&self.pins, ifindex)
     }
 
