@@ -34,6 +34,11 @@ pub const MAX_EXTRA_PORTS: usize = 16;
 /// The loopback device's number, the same in every namespace (`LOOPBACK_IFINDEX` in `net/net_namespace.h`).
 pub const LOOPBACK_IFINDEX: u32 = 1;
 
+/// How many bytes of a socket the `egress_inode` program looks into for its namespace.
+///
+/// `skc_net` ends at byte 56 on every kernel seen (5.10 to 6.18); the loader refuses the program where it does not fit.
+pub const SOCKET_HEAD: usize = 64;
+
 /// Defines a fieldless `u8` enum with its names and its conversion from the wire.
 macro_rules! wire_enum {
     (

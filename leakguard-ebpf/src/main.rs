@@ -1,10 +1,20 @@
 //! leakguard's kernel programs; an empty binary on the host, so that workspace-wide commands work.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-// Atomic addition; core offers it on this target only so. The compiler is pinned, see rust-toolchain.toml.
 #![cfg_attr(
     target_arch = "bpf",
     feature(core_intrinsics),
-    expect(internal_features)
+    expect(
+        internal_features,
+        reason = "core offers atomic addition on this target only so; the compiler is pinned in rust-toolchain.toml"
+    ),
+    expect(
+        clippy::needless_pass_by_value,
+        reason = "the attribute macros call each program with its context by value"
+    ),
+    expect(
+        clippy::cast_possible_truncation,
+        reason = "a fallible conversion is a branch that the verifier walks; sizes and lengths here are bounded"
+    )
 )]
 
 #[cfg(target_arch = "bpf")]

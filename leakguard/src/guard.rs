@@ -1,6 +1,6 @@
 //! Protection of the managed namespace: the kernel programs and the second net, kept in step with its interfaces.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use leakguard_common::abi::{Class, ClassSet, MAX_EXTRA_PORTS, Role, Settings};
@@ -58,6 +58,10 @@ pub struct Guard {
     ruleset: Ruleset,
     /// What the second net holds is known to be `ruleset`.
     ruleset_in_place: bool,
+    /// Every interface is covered as its role wants; if not, it is tried again.
+    covered: bool,
+    /// What was warned of and has not been mended since: a retry that fails again is no news.
+    warned: BTreeSet<String>,
 }
 
 impl Guard {
@@ -66,7 +70,7 @@ impl Guard {
     /// If it fails and nothing was enforced before, nothing is afterwards.
     pub async fn establish(config: &Config, place: &Place) -> Result<(Self, bool), GuardError> {
         check_cgroup(&place.cgroup)?;
-        let enforcement = Enforcement::prepare(Pins::at(&place.bpffs))?;
+        let enforcement = Enforcement::prepare(&Pins::at(&place.bpffs))?;
         let settings = settings(config);
         let mut guard = Self {
             enforcement,
@@ -78,6 +82,8 @@ impl Guard {
             interfaces: Interfaces::new(),
             ruleset: ruleset(&settings),
             ruleset_in_place: false,
+            covered: false,
+            warned: BTreeSet::new(),
         };
         match guard.enforce(&place.cgroup, settings).await {
             Ok(changed) => Ok((guard, changed)),
@@ -106,7 +112,7 @@ impl Guard {
     /// Reads the interfaces again and follows them; says whether anything changed in the kernel.
     pub async fn follow(&mut self) -> Result<bool, GuardError> {
         let interfaces = self.read_interfaces().await?;
-        if interfaces == self.interfaces && self.ruleset_in_place {
+        if interfaces == self.interfaces && self.is_complete() {
             return Ok(false);
         }
         for change in describe(&self.interfaces, &interfaces) {
@@ -118,6 +124,11 @@ impl Guard {
         changed |= self.update_netfilter().await;
         changed |= self.attach(&devices);
         Ok(changed)
+    }
+
+    /// Whether everything is in place; if not, [`Guard::follow`] tries again.
+    pub fn is_complete(&self) -> bool {
+        self.covered && self.ruleset_in_place
     }
 
     /// The interfaces as they were last followed.
@@ -186,8 +197,12 @@ impl Guard {
 
     fn attach(&mut self, devices: &[Device]) -> bool {
         let Followed { changed, failures } = self.enforcement.attach(devices);
+        self.covered = failures.is_empty();
         for (interface, error) in failures {
-            log::warn!("cannot cover {interface}: {}", chain(&error));
+            self.warn(format!("cannot cover {interface}: {}", chain(&error)));
+        }
+        if self.is_complete() {
+            self.warned.clear();
         }
         changed
     }
@@ -209,9 +224,19 @@ impl Guard {
         };
         self.ruleset_in_place = result.is_ok();
         result.unwrap_or_else(|error| {
-            log::warn!("no second net for forwarded traffic: {}", chain(&error));
+            self.warn(format!(
+                "no second net for forwarded traffic: {}",
+                chain(&error)
+            ));
             false
         })
+    }
+
+    fn warn(&mut self, warning: String) {
+        if !self.warned.contains(&warning) {
+            log::warn!("{warning}");
+            self.warned.insert(warning);
+        }
     }
 }
 
@@ -241,7 +266,7 @@ pub async fn set_role(bpffs: &Path, name: &str, role: Role) -> Result<bool, Guar
             name: name.to_owned(),
         });
     }
-    let mut enforcement = Enforcement::prepare(pins)?;
+    let mut enforcement = Enforcement::prepare(&pins)?;
     // Without the agent's configuration, what the kernel does is what counts.
     for interface in interfaces.values_mut() {
         interface.role = if interface.name == name {
@@ -287,7 +312,7 @@ async fn release_netfilter() -> Result<(), GuardError> {
 }
 
 /// The interfaces that forwarded DNS may leave by.
-fn permitted(interfaces: &Interfaces) -> std::collections::BTreeSet<Permitted> {
+fn permitted(interfaces: &Interfaces) -> BTreeSet<Permitted> {
     interfaces
         .values()
         .filter(|interface| interface.role != Role::Uplink)

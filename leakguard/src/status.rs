@@ -146,7 +146,7 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
     let cgroup_path = cgroup.and_then(find_cgroup);
     match cgroup {
         None => {
-            causes.push("local sockets are not judged: no program is attached to a cgroup".into())
+            causes.push("local sockets are not judged: no program is attached to a cgroup".into());
         }
         Some(_) if cgroup_path.is_none() => {
             causes.push("local sockets are not judged: the cgroup was removed".into());

@@ -22,7 +22,7 @@ use leakguard::{
     interfaces::{Changes, Interface, RolePatterns, Watcher, classify, snapshot, visible_tunnels},
     netfilter::{self, Action, Applied, Permitted, Ruleset},
 };
-use leakguard_common::abi::Role;
+use leakguard_common::abi::{Class, Role};
 use nix::sched::{CloneFlags, setns};
 
 /// How long anything that should happen may take.

@@ -1,8 +1,9 @@
 //! The kernel programs by themselves: what the verifier takes, and that both hooks give the same verdict.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
 use etherparse::{IpNumber, PacketBuilder};
 use leakguard::kernel::Enforcement;
-use leakguard::kernel::enforcement::Options;
 use leakguard::kernel::object::{CgroupVariant, LINK_LAYERS, Object, tc_program};
 use leakguard::kernel::pins::Pins;
 use leakguard::lab::{Bpffs, Cgroup, Netns};
@@ -40,13 +41,10 @@ impl Fixture {
         self.netns
             .run_in(|| {
                 let pins = Pins::at(self.bpffs.path());
-                let options = Options {
-                    pins: pins.clone(),
-                    cgroup: self.cgroup.path().to_owned(),
-                    settings,
-                };
-                let mut enforcement = Enforcement::prepare(options).unwrap();
-                enforcement.enforce_sockets(&[]).unwrap();
+                let mut enforcement = Enforcement::prepare(&pins).unwrap();
+                enforcement
+                    .enforce_sockets(self.cgroup.path(), settings)
+                    .unwrap();
                 let uplink = nix::net::if_::if_nametoindex("up0").unwrap();
                 // A second load shares the pinned maps, and can be run without sending anything.
                 let object = Object::load(&pins).unwrap();

@@ -111,6 +111,13 @@ impl Skb {
     }
 }
 
+#[cfg(feature = "log")]
+impl aya_ebpf::EbpfContext for Skb {
+    fn as_ptr(&self) -> *mut c_void {
+        self.context()
+    }
+}
+
 impl PacketBytes for Skb {
     #[inline(always)]
     fn read<const N: usize>(&self, offset: u32, into: &mut [u8; N]) -> Result<(), Truncated> {

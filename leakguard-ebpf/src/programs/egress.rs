@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
-use leakguard_common::abi::{Hook, LOOPBACK_IFINDEX, Role, Settings, Verdict};
+use leakguard_common::abi::{Hook, LOOPBACK_IFINDEX, Role, SOCKET_HEAD, Settings, Verdict};
 use leakguard_common::counter::Series;
 use leakguard_common::packet::{LinkLayer, Packet, parse, protocol};
 use leakguard_common::verdict::decide;
@@ -86,19 +86,17 @@ impl ByInode {
     /// The inode of the socket's namespace, if it can be read.
     #[inline(always)]
     fn inode(skb: Skb) -> Option<u32> {
-        /// More than `skc_net`'s offset plus a pointer on every kernel seen (48 + 8).
-        const HEAD: usize = 128;
-
         // SAFETY: a context field; the verifier checks the access.
         let socket = unsafe { (*skb.as_ptr()).__bindgen_anon_2.sk };
         if socket.is_null() {
             return None;
         }
         // The verifier refuses arithmetic on a socket pointer, so the head is copied and looked into.
-        let mut head = [0_u64; HEAD / 8];
-        // SAFETY: `head` is HEAD writable bytes; the helper fails on a source that cannot be read.
-        let result =
-            unsafe { bpf_probe_read_kernel(head.as_mut_ptr().cast(), HEAD as u32, socket.cast()) };
+        let mut head = [0_u64; SOCKET_HEAD / 8];
+        // SAFETY: `head` is SOCKET_HEAD writable bytes; the helper fails on a source that cannot be read.
+        let result = unsafe {
+            bpf_probe_read_kernel(head.as_mut_ptr().cast(), SOCKET_HEAD as u32, socket.cast())
+        };
         if result != 0 {
             return None;
         }

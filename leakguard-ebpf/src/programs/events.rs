@@ -65,4 +65,13 @@ pub(super) fn report(skb: Skb, hook: Hook, decision: &Decision, packet: &Packet,
     }
     entry.submit(0);
     count_event(Outcome::Submitted);
+    #[cfg(feature = "log")]
+    aya_log_ebpf::debug!(
+        &skb,
+        "reason {} at hook {}: verdict {} on interface {}",
+        decision.reason as u8,
+        hook as u8,
+        decision.verdict as u8,
+        skb.ifindex()
+    );
 }

@@ -4,10 +4,11 @@ use clap::CommandFactory as _;
 use leakguard_common::abi::{Class, ClassSet};
 
 use super::{
-    args::{AllowCommand, Level, LogFormat},
+    args::{AllowCommand, LogFormat},
     *,
 };
 use crate::config::{Layer, Mode};
+use crate::status::Level;
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(std::iter::once("leakguard").chain(line.split_whitespace()))

@@ -98,12 +98,11 @@ pub(super) fn listen(path: &Path) -> Result<UnixListener, ControlError> {
     Ok(listener)
 }
 
-/// Removes the socket and ends the tasks.
-pub(super) async fn close(path: &Path, tasks: &mut JoinSet<()>) {
+/// Removes the socket.
+pub(super) fn remove(path: &Path) {
     if let Err(error) = fs::remove_file(path) {
         log::debug!("cannot remove {}: {error}", path.display());
     }
-    tasks.shutdown().await;
 }
 
 /// Serves clients until the listener fails.
@@ -202,14 +201,16 @@ async fn events(
     for line in recent {
         write_line(send, &line).await?;
     }
-    while follow {
+    if !follow {
+        return Ok(());
+    }
+    loop {
         match live.recv().await {
             Ok(line) => write_line(send, &line).await?,
             Err(RecvError::Lagged(events)) => write(send, &Answer::Missed { events }).await?,
-            Err(RecvError::Closed) => break,
+            Err(RecvError::Closed) => return Ok(()),
         }
     }
-    Ok(())
 }
 
 async fn write(send: &mut (impl AsyncWriteExt + Unpin), answer: &Answer) -> io::Result<()> {

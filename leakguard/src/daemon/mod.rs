@@ -29,7 +29,7 @@ use crate::interfaces::{Changes, WatchError, Watcher};
 const ROUTES_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How soon a reading that failed is tried again.
-const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long the tasks may take to end.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -84,13 +84,16 @@ pub async fn run(
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
     // Before the first look at the interfaces, so that no change falls in between.
     let mut watcher = Watcher::new()?;
-    let (mut guard, _) = Guard::establish(config, place).await?;
+    let listener = control::listen(control)?;
+    let (mut guard, _) = Guard::establish(config, place)
+        .await
+        .inspect_err(|_| control::remove(control))?;
     let (interfaces, named) = watch::channel(Arc::new(guard.interfaces().clone()));
     let feed = Feed::new(printer);
     let (requests, mut asked) = mpsc::channel(REQUESTS);
     let mut tasks = JoinSet::new();
     tasks.spawn(events::pump(guard.take_ring()?, named, feed.clone()));
-    tasks.spawn(control::serve(control::listen(control)?, requests, feed));
+    tasks.spawn(control::serve(listener, requests, feed));
     started(&guard);
 
     let mut pace = Pace::default();
@@ -128,10 +131,8 @@ pub async fn run(
             log::warn!("whoever asked for the release does not take the answer");
         }
     }
-    if timeout(DRAIN, control::close(control, &mut tasks))
-        .await
-        .is_err()
-    {
+    control::remove(control);
+    if timeout(DRAIN, tasks.shutdown()).await.is_err() {
         log::warn!("the agent's tasks did not end in time");
     }
     Ok(ended)
@@ -142,6 +143,9 @@ async fn follow(guard: &mut Guard, interfaces: &watch::Sender<Arc<Interfaces>>, 
     match guard.follow().await {
         Ok(_) => {
             interfaces.send_replace(Arc::new(guard.interfaces().clone()));
+            if !guard.is_complete() {
+                pace.retry();
+            }
         }
         Err(error) => {
             // Nothing is opened by a failure: what has come is unknown, and unknown is an uplink.

@@ -8,6 +8,8 @@ use super::Query;
 
 /// Length of a UDP header.
 const UDP_HEADER: usize = 8;
+/// The least length of a TCP header.
+const TCP_HEADER: usize = 20;
 /// Offset of the data offset in a TCP header.
 const TCP_DATA_OFFSET: usize = 12;
 /// DNS over TCP puts the message's length before it (RFC 1035, 4.2.2).
@@ -19,6 +21,9 @@ pub(super) fn first_question(transport: u8, bytes: &[u8]) -> Option<Query> {
         protocol::UDP | protocol::UDP_LITE => bytes.get(UDP_HEADER..)?,
         protocol::TCP => {
             let header = usize::from(bytes.get(TCP_DATA_OFFSET)? >> 4) * 4;
+            if header < TCP_HEADER {
+                return None;
+            }
             bytes.get(header + TCP_LENGTH..)?
         }
         _ => return None,
@@ -55,7 +60,7 @@ mod tests {
 
     fn tcp(header_len: u8, message: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0; usize::from(header_len)];
-        bytes[TCP_DATA_OFFSET] = header_len / 4 << 4;
+        bytes[TCP_DATA_OFFSET] = (header_len / 4) << 4;
         bytes.extend(u16::try_from(message.len()).unwrap().to_be_bytes());
         bytes.extend(message);
         bytes
@@ -88,10 +93,12 @@ mod tests {
 
     #[test]
     fn every_truncation_is_survived() {
-        for whole in [udp(MESSAGE), tcp(32, MESSAGE)] {
+        for (transport, whole) in [
+            (protocol::UDP, udp(MESSAGE)),
+            (protocol::TCP, tcp(32, MESSAGE)),
+        ] {
             for len in 0..whole.len() {
-                assert_eq!(first_question(protocol::UDP, &whole[..len]), None, "{len}");
-                assert_eq!(first_question(protocol::TCP, &whole[..len]), None, "{len}");
+                assert_eq!(first_question(transport, &whole[..len]), None, "{len}");
             }
         }
     }

@@ -63,11 +63,11 @@ impl Enforcement {
     /// Checks the machine, loads the programs and takes the lock; nothing is attached or changed yet.
     ///
     /// State that is pinned already is taken over.
-    pub fn prepare(pins: Pins) -> Result<Self, KernelError> {
+    pub fn prepare(pins: &Pins) -> Result<Self, KernelError> {
         check_privileges()?;
         let fresh = !pins.exist();
         pins.create()?;
-        Self::load(&pins, fresh).inspect_err(|_| {
+        Self::load(pins, fresh).inspect_err(|_| {
             if fresh && let Err(error) = pins.remove() {
                 log::warn!("cannot remove {}: {error}", pins.root().display());
             }

@@ -12,6 +12,7 @@
 //! | [`enforcement`] | the whole of it: establish, follow the interfaces, release |
 //! | [`ring`] | the event ring as an asynchronous source |
 
+mod btf;
 pub mod clsact;
 pub mod enforcement;
 pub mod links;

@@ -5,11 +5,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use btf_rs::{Btf, Type};
+use leakguard_common::abi::SOCKET_HEAD;
 use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::KernelError;
+use super::btf::Btf;
 
 /// `SO_NETNS_COOKIE` (`include/uapi/asm-generic/socket.h`, since 5.14).
 const SO_NETNS_COOKIE: libc::c_int = 71;
@@ -76,30 +77,24 @@ pub struct Offsets {
 }
 
 impl Offsets {
-    /// Reads them from the kernel's type information; `None` if it has none or does not name them.
+    /// Reads them from the kernel's type information; `None` if it has none, or nothing that the program can use.
     pub fn from_btf(path: &Path) -> Option<Self> {
-        let btf = Btf::from_file(path).ok()?;
+        let bytes = std::fs::read(path).ok()?;
+        let btf = Btf::parse(&bytes)?;
+        let skc_net = btf.offset("sock_common", "skc_net")?;
+        let end = usize::try_from(skc_net)
+            .ok()?
+            .checked_add(size_of::<u64>())?;
+        if end > SOCKET_HEAD {
+            return None;
+        }
         Some(Self {
-            skc_net: offset(&btf, "sock_common", "skc_net")?,
-            net_inum: offset(&btf, "net", "ns")?.checked_add(offset(&btf, "ns_common", "inum")?)?,
+            skc_net,
+            net_inum: btf
+                .offset("net", "ns")?
+                .checked_add(btf.offset("ns_common", "inum")?)?,
         })
     }
-}
-
-fn offset(btf: &Btf, structure: &str, field: &str) -> Option<u32> {
-    btf.resolve_types_by_name(structure)
-        .ok()?
-        .into_iter()
-        .find_map(|found| {
-            let Type::Struct(found) = found else {
-                return None;
-            };
-            let member = found
-                .members
-                .iter()
-                .find(|member| btf.resolve_name(*member).is_ok_and(|name| name == field))?;
-            Some(member.bit_offset() / 8)
-        })
 }
 
 #[cfg(test)]
