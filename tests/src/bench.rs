@@ -113,7 +113,13 @@ impl Bench {
     }
 
     /// Sends probes; says how many of them the ISP has seen.
-    pub fn seen(&mut self, place: Place, transport: Transport, target: SocketAddr, count: usize) -> usize {
+    pub fn seen(
+        &mut self,
+        place: Place,
+        transport: Transport,
+        target: SocketAddr,
+        count: usize,
+    ) -> usize {
         let volley = Volley::send(self.origin(place), transport, target, count);
         let frames = self.frames(place);
         volley.seen(&frames)

@@ -1,8 +1,4 @@
 //! What the privileged tests share, besides `leakguard::lab`.
-#![expect(
-    clippy::panic,
-    reason = "all of this is test code: a panic is how a test fails"
-)]
 
 #![expect(
     clippy::missing_panics_doc,

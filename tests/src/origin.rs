@@ -28,7 +28,13 @@ pub struct Origin<'lab> {
 
 impl Origin<'_> {
     /// Makes `count` sockets.
-    pub fn sockets(&self, domain: c_int, kind: c_int, protocol: c_int, count: usize) -> Vec<OwnedFd> {
+    pub fn sockets(
+        &self,
+        domain: c_int,
+        kind: c_int,
+        protocol: c_int,
+        count: usize,
+    ) -> Vec<OwnedFd> {
         assert!(count <= MOST, "{count} sockets at once");
         let (here, there) = socketpair(
             AddressFamily::Unix,
@@ -54,7 +60,9 @@ impl Origin<'_> {
         }
         let output = output_within(maker, LIMIT).unwrap();
         assert!(output.status.success(), "{output:?}");
-        (0..count).map(|_| take_over(here.as_fd()).unwrap()).collect()
+        (0..count)
+            .map(|_| take_over(here.as_fd()).unwrap())
+            .collect()
     }
 
     /// An unbound UDP socket of the family of `peer`.
@@ -126,7 +134,9 @@ fn hand_over(to: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> io::Result<()> {
             (*control).cmsg_level = libc::SOL_SOCKET;
             (*control).cmsg_type = libc::SCM_RIGHTS;
             (*control).cmsg_len = libc::CMSG_LEN(FD_BYTES) as usize;
-            libc::CMSG_DATA(control).cast::<RawFd>().write_unaligned(socket.as_raw_fd());
+            libc::CMSG_DATA(control)
+                .cast::<RawFd>()
+                .write_unaligned(socket.as_raw_fd());
             libc::sendmsg(to.as_raw_fd(), header, 0)
         }
     });

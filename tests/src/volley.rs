@@ -41,7 +41,12 @@ enum Marks {
 
 impl Volley {
     /// Sends `count` probes without waiting for any answer.
-    pub fn send(origin: Origin<'_>, transport: Transport, target: SocketAddr, count: usize) -> Self {
+    pub fn send(
+        origin: Origin<'_>,
+        transport: Transport,
+        target: SocketAddr,
+        count: usize,
+    ) -> Self {
         match transport {
             Transport::Udp => Self::datagrams(origin, target, count),
             Transport::Tcp => Self::connections(origin, target, count),
@@ -52,7 +57,11 @@ impl Volley {
         let socket = origin.udp(target.ip());
         let prefix = nonce();
         let errors = (0..count)
-            .filter_map(|number| socket.send_to(numbered(&prefix, number).as_bytes(), target).err())
+            .filter_map(|number| {
+                socket
+                    .send_to(numbered(&prefix, number).as_bytes(), target)
+                    .err()
+            })
             .collect();
         Self {
             target,
@@ -90,7 +99,8 @@ impl Volley {
         });
         match &self.marks {
             Marks::Payload(prefix) => {
-                let numbers: BTreeSet<_> = towards.filter_map(|bytes| number(bytes, prefix)).collect();
+                let numbers: BTreeSet<_> =
+                    towards.filter_map(|bytes| number(bytes, prefix)).collect();
                 numbers.len()
             }
             Marks::Connections(streams) => {
@@ -100,7 +110,8 @@ impl Volley {
                     .map(|frame| frame.source.port())
                     .collect();
                 let ours = streams.iter().filter_map(|stream| stream.local_addr().ok());
-                ours.filter(|address| ports.contains(&address.port())).count()
+                ours.filter(|address| ports.contains(&address.port()))
+                    .count()
             }
         }
     }
