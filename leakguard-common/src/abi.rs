@@ -335,3 +335,69 @@ const _: () = {
 // SAFETY: repr(C), fixed-width integers and arrays of them, and no padding (the sizes are asserted above).
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Settings {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Checks what every enum of the wire promises.
+    macro_rules! check {
+        ($($name:ident),+) => {
+            $(
+                for (number, &value) in $name::ALL.iter().enumerate() {
+                    assert_eq!(value as usize, number, "{value}");
+                    assert_eq!($name::from_wire(value as u8), Some(value));
+                    assert_eq!($name::from_name(value.name()), Some(value));
+                }
+                for number in $name::ALL.len()..=usize::from(u8::MAX) {
+                    assert_eq!($name::from_wire(number.to_le_bytes()[0]), None);
+                }
+                assert_eq!($name::from_name(""), None);
+            )+
+        };
+    }
+
+    #[test]
+    fn enums_and_their_numbers_and_names_correspond() {
+        check!(
+            Class, Reason, Verdict, Hook, Role, Family, Protocol, Outcome
+        );
+    }
+
+    #[test]
+    fn a_reason_has_the_number_and_the_name_of_its_class() {
+        for &class in Class::ALL {
+            let reason = Reason::from(class);
+            assert_eq!(reason as u8, class as u8);
+            assert_eq!(reason.name(), class.name());
+        }
+    }
+
+    #[test]
+    fn a_set_has_what_was_added() {
+        for subset in 0..1_u32 << Class::ALL.len() {
+            let chosen = |class: Class| subset & (1 << class as u32) != 0;
+            let set: ClassSet = Class::ALL
+                .iter()
+                .copied()
+                .filter(|&class| chosen(class))
+                .collect();
+            for &class in Class::ALL {
+                assert_eq!(set.contains(class), chosen(class));
+            }
+            assert_eq!(set, ClassSet(subset));
+        }
+    }
+
+    #[test]
+    fn transports_are_told_apart() {
+        for number in 0..=u8::MAX {
+            let expected = match number {
+                6 => Protocol::Tcp,
+                17 => Protocol::Udp,
+                _ => Protocol::Other,
+            };
+            assert_eq!(Protocol::of(number), expected);
+        }
+    }
+}

@@ -120,4 +120,29 @@ mod tests {
         }
         assert_eq!(next, SERIES);
     }
+
+    #[test]
+    fn a_judged_packet_is_counted_under_its_own_labels() {
+        let decision = Decision {
+            verdict: Verdict::WouldDrop,
+            reason: Reason::Doq,
+            role: Role::Tunnel,
+        };
+        let packet = Packet {
+            family: Family::Ipv6,
+            protocol: 17,
+            ..Packet::UNKNOWN
+        };
+        let series = Series::new(Hook::Tc, &decision, &packet);
+        let expected = Series {
+            hook: Hook::Tc,
+            role: Role::Tunnel,
+            reason: Reason::Doq,
+            verdict: Verdict::WouldDrop,
+            family: Family::Ipv6,
+            protocol: Protocol::Udp,
+        };
+        assert_eq!(series, expected);
+        assert_eq!(Series::from_index(series.index()), Some(series));
+    }
 }

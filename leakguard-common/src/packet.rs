@@ -45,6 +45,7 @@ const ETHERTYPES_VLAN: [u16; 3] = [0x8100, 0x88a8, 0x9100];
 const IPV4_LEN: u32 = 20;
 const IPV6_LEN: u32 = 40;
 const FRAGMENT_LEN: u32 = 8;
+const PORTS_LEN: u32 = 4;
 
 /// Read access to the bytes of one packet.
 pub trait PacketBytes {
@@ -215,6 +216,7 @@ fn parse_ipv4<B: PacketBytes + ?Sized>(
     network: u32,
     packet: &mut Packet,
 ) -> Result<(), ParseError> {
+    const TOTAL_LENGTH: usize = 2;
     const FLAGS: usize = 6;
     const PROTOCOL: usize = 9;
     const SOURCE: usize = 12;
@@ -242,12 +244,19 @@ fn parse_ipv4<B: PacketBytes + ?Sized>(
     }
     packet.protocol = header[PROTOCOL];
     packet.transport = network + header_len;
-    let fragment_offset = u16::from_be_bytes([header[FLAGS], header[FLAGS + 1]]) & 0x1fff;
-    if fragment_offset != 0 {
+    let flags_and_offset = u16::from_be_bytes([header[FLAGS], header[FLAGS + 1]]);
+    if flags_and_offset & 0x1fff != 0 {
         packet.fragment = Fragment::Later;
         return Ok(());
     }
-    parse_upper(bytes, packet)
+    let total_length = u16::from_be_bytes([header[TOTAL_LENGTH], header[TOTAL_LENGTH + 1]]);
+    let more_fragments = flags_and_offset & 0x2000 != 0;
+    parse_upper(
+        bytes,
+        network + u32::from(total_length),
+        more_fragments,
+        packet,
+    )
 }
 
 #[inline(always)]
@@ -256,6 +265,7 @@ fn parse_ipv6<B: PacketBytes + ?Sized>(
     network: u32,
     packet: &mut Packet,
 ) -> Result<(), ParseError> {
+    const PAYLOAD_LENGTH: usize = 4;
     const NEXT_HEADER: usize = 6;
 
     packet.family = Family::Ipv6;
@@ -270,12 +280,23 @@ fn parse_ipv6<B: PacketBytes + ?Sized>(
     }
     packet.protocol = header[NEXT_HEADER];
     packet.transport = network + IPV6_LEN;
-    parse_upper(bytes, packet)
+    let payload_length = u16::from_be_bytes([header[PAYLOAD_LENGTH], header[PAYLOAD_LENGTH + 1]]);
+    let end = packet.transport + u32::from(payload_length);
+    parse_upper(bytes, end, false, packet)
 }
 
 /// Follows extension headers from `packet.transport` on, then reads the ports.
+///
+/// `end` is where the packet ends by its own account. That binds a first fragment alone: a receiver cuts off
+/// what lies behind and puts the next fragment there, so what stands behind the end is not what arrives. Whole
+/// packets are not held to it, because super-packets of more than 65,535 bytes give their length as 0.
 #[inline(always)]
-fn parse_upper<B: PacketBytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<(), ParseError> {
+fn parse_upper<B: PacketBytes + ?Sized>(
+    bytes: &B,
+    end: u32,
+    mut more_fragments: bool,
+    packet: &mut Packet,
+) -> Result<(), ParseError> {
     for _ in 0..=MAX_EXTENSIONS {
         if is_extension(packet.protocol, packet.family) {
             let mut header = [0; 4];
@@ -286,18 +307,27 @@ fn parse_upper<B: PacketBytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Resul
                 protocol::AUTHENTICATION => (u32::from(len) + 2) * 4,
                 _ => (u32::from(len) + 1) * 8,
             };
-            let later = packet.protocol == protocol::FRAGMENT
-                && u16::from_be_bytes([offset_high, offset_low]) & 0xfff8 != 0;
+            let offset_and_flags = u16::from_be_bytes([offset_high, offset_low]);
+            let is_fragment = packet.protocol == protocol::FRAGMENT;
             packet.protocol = next;
             packet.transport += header_len;
-            if later {
-                packet.fragment = Fragment::Later;
-                return Ok(());
+            if more_fragments && packet.transport > end {
+                return Err(ParseError::Truncated);
+            }
+            if is_fragment {
+                if offset_and_flags & 0xfff8 != 0 {
+                    packet.fragment = Fragment::Later;
+                    return Ok(());
+                }
+                more_fragments |= offset_and_flags & 1 != 0;
             }
             continue;
         }
         if has_ports(packet.protocol) {
-            let mut ports = [0; 4];
+            if more_fragments && packet.transport + PORTS_LEN > end {
+                return Err(ParseError::Truncated);
+            }
+            let mut ports = [0; PORTS_LEN as usize];
             bytes.read(packet.transport, &mut ports)?;
             packet.source_port = u16::from_be_bytes([ports[0], ports[1]]);
             packet.destination_port = u16::from_be_bytes([ports[2], ports[3]]);

@@ -88,8 +88,8 @@ fn suspicion(
     }
     if matches!(packet.fragment, Fragment::Later) {
         // The stack fragments after the cgroup hook, so there a fragment comes from a raw socket. On a wire it
-        // is ordinary, and useless to a receiver whose first fragment was dropped: ports cannot be split or
-        // overwritten, because fragments are cut at multiples of 8 bytes.
+        // is ordinary, and useless to a receiver whose first fragment was dropped; a first fragment has its ports,
+        // or the parser refuses it.
         return match hook {
             Hook::CgroupSkb if has_ports(packet.protocol) => Reason::Fragment,
             Hook::CgroupSkb | Hook::Tc => Reason::Other,

@@ -98,6 +98,18 @@ pub fn render(error: &anyhow::Error) -> String {
     text
 }
 
+/// An error with its causes, on one line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
 /// The text with control characters written as escape sequences.
 pub fn escape_control(text: &str) -> String {
     text.chars().fold(

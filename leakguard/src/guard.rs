@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use leakguard_common::abi::{Class, ClassSet, MAX_EXTRA_PORTS, Role, Settings};
 
 use crate::config::{Config, Mode};
+use crate::error::chain;
 use crate::interfaces::{Interface, NetlinkError, Pattern, RolePatterns, classify, snapshot};
-use crate::kernel::enforcement::{Followed, ReadBack};
+use crate::kernel::enforcement::ReadBack;
 use crate::kernel::object::Loaded;
 use crate::kernel::pins::Pins;
 use crate::kernel::requirements::check_cgroup;
@@ -36,6 +37,12 @@ pub enum GuardError {
         /// What was asked for.
         name: String,
     },
+    /// Some of it could not be done.
+    #[error("not everything is covered: {}", failures.join("; "))]
+    Incomplete {
+        /// One sentence each.
+        failures: Vec<String>,
+    },
     /// Nothing is enforced that could be changed.
     #[error("nothing is enforced; start with `leakguard run` or `leakguard apply`")]
     NotEnforcing,
@@ -53,6 +60,8 @@ pub struct Place {
 /// Protection that this process holds. Dropping it leaves the kernel side in place.
 pub struct Guard {
     enforcement: Enforcement,
+    cgroup: PathBuf,
+    settings: Settings,
     patterns: RolePatterns,
     interfaces: Interfaces,
     ruleset: Ruleset,
@@ -74,6 +83,8 @@ impl Guard {
         let settings = settings(config);
         let mut guard = Self {
             enforcement,
+            cgroup: place.cgroup.clone(),
+            settings,
             patterns: RolePatterns {
                 tunnel: config.tunnel().to_vec(),
                 local: config.local().to_vec(),
@@ -85,7 +96,7 @@ impl Guard {
             covered: false,
             warned: BTreeSet::new(),
         };
-        match guard.enforce(&place.cgroup, settings).await {
+        match guard.begin().await {
             Ok(changed) => Ok((guard, changed)),
             Err(error) if guard.enforcement.is_fresh() => {
                 if let Err(error) = guard.release().await {
@@ -97,16 +108,11 @@ impl Guard {
         }
     }
 
-    async fn enforce(&mut self, cgroup: &Path, settings: Settings) -> Result<bool, GuardError> {
+    async fn begin(&mut self) -> Result<bool, GuardError> {
         self.interfaces = self.read_interfaces().await?;
-        let devices = self.devices();
-        let mut changed = self.enforcement.permit(&devices)?;
-        changed |= self.enforcement.enforce_sockets(cgroup, settings)?;
-        changed |= self.update_netfilter().await;
-        changed |= self.attach(&devices);
+        let changed = self.bring_in_line().await?;
         // An interface may have come since the first look.
-        changed |= self.follow().await?;
-        Ok(changed)
+        Ok(self.follow().await? || changed)
     }
 
     /// Reads the interfaces again and follows them; says whether anything changed in the kernel.
@@ -119,10 +125,40 @@ impl Guard {
             log::info!("{change}");
         }
         self.interfaces = interfaces;
+        self.bring_in_line().await
+    }
+
+    /// Reads back what enforces and mends what somebody has changed; says whether there was anything to mend.
+    pub async fn verify(&mut self) -> Result<bool, GuardError> {
+        // What has come or gone by itself is not to mend.
+        self.follow().await?;
+        self.ruleset_in_place = false;
+        let mended = self.bring_in_line().await?;
+        if mended {
+            log::warn!("enforcement had been changed from outside, and is mended");
+        }
+        Ok(mended)
+    }
+
+    /// Makes the kernel do what the interfaces, as they were last read, call for: permissions first, because they
+    /// take effect at once; then local sockets; then forwarded traffic.
+    async fn bring_in_line(&mut self) -> Result<bool, GuardError> {
         let devices = self.devices();
-        let mut changed = self.enforcement.permit(&devices)?;
-        changed |= self.update_netfilter().await;
-        changed |= self.attach(&devices);
+        let permitted = self.enforcement.permit(&devices)?;
+        let sockets = self
+            .enforcement
+            .enforce_sockets(&self.cgroup, self.settings)?;
+        let netfilter = self.update_netfilter().await;
+        let attached = self.enforcement.attach(&devices);
+        let changed = permitted.changed || sockets || netfilter || attached.changed;
+        let failures = [permitted.failures, attached.failures].concat();
+        self.covered = failures.is_empty();
+        for failure in failures {
+            self.warn(failure);
+        }
+        if self.is_complete() {
+            self.warned.clear();
+        }
         Ok(changed)
     }
 
@@ -195,18 +231,6 @@ impl Guard {
         self.interfaces.values().map(device).collect()
     }
 
-    fn attach(&mut self, devices: &[Device]) -> bool {
-        let Followed { changed, failures } = self.enforcement.attach(devices);
-        self.covered = failures.is_empty();
-        for (interface, error) in failures {
-            self.warn(format!("cannot cover {interface}: {}", chain(&error)));
-        }
-        if self.is_complete() {
-            self.warned.clear();
-        }
-        changed
-    }
-
     /// Brings the second net in line. Without it the programs still stand, so a failure is reported and tried again
     /// with the next change.
     async fn update_netfilter(&mut self) -> bool {
@@ -276,17 +300,17 @@ pub async fn set_role(bpffs: &Path, name: &str, role: Role) -> Result<bool, Guar
         };
     }
     let devices: Vec<Device> = interfaces.values().map(device).collect();
-    let mut changed = enforcement.permit(&devices)?;
+    let permitted_now = enforcement.permit(&devices)?;
+    let mut changed = permitted_now.changed;
     let mut ruleset = ruleset(&settings);
     ruleset.permitted = permitted(&interfaces);
     changed |= apply_netfilter(&mut ruleset).await?;
-    let Followed {
-        changed: attached,
-        failures,
-    } = enforcement.attach(&devices);
-    match failures.into_iter().next() {
-        Some((_, error)) => Err(error.into()),
-        None => Ok(changed || attached),
+    let attached = enforcement.attach(&devices);
+    let failures = [permitted_now.failures, attached.failures].concat();
+    if failures.is_empty() {
+        Ok(changed || attached.changed)
+    } else {
+        Err(GuardError::Incomplete { failures })
     }
 }
 
@@ -420,16 +444,4 @@ fn describe(before: &Interfaces, after: &Interfaces) -> Vec<String> {
         }
     }
     lines
-}
-
-/// An error with its causes, on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -6,14 +6,15 @@ use leakguard_common::abi::{Outcome, Role, Settings, Verdict};
 use leakguard_common::counter::Series;
 use serde::Serialize;
 
-use crate::guard::{GuardError, blocked, chain, ruleset};
+use crate::error::chain;
+use crate::guard::{GuardError, blocked, ruleset};
 use crate::host::cgroup2_root;
 use crate::interfaces::{RolePatterns, Snapshot, classify, egress_filters, snapshot};
 use crate::kernel::clsact::RAW_HANDLE;
 use crate::kernel::enforcement::ReadBack;
 use crate::kernel::links::TcxAttachment;
 use crate::kernel::pins::Pins;
-use crate::kernel::requirements::check_cgroup;
+use crate::kernel::requirements::{check_cgroup, check_privileges};
 use crate::netfilter;
 
 /// How much of the enforcement is in place, from the least on.
@@ -130,7 +131,10 @@ impl Status {
 }
 
 /// Reads the status of the state under a bpffs directory, as seen from the caller's namespace.
+///
+/// Without the privilege to look, that is the error: "nothing is enforced" would be a guess.
 pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
+    check_privileges()?;
     let snapshot = snapshot().await?;
     let Some(state) = ReadBack::open(&Pins::at(bpffs))? else {
         return Ok(nothing(&snapshot));

@@ -6,6 +6,7 @@
 mod build;
 mod ci;
 mod demo;
+mod fuzz;
 mod lint;
 mod process;
 mod report;
@@ -39,6 +40,10 @@ enum Command {
     Lint,
     /// What continuous integration runs: lint, then all tests.
     Ci,
+    /// Fuzz the packet parser and the verdict; needs nightly Rust.
+    Fuzz(fuzz::Args),
+    /// What takes longer: ten million packets compared with another parser, then fuzzing.
+    Nightly(fuzz::Args),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +54,8 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Lint => lint::run(),
         Command::Ci => ci::run(),
+        Command::Fuzz(args) => fuzz::run(&args),
+        Command::Nightly(args) => fuzz::nightly(&args),
     };
     outcome.unwrap_or_else(|error| {
         report::error(&error);

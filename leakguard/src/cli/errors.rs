@@ -10,7 +10,7 @@ pub(super) fn guard(error: GuardError) -> anyhow::Error {
     let exit = match &error {
         GuardError::Kernel(KernelError::Missing { .. }) => Exit::Missing,
         GuardError::NoInterface { .. } => Exit::Usage,
-        GuardError::NotEnforcing => Exit::NotProtected,
+        GuardError::NotEnforcing | GuardError::Incomplete { .. } => Exit::NotProtected,
         GuardError::Kernel(_) | GuardError::Interfaces(_) | GuardError::Netfilter(_) => {
             Exit::Failed
         }

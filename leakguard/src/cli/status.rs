@@ -77,6 +77,7 @@ fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
     }
     match agent {
         Some(pid) => output.line(format_args!("agent      running, pid {pid}"))?,
+        None if status.mode.is_none() => output.line("agent      not running")?,
         None => output
             .line("agent      not running: new interfaces are blocked, but not attached to")?,
     }

@@ -18,13 +18,16 @@ use tokio::time::timeout;
 
 use super::protocol::{Answer, Ask, MAX_ASK};
 use super::{Feed, Request};
-use crate::guard::chain;
+use crate::error::chain;
 
 /// How long a client may take to ask, and to take a line that it is sent.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a client waits for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a client waits to learn whether an agent is there at all.
+const HELLO_LIMIT: Duration = Duration::from_secs(1);
 
 /// The most clients at once; each that follows costs a task.
 const MAX_CLIENTS: usize = 64;
@@ -256,11 +259,13 @@ pub fn connect(path: &Path, question: &Ask) -> Result<Option<Conversation>, Cont
         }
         Err(other) => return Err(error(other)),
     };
-    let follow = matches!(question, Ask::Events { follow: true });
-    // Who follows waits for as long as nothing happens.
-    stream
-        .set_read_timeout((!follow).then_some(ANSWER_LIMIT))
-        .map_err(error)?;
+    let limit = match question {
+        Ask::Hello => Some(HELLO_LIMIT),
+        // Who follows waits for as long as nothing happens.
+        Ask::Events { follow: true } => None,
+        Ask::Events { follow: false } | Ask::Allow { .. } | Ask::Release => Some(ANSWER_LIMIT),
+    };
+    stream.set_read_timeout(limit).map_err(error)?;
     let mut line = serde_json::to_string(question)
         .map_err(io::Error::from)
         .map_err(error)?;

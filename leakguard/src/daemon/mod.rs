@@ -15,13 +15,14 @@ use leakguard_common::abi::Role;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 
 pub use control::{ControlError, connect};
 pub use events::{Feed, Form, Printer};
 
 use crate::config::{Config, OnExit};
-use crate::guard::{Guard, GuardError, Interfaces, Place, chain};
+use crate::error::chain;
+use crate::guard::{Guard, GuardError, Interfaces, Place};
 use crate::interfaces::{Changes, WatchError, Watcher};
 
 /// The shortest time between two readings of the routes when nothing else has changed: a routing daemon changes them
@@ -30,6 +31,9 @@ const ROUTES_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How soon a reading that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often what enforces is read back, and mended if somebody has changed it.
+const VERIFY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long the tasks may take to end.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -97,10 +101,17 @@ pub async fn run(
     started(&guard);
 
     let mut pace = Pace::default();
+    let mut verification = interval_at(Instant::now() + VERIFY_INTERVAL, VERIFY_INTERVAL);
+    verification.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let released = loop {
         tokio::select! {
             changes = watcher.changed() => pace.note(changes?),
             () = pace.due() => follow(&mut guard, &interfaces, &mut pace).await,
+            _ = verification.tick() => {
+                if let Err(error) = guard.verify().await {
+                    log::error!("cannot verify the enforcement: {}", chain(&error));
+                }
+            }
             request = asked.recv() => match request {
                 Some(Request::SetRole(name, role, reply)) => {
                     let result = guard.set_role(&name, role).await;

@@ -11,9 +11,10 @@ use super::maps::Maps;
 use super::netns::Identity;
 use super::object::{LINK_LAYERS, Loaded, Object, ProgramHandle, tc_program};
 use super::pins::{Lock, Pins};
-use super::requirements::check_privileges;
+use super::requirements::{check_privileges, lift_memory_limit};
 use super::ring::EventRing;
 use super::{KernelError, clsact};
+use crate::error::chain;
 
 /// What enforcement needs to know of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,8 +56,19 @@ pub struct Enforcement {
 pub struct Followed {
     /// Whether anything was different before.
     pub changed: bool,
-    /// Interfaces that could not be covered, by name.
-    pub failures: Vec<(String, KernelError)>,
+    /// What could not be done, with the causes; one sentence each.
+    pub failures: Vec<String>,
+}
+
+impl Followed {
+    fn note(&mut self, subject: &str, result: Result<bool, KernelError>) {
+        match result {
+            Ok(changed) => self.changed |= changed,
+            Err(error) => self
+                .failures
+                .push(format!("cannot cover {subject}: {}", chain(&error))),
+        }
+    }
 }
 
 impl Enforcement {
@@ -65,6 +77,7 @@ impl Enforcement {
     /// State that is pinned already is taken over.
     pub fn prepare(pins: &Pins) -> Result<Self, KernelError> {
         check_privileges()?;
+        lift_memory_limit();
         let fresh = !pins.exist();
         pins.create()?;
         Self::load(pins, fresh).inspect_err(|_| {
@@ -126,19 +139,23 @@ impl Enforcement {
         Ok(links::attach_cgroup(&self.pins, cgroup, &self.cgroup_program)? || changed)
     }
 
-    /// Lets exactly the tunnels and local interfaces among the devices carry DNS, at once; says whether anything was
-    /// different before.
-    pub fn permit(&mut self, devices: &[Device]) -> Result<bool, KernelError> {
+    /// Lets exactly the tunnels and local interfaces among the devices carry DNS, at once.
+    ///
+    /// One that cannot be let does not keep the others from it: it stays blocked.
+    pub fn permit(&mut self, devices: &[Device]) -> Result<Followed, KernelError> {
         let roles: HashMap<u32, Role> = devices
             .iter()
             .map(|device| (device.ifindex, device.role))
             .collect();
         let role = |ifindex| roles.get(&ifindex).copied().unwrap_or(Role::Uplink);
-        let mut changed = self.maps.retain(role)?;
+        let mut followed = Followed {
+            changed: self.maps.retain(role)?,
+            failures: Vec::new(),
+        };
         for device in devices {
-            changed |= self.maps.permit(device.ifindex, device.role)?;
+            followed.note(&device.name, self.maps.permit(device.ifindex, device.role));
         }
-        Ok(changed)
+        Ok(followed)
     }
 
     /// Puts the TC program on every uplink among the devices, and takes it off the others.
@@ -147,21 +164,16 @@ impl Enforcement {
     /// covered.
     pub fn attach(&mut self, devices: &[Device]) -> Followed {
         let mut followed = Followed::default();
-        match links::sweep(&self.pins) {
-            Ok(swept) => followed.changed |= swept,
-            Err(error) => followed
-                .failures
-                .push(("links of interfaces that are gone".into(), error)),
-        }
+        followed.note(
+            "links of interfaces that are gone",
+            links::sweep(&self.pins),
+        );
         for device in devices {
             let result = match device.role {
                 Role::Uplink => self.attach_device(device),
                 Role::Tunnel | Role::Local => self.detach_device(device),
             };
-            match result {
-                Ok(changed) => followed.changed |= changed,
-                Err(error) => followed.failures.push((device.name.clone(), error)),
-            }
+            followed.note(&device.name, result);
         }
         self.devices = devices.to_vec();
         followed

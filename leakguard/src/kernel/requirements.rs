@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 
 use super::KernelError;
@@ -26,6 +27,15 @@ pub fn check_privileges() -> Result<(), KernelError> {
         "a privilege (CAP_NET_ADMIN, and CAP_BPF with CAP_PERFMON or CAP_SYS_ADMIN)",
         "run leakguard as root",
     ))
+}
+
+/// Lifts the limit on locked memory, which kernels before 5.11 charge maps and programs to.
+///
+/// Later kernels charge the memory cgroup and do not ask, so that being refused is no failure yet.
+pub(super) fn lift_memory_limit() {
+    if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
+        log::debug!("cannot lift the limit on locked memory: {error}");
+    }
 }
 
 fn effective_capabilities(status: &str) -> Option<u64> {
