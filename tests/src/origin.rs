@@ -166,4 +166,5 @@ fn take_over(from: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 }
 
 /// The payload of a control message with one descriptor.
+#[expect(clippy::cast_possible_truncation, reason = "four bytes")]
 const FD_BYTES: u32 = size_of::<RawFd>() as u32;

@@ -1,6 +1,10 @@
 //! Interfaces that come while the agent runs: covered soon, and nothing passes until then.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a step that fails is a test that fails"
+)]
 
 use std::fmt::Write as _;
 use std::io::ErrorKind;
@@ -226,8 +230,7 @@ fn nothing_passes_while_an_interface_is_new() {
                 "from {place:?}, agent runs: {agent_runs}: {all:?}"
             );
             println!(
-                "{} new interfaces under fire from {place:?}, agent runs: {agent_runs}: {all:?}",
-                RACES
+                "{RACES} new interfaces under fire from {place:?}, agent runs: {agent_runs}: {all:?}"
             );
         }
     }
@@ -243,8 +246,8 @@ fn nothing_passes_while_an_interface_is_new() {
 
 #[test]
 fn a_burst_of_interfaces_is_covered() {
-    let _alone = alone();
     const PAIRS: usize = 200;
+    let _alone = alone();
     let mut bench = Bench::new();
     bench.protect(&ARGUMENTS);
     let mut batch = String::new();

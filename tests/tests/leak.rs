@@ -1,6 +1,10 @@
 //! DNS leaves the host through its tunnel only: real sockets, counted at the ISP. Every silence has its control.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a step that fails is a test that fails, and what was counted is for people to read"
+)]
 
 use std::fs::{self, Permissions};
 use std::io::{Error, ErrorKind, Read, Write};
@@ -282,6 +286,9 @@ fn ipv4_packet(port: u16, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
+/// Sends a UDP datagram with this payload to this port of the ISP's resolver.
+type SendRaw = fn(Origin<'_>, &[u8], u16) -> nix::Result<usize>;
+
 fn send_raw(origin: Origin<'_>, payload: &[u8], port: u16) -> nix::Result<usize> {
     // IPPROTO_RAW brings its own IP header.
     let socket = origin.sockets(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_RAW, 1);
@@ -300,7 +307,7 @@ fn send_frame(origin: Origin<'_>, payload: &[u8], port: u16) -> nix::Result<usiz
     frame.extend([2, 0, 0, 0, 0, 1, 8, 0]);
     frame.extend(ipv4_packet(port, payload));
     let target = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as u16,
+        sll_family: u16::try_from(libc::AF_PACKET).unwrap(),
         sll_protocol: 0x0800_u16.to_be(),
         sll_ifindex: index.cast_signed(),
         sll_hatype: 0,
@@ -316,7 +323,7 @@ fn send_frame(origin: Origin<'_>, payload: &[u8], port: u16) -> nix::Result<usiz
             frame.len(),
             0,
             (&raw const target).cast(),
-            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+            libc::socklen_t::try_from(size_of_val(&target)).unwrap(),
         )
     };
     Errno::result(sent).map(isize::cast_unsigned)
@@ -325,8 +332,7 @@ fn send_frame(origin: Origin<'_>, payload: &[u8], port: u16) -> nix::Result<usiz
 #[test]
 fn raw_and_packet_sockets_do_not_get_past() {
     let mut bench = Bench::new();
-    type Send = fn(Origin<'_>, &[u8], u16) -> nix::Result<usize>;
-    let senders: [(&str, Send, Errno); 2] = [
+    let senders: [(&str, SendRaw, Errno); 2] = [
         ("IP_HDRINCL", send_raw, Errno::EPERM),
         // Not judged at the cgroup, but at TC, whose drop is a queue that is full.
         ("AF_PACKET", send_frame, Errno::ENOBUFS),
