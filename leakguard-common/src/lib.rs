@@ -8,4 +8,5 @@
 pub mod abi;
 pub mod counter;
 pub mod packet;
+pub mod plain;
 pub mod verdict;

@@ -6,8 +6,9 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{
     bpf_get_socket_cookie, bpf_get_socket_uid, bpf_skb_cgroup_id, bpf_skb_load_bytes,
 };
-use leakguard_common::abi::Event;
-use leakguard_common::packet::{PacketBytes, Truncated};
+use leakguard_common::abi::{Event, Settings};
+use leakguard_common::packet::{LinkLayer, PacketBytes, Truncated};
+use leakguard_common::plain::{IPV4_HEAD, IPV6_HEAD, is_other_ipv4, is_other_ipv6};
 
 /// A packet in a hook, read only.
 #[derive(Clone, Copy)]
@@ -82,6 +83,47 @@ impl Skb {
         } else {
             Event::NO_UID
         }
+    }
+
+    /// Whether the packet is of no class by its first bytes alone; `false` where those do not say, or are not in the
+    /// linear part.
+    #[inline(always)]
+    pub(super) fn is_plainly_other(self, link: LinkLayer, settings: &Settings) -> bool {
+        match link {
+            LinkLayer::Ip | LinkLayer::Unknown => {
+                self.is_plain_ipv4::<0>(settings) || self.is_plain_ipv6::<0>(settings)
+            }
+            LinkLayer::Ethernet => match self.direct::<12, 2>() {
+                Some([0x08, 0x00]) => self.is_plain_ipv4::<14>(settings),
+                Some([0x86, 0xdd]) => self.is_plain_ipv6::<14>(settings),
+                _ => false,
+            },
+        }
+    }
+
+    #[inline(always)]
+    fn is_plain_ipv4<const NETWORK: usize>(self, settings: &Settings) -> bool {
+        self.direct::<NETWORK, IPV4_HEAD>()
+            .is_some_and(|head| is_other_ipv4(head, settings))
+    }
+
+    #[inline(always)]
+    fn is_plain_ipv6<const NETWORK: usize>(self, settings: &Settings) -> bool {
+        self.direct::<NETWORK, IPV6_HEAD>()
+            .is_some_and(|head| is_other_ipv6(head, settings))
+    }
+
+    /// `N` bytes from `OFFSET` on, where they are in the linear part of the packet.
+    #[inline(always)]
+    fn direct<'packet, const OFFSET: usize, const N: usize>(self) -> Option<&'packet [u8; N]> {
+        // SAFETY: as in `ifindex`.
+        let (data, end) = unsafe { ((*self.skb).data as usize, (*self.skb).data_end as usize) };
+        if data + OFFSET + N > end {
+            return None;
+        }
+        // SAFETY: these bytes lie within the packet, which the verifier checks by the comparison above; nobody
+        // writes to it while the program runs.
+        Some(unsafe { &*((data + OFFSET) as *const [u8; N]) })
     }
 
     /// Copies up to `N` bytes from `offset` on; leaves in `copied` how many.

@@ -132,6 +132,9 @@ fn egress<I: Identity>(skb: Skb) -> i32 {
     let Some(settings) = SETTINGS.get(0) else {
         return DROP;
     };
+    if skb.is_plainly_other(LinkLayer::Ip, settings) {
+        return PASS;
+    }
     let mut packet = Packet::UNKNOWN;
     let parsed = parse(&skb, LinkLayer::Ip, &mut packet);
     let decision = decide(parsed, &packet, Hook::CgroupSkb, settings, || {

@@ -47,6 +47,9 @@ fn judge(skb: Skb, link: LinkLayer) -> i32 {
     let Some(settings) = SETTINGS.get(0) else {
         return DROP;
     };
+    if skb.is_plainly_other(link, settings) {
+        return NEXT;
+    }
     let mut packet = Packet::UNKNOWN;
     let parsed = parse(&skb, link, &mut packet);
     let decision = decide(parsed, &packet, Hook::Tc, settings, || Some(Role::Uplink));

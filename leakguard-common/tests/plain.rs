@@ -1,0 +1,94 @@
+//! The short way never lets a packet go that the long way would judge.
+
+#![expect(clippy::unwrap_used, reason = "the length is right by construction")]
+
+use leakguard_common::abi::{Hook, MAX_EXTRA_PORTS, Role, Settings};
+use leakguard_common::packet::{LinkLayer, Packet, parse};
+use leakguard_common::plain::{IPV4_HEAD, IPV6_HEAD, is_other_ipv4, is_other_ipv6};
+use leakguard_common::verdict::decide;
+use proptest::prelude::*;
+
+/// What the long way says of a packet on an uplink.
+fn is_judged(bytes: &[u8], settings: &Settings) -> bool {
+    [Hook::CgroupSkb, Hook::Tc].into_iter().any(|hook| {
+        let mut packet = Packet::UNKNOWN;
+        let parsed = parse(bytes, LinkLayer::Ip, &mut packet);
+        decide(parsed, &packet, hook, settings, || Some(Role::Uplink)).is_judged()
+    })
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    proptest::collection::vec(1_u16.., 0..MAX_EXTRA_PORTS).prop_map(|ports| {
+        let mut settings = Settings::default();
+        for (place, port) in settings.extra_ports.iter_mut().zip(ports) {
+            *place = port;
+            settings.extra_port_count += 1;
+        }
+        settings
+    })
+}
+
+/// Ports around those that count.
+fn port() -> impl Strategy<Value = u16> {
+    prop_oneof![
+        any::<u16>(),
+        proptest::sample::select(vec![0, 52, 53, 54, 137, 443, 853, 5353, 5355, 0x3500])
+    ]
+}
+
+/// Bytes that mostly look like a packet of the version.
+fn head<const N: usize>(
+    first: u8,
+    protocol_at: usize,
+    port_at: usize,
+) -> impl Strategy<Value = [u8; N]> {
+    let number = prop_oneof![Just(6_u8), Just(17), any::<u8>()];
+    let bytes = proptest::collection::vec(prop_oneof![3 => Just(0_u8), 1 => any::<u8>()], N);
+    (
+        bytes,
+        prop_oneof![8 => Just(first), 1 => any::<u8>()],
+        number,
+        port(),
+    )
+        .prop_map(move |(bytes, first, number, port)| {
+            let mut head: [u8; N] = bytes.try_into().unwrap();
+            head[0] = first;
+            head[protocol_at] = number;
+            head[port_at..port_at + 2].copy_from_slice(&port.to_be_bytes());
+            head
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+    #[test]
+    fn what_the_short_way_lets_go_is_never_judged(
+        ipv4 in head::<IPV4_HEAD>(0x45, 9, 22),
+        ipv6 in head::<IPV6_HEAD>(0x60, 6, 42),
+        settings in settings(),
+    ) {
+        prop_assert!(!(is_other_ipv4(&ipv4, &settings) && is_judged(&ipv4, &settings)), "{ipv4:02x?}");
+        prop_assert!(!(is_other_ipv6(&ipv6, &settings) && is_judged(&ipv6, &settings)), "{ipv6:02x?}");
+    }
+}
+
+#[test]
+fn ordinary_packets_take_the_short_way() {
+    let mut ipv4 = [0; IPV4_HEAD];
+    ipv4[0] = 0x45;
+    ipv4[6] = 0x40;
+    ipv4[9] = 6;
+    ipv4[22..24].copy_from_slice(&443_u16.to_be_bytes());
+    assert!(is_other_ipv4(&ipv4, &Settings::default()));
+    ipv4[22..24].copy_from_slice(&53_u16.to_be_bytes());
+    assert!(!is_other_ipv4(&ipv4, &Settings::default()));
+
+    let mut ipv6 = [0; IPV6_HEAD];
+    ipv6[0] = 0x6f;
+    ipv6[6] = 17;
+    ipv6[42..44].copy_from_slice(&443_u16.to_be_bytes());
+    assert!(is_other_ipv6(&ipv6, &Settings::default()));
+    ipv6[42..44].copy_from_slice(&853_u16.to_be_bytes());
+    assert!(!is_other_ipv6(&ipv6, &Settings::default()));
+}
