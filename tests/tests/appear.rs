@@ -279,3 +279,50 @@ fn a_burst_of_interfaces_is_covered() {
     let target = SocketAddr::from((address::ISP_RESOLVER_V4, 53));
     assert_eq!(bench.seen(Place::Host, Transport::Udp, target, 20), 0);
 }
+
+#[test]
+fn a_pair_that_gets_a_gateway_is_an_uplink_soon() {
+    let _alone = alone();
+    let mut bench = Bench::new();
+    bench.protect(&[]);
+    let (host, isp) = (bench.topology.host(), bench.topology.isp());
+    host.ip_batch(&format!(
+        "link add pair0 type veth peer name far0 netns {}\n\
+         link set pair0 up\n\
+         addr add 10.99.0.1/24 dev pair0\n",
+        isp.name()
+    ))
+    .unwrap();
+    isp.ip_batch("link set far0 up\naddr add 10.99.0.2/24 dev far0\n")
+        .unwrap();
+    wait_until("a pair with a network of its own is local", LIMIT, || {
+        let status = bench.agent().status_json()?;
+        Ok(interface(&status, "pair0").is_some_and(|found| found["role"] == "local"))
+    })
+    .unwrap();
+
+    let target = SocketAddr::from((address::ISP_RESOLVER_V4, 53));
+    let socket = bench.origin(Place::Host).udp(target.ip());
+    assert!(socket.send_to(b"by the uplink", target).is_err());
+    bench
+        .topology
+        .host()
+        .ip(&[
+            "route",
+            "add",
+            "198.51.100.53/32",
+            "via",
+            "10.99.0.2",
+            "dev",
+            "pair0",
+        ])
+        .unwrap();
+    let started = Instant::now();
+    while socket.send_to(b"by the pair", target).is_ok() {
+        assert!(started.elapsed() < LIMIT, "the gateway is not noticed");
+    }
+    println!(
+        "from a gateway's route to a refusal: {:?}",
+        started.elapsed()
+    );
+}
