@@ -1,10 +1,23 @@
 //! What the privileged tests share, besides `leakguard::lab`.
+
 #![expect(
+    clippy::missing_panics_doc,
     clippy::panic,
-    reason = "all of this is test code: a panic is how a test fails"
+    clippy::unwrap_used,
+    reason = "a helper that fails has to fail its test"
 )]
 
+mod bench;
+mod origin;
+mod status;
+mod volley;
+
 use std::path::PathBuf;
+
+pub use bench::{Bench, Place};
+pub use origin::Origin;
+pub use status::{interface, packets};
+pub use volley::{Transport, Volley};
 
 /// The agent under test; `cargo xtask test` builds it and names it in `LEAKGUARD_BIN`.
 ///

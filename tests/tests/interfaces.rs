@@ -9,55 +9,47 @@
 
 use std::{
     collections::BTreeSet,
-    fs::File,
-    io::{ErrorKind, Write as _},
+    io::ErrorKind,
     net::{SocketAddr, TcpStream, UdpSocket},
-    process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
-    thread,
     time::Duration,
 };
 
 use leakguard::{
     interfaces::{Changes, Interface, RolePatterns, Watcher, classify, snapshot, visible_tunnels},
+    lab::{Netns, output_within},
     netfilter::{self, Action, Applied, Permitted, Ruleset},
 };
 use leakguard_common::abi::{Class, Role};
-use nix::sched::{CloneFlags, setns};
 
 /// How long anything that should happen may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A network namespace that goes when it is dropped.
-struct Netns {
-    name: String,
+/// What these tests do with a namespace of the lab.
+trait NetnsExt {
+    /// Runs `ip` with arguments that are separated by blanks.
+    fn ip_line(&self, arguments: &str);
+
+    fn ifindex(&self, interface: &str) -> u32;
+
+    /// Runs a closure on a thread inside the namespace. Sockets made there stay there.
+    fn inside<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T;
+
+    /// Runs a future inside the namespace, with the programs it starts.
+    fn block_on<T: Send>(&self, future: impl Future<Output = T> + Send) -> T;
+
+    /// Joins two namespaces by a pair of interfaces that are up.
+    fn pair(&self, name: &str, other: &Netns, other_name: &str);
+
+    fn address(&self, interface: &str, address: &str);
+
+    /// Runs one command of nft; gives what it wrote.
+    fn nft(&self, command: &str) -> String;
 }
 
-impl Netns {
-    fn new(label: &str) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("lgi-{}-{number}-{label}", std::process::id());
-        run(Command::new("ip").args(["netns", "add", &name]), "");
-        let netns = Self { name };
-        netns.ip("link set lo up");
-        netns
-    }
-
-    /// Runs `ip` with arguments that are separated by blanks.
-    fn ip(&self, arguments: &str) {
-        let arguments = arguments.split_whitespace();
-        run(
-            Command::new("ip").args(["-n", &self.name]).args(arguments),
-            "",
-        );
-    }
-
-    fn ip_batch(&self, batch: &str) {
-        run(
-            Command::new("ip").args(["-n", &self.name, "-batch", "-"]),
-            batch,
-        );
+impl NetnsExt for Netns {
+    fn ip_line(&self, arguments: &str) {
+        let arguments: Vec<_> = arguments.split_whitespace().collect();
+        self.ip(&arguments).unwrap();
     }
 
     fn ifindex(&self, interface: &str) -> u32 {
@@ -65,20 +57,10 @@ impl Netns {
             .unwrap()
     }
 
-    /// Runs a closure on a thread inside the namespace. Sockets made there stay there.
     fn inside<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
-        let enter_and_run = || {
-            let file = File::open(format!("/run/netns/{}", self.name)).unwrap();
-            setns(file, CloneFlags::CLONE_NEWNET).unwrap();
-            body()
-        };
-        thread::scope(|scope| match scope.spawn(enter_and_run).join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        })
+        self.run_in(body).unwrap()
     }
 
-    /// Runs a future inside the namespace, with the programs it starts.
     fn block_on<T: Send>(&self, future: impl Future<Output = T> + Send) -> T {
         self.inside(|| {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -89,46 +71,30 @@ impl Netns {
         })
     }
 
-    /// Joins two namespaces by a pair of interfaces that are up.
     fn pair(&self, name: &str, other: &Netns, other_name: &str) {
-        let peer = &other.name;
-        self.ip(&format!(
+        let peer = other.name();
+        self.ip_line(&format!(
             "link add {name} type veth peer name {other_name} netns {peer}"
         ));
-        self.ip(&format!("link set {name} up"));
-        other.ip(&format!("link set {other_name} up"));
+        self.ip_line(&format!("link set {name} up"));
+        other.ip_line(&format!("link set {other_name} up"));
     }
 
     fn address(&self, interface: &str, address: &str) {
-        self.ip(&format!("address add {address} dev {interface}"));
+        self.ip_line(&format!("address add {address} dev {interface}"));
+    }
+
+    fn nft(&self, command: &str) -> String {
+        let mut nft = self.command("nft");
+        nft.arg(command);
+        let output = output_within(nft, PATIENCE).unwrap();
+        assert!(output.status.success(), "{command}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
     }
 }
 
-impl Drop for Netns {
-    fn drop(&mut self) {
-        let deleted = Command::new("ip")
-            .args(["netns", "del", &self.name])
-            .status();
-        assert!(thread::panicking() || deleted.is_ok_and(|status| status.success()));
-    }
-}
-
-fn run(command: &mut Command, input: &str) -> String {
-    let command = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(input.as_bytes())
-        .unwrap();
-    let output = child.wait_with_output().unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {error}");
-    String::from_utf8(output.stdout).unwrap()
+fn netns(label: &str) -> Netns {
+    Netns::new(label).unwrap()
 }
 
 async fn interface(name: &str) -> Interface {
@@ -159,35 +125,35 @@ async fn routes_change_role(watcher: &mut Watcher, name: &str, role: Role) {
 
 #[test]
 fn real_links_get_their_roles() {
-    let (dut, other) = (Netns::new("dut"), Netns::new("other"));
+    let (dut, other) = (netns("dut"), netns("other"));
     for name in ["plain", "routed", "gated", "port", "vport", "wide"] {
         dut.pair(name, &other, name);
     }
     dut.address("routed", "10.1.1.1/24");
     dut.address("gated", "10.1.2.1/24");
-    dut.ip("route add 10.99.0.0/16 via 10.1.2.2 dev gated");
+    dut.ip_line("route add 10.99.0.0/16 via 10.1.2.2 dev gated");
     dut.address("wide", "10.1.4.1/24");
-    dut.ip("-6 route add 2000::/3 dev wide");
+    dut.ip_line("-6 route add 2000::/3 dev wide");
 
-    dut.ip("link add inner type bridge");
-    dut.ip("link set inner up");
+    dut.ip_line("link add inner type bridge");
+    dut.ip_line("link set inner up");
     dut.address("inner", "10.1.3.1/24");
-    dut.ip("link set port master inner");
-    dut.ip("tuntap add vm mode tap");
-    dut.ip("link set vm master inner");
+    dut.ip_line("link set port master inner");
+    dut.ip_line("tuntap add vm mode tap");
+    dut.ip_line("link set vm master inner");
 
-    dut.ip("link add vx type vxlan id 7 dstport 4789 local 10.1.1.1");
-    dut.ip("link add outer type bridge");
-    dut.ip("link set outer up");
+    dut.ip_line("link add vx type vxlan id 7 dstport 4789 local 10.1.1.1");
+    dut.ip_line("link add outer type bridge");
+    dut.ip_line("link set outer up");
     dut.address("outer", "10.1.5.1/24");
-    dut.ip("link set vx master outer");
-    dut.ip("link set vport master outer");
+    dut.ip_line("link set vx master outer");
+    dut.ip_line("link set vport master outer");
 
-    dut.ip("tuntap add tun7 mode tun");
-    dut.ip("link set tun7 up");
-    dut.ip("tuntap add tap7 mode tap");
-    dut.ip("link add mv link plain type macvlan");
-    dut.ip("link property add dev plain altname a-name-longer-than-fifteen");
+    dut.ip_line("tuntap add tun7 mode tun");
+    dut.ip_line("link set tun7 up");
+    dut.ip_line("tuntap add tap7 mode tap");
+    dut.ip_line("link add mv link plain type macvlan");
+    dut.ip_line("link property add dev plain altname a-name-longer-than-fifteen");
 
     let (snapshot, roles) = dut.block_on(async {
         let snapshot = snapshot().await.unwrap();
@@ -238,16 +204,16 @@ fn real_links_get_their_roles() {
 
 #[test]
 fn routes_are_not_read_where_no_role_depends_on_them() {
-    let dut = Netns::new("dut");
-    dut.ip("tuntap add tun7 mode tun");
+    let dut = netns("dut");
+    dut.ip_line("tuntap add tun7 mode tun");
     assert!(dut.block_on(snapshot()).unwrap().routes.is_none());
-    dut.ip("link add name br0 type bridge");
+    dut.ip_line("link add name br0 type bridge");
     assert!(dut.block_on(snapshot()).unwrap().routes.is_some());
 }
 
 #[test]
 fn the_watcher_reports_what_makes_a_pair_local_and_then_an_uplink() {
-    let (dut, other) = (Netns::new("dut"), Netns::new("other"));
+    let (dut, other) = (netns("dut"), netns("other"));
     dut.block_on(async {
         let mut watcher = Watcher::new().unwrap();
         dut.pair("pair", &other, "pair");
@@ -257,11 +223,11 @@ fn the_watcher_reports_what_makes_a_pair_local_and_then_an_uplink() {
 
         dut.address("pair", "10.1.1.1/24");
         routes_change_role(&mut watcher, "pair", Role::Local).await;
-        dut.ip("route add default via 10.1.1.2");
+        dut.ip_line("route add default via 10.1.1.2");
         routes_change_role(&mut watcher, "pair", Role::Uplink).await;
-        dut.ip("route del default");
+        dut.ip_line("route del default");
         routes_change_role(&mut watcher, "pair", Role::Local).await;
-        dut.ip("link del pair");
+        dut.ip_line("link del pair");
         while snapshot()
             .await
             .unwrap()
@@ -276,7 +242,7 @@ fn the_watcher_reports_what_makes_a_pair_local_and_then_an_uplink() {
 
 #[test]
 fn a_gateway_in_a_next_hop_object_is_found() {
-    let (dut, other) = (Netns::new("dut"), Netns::new("other"));
+    let (dut, other) = (netns("dut"), netns("other"));
     for (name, address) in [("one", "10.1.1.1/24"), ("two", "10.1.2.1/24")] {
         dut.pair(name, &other, name);
         dut.address(name, address);
@@ -286,11 +252,11 @@ fn a_gateway_in_a_next_hop_object_is_found() {
     dut.block_on(async {
         let mut watcher = Watcher::new().unwrap();
         assert_eq!(interface("one").await.role, Role::Local);
-        dut.ip("nexthop add id 1 via 10.1.1.2 dev one");
-        dut.ip("nexthop add id 2 dev two");
-        dut.ip("nexthop add id 9 group 1");
-        dut.ip("route add 10.99.0.0/16 nhid 9");
-        dut.ip("route add 10.98.0.0/16 nhid 2");
+        dut.ip_line("nexthop add id 1 via 10.1.1.2 dev one");
+        dut.ip_line("nexthop add id 2 dev two");
+        dut.ip_line("nexthop add id 9 group 1");
+        dut.ip_line("route add 10.99.0.0/16 nhid 9");
+        dut.ip_line("route add 10.98.0.0/16 nhid 2");
         routes_change_role(&mut watcher, "one", Role::Uplink).await;
         assert_eq!(interface("two").await.role, Role::Local);
     });
@@ -298,7 +264,7 @@ fn a_gateway_in_a_next_hop_object_is_found() {
 
 #[test]
 fn a_lost_event_is_reported_as_an_overrun() {
-    let dut = Netns::new("dut");
+    let dut = netns("dut");
     let routes = |verb: &str| -> String {
         let line = |n: u32| format!("route {verb} 10.{}.{}.0/24 dev lo\n", n / 256, n % 256);
         (0..3000).map(line).collect()
@@ -306,17 +272,17 @@ fn a_lost_event_is_reported_as_an_overrun() {
     dut.block_on(async {
         let mut small = Watcher::with_receive_buffer(4096).unwrap();
         let mut large = Watcher::new().unwrap();
-        dut.ip_batch(&routes("add"));
+        dut.ip_batch(&routes("add")).unwrap();
         let changes = changed(&mut small).await;
         assert!(changes.overrun, "{changes:?}");
         let changes = changed(&mut large).await;
         assert!(changes.routes && !changes.overrun, "control: {changes:?}");
 
         // It goes on working, and can lose events once more.
-        dut.ip("route add 10.200.0.0/24 dev lo");
+        dut.ip_line("route add 10.200.0.0/24 dev lo");
         let changes = changed(&mut small).await;
         assert!(changes.routes && !changes.overrun, "{changes:?}");
-        dut.ip_batch(&routes("del"));
+        dut.ip_batch(&routes("del")).unwrap();
         assert!(changed(&mut small).await.overrun);
     });
 }
@@ -343,17 +309,17 @@ impl Path {
         path.dut.address("s0", "10.2.0.1/24");
         path.dut
             .inside(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap());
-        path.client_netns.ip("route add default via 10.1.0.1");
-        path.server_netns.ip("route add default via 10.2.0.1");
+        path.client_netns.ip_line("route add default via 10.1.0.1");
+        path.server_netns.ip_line("route add default via 10.2.0.1");
         path
     }
 
     fn bridged() -> Self {
         let path = Self::new(["10.3.0.2/24", "10.3.0.3/24"], "10.3.0.3");
-        path.dut.ip("link add name br0 type bridge");
-        path.dut.ip("link set br0 up");
-        path.dut.ip("link set c0 master br0");
-        path.dut.ip("link set s0 master br0");
+        path.dut.ip_line("link add name br0 type bridge");
+        path.dut.ip_line("link set br0 up");
+        path.dut.ip_line("link set c0 master br0");
+        path.dut.ip_line("link set s0 master br0");
         // Where br_netfilter is loaded, bridged packets would pass the inet hooks as well.
         let call = "/proc/sys/net/bridge/bridge-nf-call-iptables";
         path.dut.inside(|| match std::fs::write(call, "0") {
@@ -364,11 +330,7 @@ impl Path {
     }
 
     fn new(addresses: [&str; 2], server_address: &'static str) -> Self {
-        let (dut, client, server) = (
-            Netns::new("dut"),
-            Netns::new("client"),
-            Netns::new("server"),
-        );
+        let (dut, client, server) = (netns("dut"), netns("client"), netns("server"));
         dut.pair("c0", &client, "eth0");
         dut.pair("s0", &server, "eth0");
         client.address("eth0", addresses[0]);
@@ -484,10 +446,7 @@ impl Path {
         self.dut.block_on(netfilter::remove()).unwrap();
         assert!(self.passes(53));
         assert_eq!(self.dut.block_on(netfilter::read_back()).unwrap(), None);
-        let left = self
-            .dut
-            .inside(|| run(Command::new("nft").args(["list", "ruleset"]), ""));
-        assert_eq!(left, "");
+        assert_eq!(self.dut.nft("list ruleset"), "");
         self.dut.block_on(netfilter::remove()).unwrap();
     }
 }
@@ -504,7 +463,7 @@ fn bridged_dns_leaves_by_permitted_interfaces_only() {
 
 #[test]
 fn a_table_that_somebody_changed_is_noticed_and_replaced() {
-    let dut = Netns::new("dut");
+    let dut = netns("dut");
     dut.block_on(async {
         let ruleset = Ruleset::new(Action::Drop, [Class::Dns, Class::Dot], &[5300]);
         netfilter::apply(&ruleset).await.unwrap();
@@ -515,7 +474,7 @@ fn a_table_that_somebody_changed_is_noticed_and_replaced() {
             "delete element inet leakguard caught { udp . 5300 }",
             "delete table bridge leakguard",
         ] {
-            run(Command::new("nft").args(["-f", "-"]), damage);
+            dut.nft(damage);
             let state = netfilter::read_back().await.unwrap().unwrap();
             assert!(!state.satisfies(&ruleset), "{damage}");
             assert_eq!(

@@ -26,9 +26,13 @@ use crate::guard::{Guard, GuardError, Interfaces, Place};
 use crate::interfaces::{Changes, WatchError, Watcher};
 use crate::kernel::requirements::check_privileges;
 
-/// The shortest time between two readings of the routes when nothing else has changed: a routing daemon changes them
-/// all the time.
+/// The time between readings that nothing but routes call for, in the long run: a routing daemon changes them all the
+/// time.
 const ROUTES_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How many readings may come at once before that counts: a first gateway makes an uplink of an interface that was
+/// local, and until then DNS passes there.
+const ROUTES_BURST: u32 = 8;
 
 /// How soon a reading that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
@@ -186,12 +190,13 @@ fn answer<T>(reply: oneshot::Sender<T>, value: T) {
     }
 }
 
-/// When the interfaces are to be read again: at once after a change of links, and with a pause between readings that
-/// only routes call for.
+/// When the interfaces are to be read again: at once after a change of links, and with a pause after a burst of
+/// readings that only routes call for.
 #[derive(Debug, Default)]
 struct Pace {
     due: Option<Instant>,
-    last: Option<Instant>,
+    /// Each reading moves it on by one interval; how far it is ahead says how many there were lately.
+    spent: Option<Instant>,
 }
 
 impl Pace {
@@ -208,8 +213,9 @@ impl Pace {
         if links || overrun {
             self.due = Some(now);
         } else if routes {
-            let earliest = self.last.map_or(now, |last| last + ROUTES_INTERVAL);
-            self.sooner(earliest.max(now));
+            let credit = ROUTES_INTERVAL * (ROUTES_BURST - 1);
+            let earliest = self.spent.and_then(|spent| spent.checked_sub(credit));
+            self.sooner(earliest.map_or(now, |earliest| earliest.max(now)));
         }
     }
 
@@ -218,8 +224,9 @@ impl Pace {
     }
 
     fn start(&mut self) {
+        let now = Instant::now();
         self.due = None;
-        self.last = Some(Instant::now());
+        self.spent = Some(self.spent.map_or(now, |spent| spent.max(now)) + ROUTES_INTERVAL);
     }
 
     fn sooner(&mut self, at: Instant) {
@@ -232,5 +239,46 @@ impl Pace {
             Some(due) => sleep_until(due).await,
             None => std::future::pending().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROUTES: Changes = Changes {
+        links: false,
+        routes: true,
+        overrun: false,
+    };
+
+    #[test]
+    fn routes_are_read_at_once_until_they_change_all_the_time() {
+        let mut pace = Pace::default();
+        for reading in 0..ROUTES_BURST {
+            pace.note(ROUTES);
+            assert!(pace.due.unwrap() <= Instant::now(), "reading {reading}");
+            pace.start();
+        }
+        pace.note(ROUTES);
+        let pause = pace.due.unwrap() - Instant::now();
+        assert!(
+            pause > ROUTES_INTERVAL / 2 && pause <= ROUTES_INTERVAL,
+            "{pause:?}"
+        );
+    }
+
+    #[test]
+    fn links_are_read_at_once_whatever_came_before() {
+        let mut pace = Pace::default();
+        for _ in 0..2 * ROUTES_BURST {
+            pace.start();
+        }
+        pace.note(ROUTES);
+        pace.note(Changes {
+            links: true,
+            ..ROUTES
+        });
+        assert!(pace.due.unwrap() <= Instant::now());
     }
 }

@@ -1,0 +1,133 @@
+//! A device under test on the lab's network, with a capture at its ISP.
+
+use std::net::SocketAddr;
+
+use leakguard::lab::{
+    Agent, AgentConfig, Bpffs, Cgroup, Directions, Netns, Observer, Resolver, Topology, WireGuard,
+};
+
+use super::{Origin, Transport, Volley, agent_binary};
+
+/// Where probes come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A process on the device under test, in the cgroup that the agent guards.
+    Host,
+    /// A container behind it, whose packets it forwards.
+    Client,
+}
+
+/// The lab with everything that a test of the agent needs.
+#[derive(Debug)]
+pub struct Bench {
+    // Declared in the order in which they go.
+    agent: Option<Agent>,
+    tunnel: Option<(WireGuard, Resolver)>,
+    /// Sees what leaves the host, at the ISP.
+    pub observer: Observer,
+    /// Whose sockets the agent judges.
+    pub cgroup: Cgroup,
+    /// Where the agent pins.
+    pub bpffs: Bpffs,
+    /// The network.
+    pub topology: Topology,
+}
+
+impl Bench {
+    /// The interface that the agent lets DNS out by.
+    pub const TUNNEL: &'static str = "wg0";
+
+    /// Builds it with a client, without a tunnel and without an agent.
+    pub fn new() -> Self {
+        let topology = Topology::with_client().unwrap();
+        Self {
+            agent: None,
+            tunnel: None,
+            observer: Observer::new(topology.isp(), Topology::OBSERVED, Directions::Incoming)
+                .unwrap(),
+            cgroup: Cgroup::new("bench").unwrap(),
+            bpffs: Bpffs::new().unwrap(),
+            topology,
+        }
+    }
+
+    /// Builds it with a tunnel, and a resolver at its end that says `vpn`.
+    pub fn with_tunnel() -> Self {
+        let mut bench = Self::new();
+        let resolver = Resolver::new(bench.topology.vpn(), "vpn").unwrap();
+        let tunnel = WireGuard::new(&bench.topology, Self::TUNNEL).unwrap();
+        bench.tunnel = Some((tunnel, resolver));
+        bench
+    }
+
+    /// Starts the agent, with more arguments of `leakguard run`.
+    pub fn protect(&mut self, arguments: &[&str]) -> &mut Agent {
+        let agent = Agent::start(&AgentConfig {
+            binary: agent_binary(),
+            netns: self.topology.host(),
+            cgroup: &self.cgroup,
+            bpffs: &self.bpffs,
+            tunnels: vec![Self::TUNNEL.to_owned()],
+            arguments: arguments.iter().map(Into::into).collect(),
+        })
+        .unwrap();
+        self.agent.insert(agent)
+    }
+
+    /// Lifts enforcement and ends the agent.
+    pub fn unprotect(&mut self) {
+        self.agent().release().unwrap();
+        self.agent = None;
+    }
+
+    /// The agent that was started.
+    pub fn agent(&mut self) -> &mut Agent {
+        self.agent.as_mut().unwrap()
+    }
+
+    /// Where sockets of a place are made.
+    pub fn origin(&self, place: Place) -> Origin<'_> {
+        Origin {
+            netns: self.netns(place),
+            cgroup: (place == Place::Host).then_some(&self.cgroup),
+        }
+    }
+
+    /// The namespace of a place.
+    pub fn netns(&self, place: Place) -> &Netns {
+        match place {
+            Place::Host => self.topology.host(),
+            Place::Client => self.topology.client().unwrap(),
+        }
+    }
+
+    /// Everything that has left the host since the last call and was sent before it; nothing is missing.
+    pub fn frames(&mut self, place: Place) -> Vec<Vec<u8>> {
+        let netns = match place {
+            Place::Host => self.topology.host(),
+            Place::Client => self.topology.client().unwrap(),
+        };
+        let frames = self.observer.drain_past_fence(netns).unwrap();
+        assert_eq!(self.observer.lost().unwrap(), 0, "the capture is complete");
+        frames
+    }
+
+    /// Sends probes; says how many of them the ISP has seen.
+    pub fn seen(
+        &mut self,
+        place: Place,
+        transport: Transport,
+        target: SocketAddr,
+        count: usize,
+    ) -> usize {
+        let volley = Volley::send(self.origin(place), transport, target, count);
+        let frames = self.frames(place);
+        volley.seen(&frames)
+    }
+}
+
+impl Default for Bench {
+    fn default() -> Self {
+        Self::new()
+    }
+}
