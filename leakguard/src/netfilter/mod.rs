@@ -2,7 +2,8 @@
 //!
 //! A device that appears is attached to within milliseconds, not at once, and the agent may be dead;
 //! in netfilter's forward hooks the default is there already. The table exists in the families
-//! `inet` (routed) and `bridge` (bridged) and stays when the agent goes.
+//! `inet` (routed) and `bridge` (bridged) and stays when the agent goes. Permitted are tunnels, local
+//! interfaces, and uplinks where a TC program judges: what a program can count and report is left to it.
 //!
 //! An interface is permitted as a pair of number *and* name: a number that somebody takes over and a
 //! name that somebody steals are each not enough.
