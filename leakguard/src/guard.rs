@@ -7,7 +7,10 @@ use leakguard_common::abi::{Class, ClassSet, MAX_EXTRA_PORTS, Role, Settings};
 
 use crate::config::{Config, Mode};
 use crate::error::chain;
-use crate::interfaces::{Interface, NetlinkError, Pattern, RolePatterns, classify, snapshot};
+use crate::interfaces::{
+    Interface, NetlinkError, Pattern, RolePatterns, classify, egress_filters, snapshot,
+};
+use crate::kernel::clsact::RAW_HANDLE;
 use crate::kernel::enforcement::ReadBack;
 use crate::kernel::object::Loaded;
 use crate::kernel::pins::Pins;
@@ -67,8 +70,10 @@ pub struct Guard {
     ruleset: Ruleset,
     /// What the second net holds is known to be `ruleset`.
     ruleset_in_place: bool,
+    /// The uplinks that a TC program judges.
+    covered: BTreeSet<u32>,
     /// Every interface is covered as its role wants; if not, it is tried again.
-    covered: bool,
+    complete: bool,
     /// What was warned of and has not been mended since: a retry that fails again is no news.
     warned: BTreeSet<String>,
 }
@@ -93,7 +98,8 @@ impl Guard {
             interfaces: Interfaces::new(),
             ruleset: ruleset(&settings),
             ruleset_in_place: false,
-            covered: false,
+            covered: BTreeSet::new(),
+            complete: false,
             warned: BTreeSet::new(),
         };
         match guard.begin().await {
@@ -110,6 +116,7 @@ impl Guard {
 
     async fn begin(&mut self) -> Result<bool, GuardError> {
         self.interfaces = self.read_interfaces().await?;
+        self.covered = covered_before(&self.enforcement, &self.interfaces).await?;
         let changed = self.bring_in_line().await?;
         // An interface may have come since the first look.
         Ok(self.follow().await? || changed)
@@ -142,17 +149,22 @@ impl Guard {
 
     /// Makes the kernel do what the interfaces, as they were last read, call for: permissions first, because they
     /// take effect at once; then local sockets; then forwarded traffic.
+    ///
+    /// The second net catches what no TC program judges: it closes before programs are attached, and opens for the
+    /// covered uplinks after, so that each attempt is counted and reported by a program where there is one.
     async fn bring_in_line(&mut self) -> Result<bool, GuardError> {
         let devices = self.devices();
         let permitted = self.enforcement.permit(&devices)?;
         let sockets = self
             .enforcement
             .enforce_sockets(&self.cgroup, self.settings)?;
-        let netfilter = self.update_netfilter().await;
+        let mut netfilter = self.update_netfilter().await;
         let attached = self.enforcement.attach(&devices);
+        self.covered = attached.covered;
+        netfilter |= self.update_netfilter().await;
         let changed = permitted.changed || sockets || netfilter || attached.changed;
         let failures = [permitted.failures, attached.failures].concat();
-        self.covered = failures.is_empty();
+        self.complete = failures.is_empty();
         for failure in failures {
             self.warn(failure);
         }
@@ -164,7 +176,7 @@ impl Guard {
 
     /// Whether everything is in place; if not, [`Guard::follow`] tries again.
     pub fn is_complete(&self) -> bool {
-        self.covered && self.ruleset_in_place
+        self.complete && self.ruleset_in_place
     }
 
     /// The interfaces as they were last followed.
@@ -234,7 +246,7 @@ impl Guard {
     /// Brings the second net in line. Without it the programs still stand, so a failure is reported and tried again
     /// with the next change.
     async fn update_netfilter(&mut self) -> bool {
-        let permitted = permitted(&self.interfaces);
+        let permitted = permitted(&self.interfaces, &self.covered);
         if self.ruleset_in_place && permitted == self.ruleset.permitted {
             return false;
         }
@@ -303,9 +315,12 @@ pub async fn set_role(bpffs: &Path, name: &str, role: Role) -> Result<bool, Guar
     let permitted_now = enforcement.permit(&devices)?;
     let mut changed = permitted_now.changed;
     let mut ruleset = ruleset(&settings);
-    ruleset.permitted = permitted(&interfaces);
+    let covered = covered_before(&enforcement, &interfaces).await?;
+    ruleset.permitted = permitted(&interfaces, &covered);
     changed |= apply_netfilter(&mut ruleset).await?;
     let attached = enforcement.attach(&devices);
+    ruleset.permitted = permitted(&interfaces, &attached.covered);
+    changed |= apply_netfilter(&mut ruleset).await?;
     let failures = [permitted_now.failures, attached.failures].concat();
     if failures.is_empty() {
         Ok(changed || attached.changed)
@@ -335,17 +350,35 @@ async fn release_netfilter() -> Result<(), GuardError> {
     }
 }
 
-/// The interfaces that forwarded DNS may leave by.
-fn permitted(interfaces: &Interfaces) -> BTreeSet<Permitted> {
+/// The interfaces that the second net lets forwarded DNS out by: those that may carry it, and those where a TC program
+/// judges it.
+fn permitted(interfaces: &Interfaces, covered: &BTreeSet<u32>) -> BTreeSet<Permitted> {
     interfaces
         .values()
-        .filter(|interface| interface.role != Role::Uplink)
+        .filter(|interface| interface.role != Role::Uplink || covered.contains(&interface.ifindex))
         .filter_map(|interface| {
             Permitted::new(interface.ifindex, &interface.name)
                 .inspect_err(|error| log::warn!("{error}"))
                 .ok()
         })
         .collect()
+}
+
+/// The uplinks that an earlier agent has left a TC program on.
+async fn covered_before(
+    enforcement: &Enforcement,
+    interfaces: &Interfaces,
+) -> Result<BTreeSet<u32>, GuardError> {
+    let mut covered = BTreeSet::new();
+    for (&ifindex, interface) in interfaces {
+        if interface.role == Role::Uplink
+            && (enforcement.is_covered(ifindex)
+                || egress_filters(ifindex).await?.contains(&RAW_HANDLE))
+        {
+            covered.insert(ifindex);
+        }
+    }
+    Ok(covered)
 }
 
 fn device(interface: &Interface) -> Device {

@@ -31,20 +31,21 @@ fn change(args: &AllowChangeArgs, allow: bool) -> anyhow::Result<Exit> {
         interface: interface.clone(),
         allow,
     };
-    let changed = if let Some(mut agent) = connect(&control.control, &question)? {
-        match agent.answer()? {
-            Answer::Done { changed } => changed,
-            Answer::Refused { message } => {
-                return Err(anyhow::anyhow!(message)).with_exit(Exit::Usage);
+    let changed =
+        if let Some(mut agent) = connect(&control.control, &question).map_err(errors::control)? {
+            match agent.answer().map_err(errors::control)? {
+                Answer::Done { changed } => changed,
+                Answer::Refused { message } => {
+                    return Err(anyhow::anyhow!(message)).with_exit(Exit::Usage);
+                }
+                other => bail!("the agent gave an answer to another question: {other:?}"),
             }
-            other => bail!("the agent gave an answer to another question: {other:?}"),
-        }
-    } else {
-        let role = if allow { Role::Tunnel } else { Role::Uplink };
-        runtime()?
-            .block_on(guard::set_role(&bpffs.bpffs, interface, role))
-            .map_err(errors::guard)?
-    };
+        } else {
+            let role = if allow { Role::Tunnel } else { Role::Uplink };
+            runtime()?
+                .block_on(guard::set_role(&bpffs.bpffs, interface, role))
+                .map_err(errors::guard)?
+        };
     let interface = escape_control(interface);
     let mut output = Output::stdout();
     match (changed, allow) {

@@ -1,6 +1,6 @@
 //! Which exit code the errors of the agent's parts call for.
 
-use crate::daemon::DaemonError;
+use crate::daemon::{ControlError, DaemonError};
 use crate::error::{Exit, WithExit as _};
 use crate::guard::GuardError;
 use crate::kernel::KernelError;
@@ -22,8 +22,18 @@ pub(super) fn guard(error: GuardError) -> anyhow::Error {
 pub(super) fn daemon(error: DaemonError) -> anyhow::Error {
     match error {
         DaemonError::Guard(error) => guard(error),
+        DaemonError::Control(error) => control(error),
         error => marked(error, Exit::Failed),
     }
+}
+
+/// Marks an error of asking the agent, or of letting it be asked.
+pub(super) fn control(error: ControlError) -> anyhow::Error {
+    let exit = match &error {
+        ControlError::Denied { .. } => Exit::Missing,
+        _ => Exit::Failed,
+    };
+    marked(error, exit)
 }
 
 fn marked(error: impl Into<anyhow::Error>, exit: Exit) -> anyhow::Error {

@@ -3,6 +3,7 @@
 use anyhow::{anyhow, bail};
 
 use super::args::EventsArgs;
+use super::errors;
 use super::output::Output;
 use crate::daemon::connect;
 use crate::daemon::protocol::{Answer, Ask};
@@ -16,7 +17,8 @@ pub(super) fn run(args: &EventsArgs) -> anyhow::Result<Exit> {
         follow,
         control,
     } = args;
-    let Some(mut agent) = connect(&control.control, &Ask::Events { follow: *follow })? else {
+    let question = Ask::Events { follow: *follow };
+    let Some(mut agent) = connect(&control.control, &question).map_err(errors::control)? else {
         return Err(anyhow!(
             "no agent listens on {}; start one with `leakguard run`, or name its socket with --control",
             control.control.display()
@@ -30,13 +32,17 @@ pub(super) fn run(args: &EventsArgs) -> anyhow::Result<Exit> {
             Ok(event) => output.line(&event)?,
             Err(_) => match serde_json::from_str(&line) {
                 Ok(Answer::Missed { events }) => log::warn!("too slow: missed {events} events"),
+                Ok(Answer::Denied) => return Err(errors::control(agent.denied())),
                 Ok(Answer::Refused { message }) => bail!(message),
                 _ => bail!("the agent speaks another version; it sent: {line}"),
             },
         }
         if output.reader_gone() {
-            break;
+            return Ok(Exit::Done);
         }
+    }
+    if *follow {
+        log::warn!("no more events: the agent has ended");
     }
     Ok(Exit::Done)
 }

@@ -14,8 +14,8 @@ use crate::guard;
 pub(super) fn run(args: &ReleaseArgs) -> anyhow::Result<Exit> {
     let ReleaseArgs { bpffs, control } = args;
     let mut output = Output::stdout();
-    if let Some(mut agent) = connect(&control.control, &Ask::Release)? {
-        match agent.answer()? {
+    if let Some(mut agent) = connect(&control.control, &Ask::Release {}).map_err(errors::control)? {
+        match agent.answer().map_err(errors::control)? {
             Answer::Done { .. } => output.line("released; the agent has ended")?,
             Answer::Refused { message } => bail!(message),
             other => bail!("the agent gave an answer to another question: {other:?}"),

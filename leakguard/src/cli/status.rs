@@ -50,7 +50,7 @@ struct Report {
 
 /// The agent that answers; one that does not is as good as none.
 fn agent(control: &std::path::Path) -> Option<u32> {
-    let answer = connect(control, &Ask::Hello).and_then(|agent| match agent {
+    let answer = connect(control, &Ask::Hello {}).and_then(|agent| match agent {
         Some(mut agent) => agent.answer().map(Some),
         None => Ok(None),
     });

@@ -20,7 +20,7 @@ use super::protocol::{Answer, Ask, MAX_ASK};
 use super::{Feed, Request};
 use crate::error::chain;
 
-/// How long a client may take to ask, and to take a line that it is sent.
+/// How long a client may take to ask, and to take a line of an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a client waits for an answer.
@@ -56,6 +56,15 @@ pub enum ControlError {
         /// The path.
         path: PathBuf,
     },
+    /// The agent may not be asked by this user.
+    #[error("the right to ask the agent at {path} is missing: run leakguard as root")]
+    Denied {
+        /// The socket.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
     /// The agent did not answer as it should.
     #[error("the agent at {path} does not answer")]
     Exchange {
@@ -67,8 +76,20 @@ pub enum ControlError {
     },
 }
 
+/// The socket's name, removed when dropped.
+#[derive(Debug)]
+pub(super) struct SocketName(PathBuf);
+
+impl Drop for SocketName {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.0) {
+            log::debug!("cannot remove {}: {error}", self.0.display());
+        }
+    }
+}
+
 /// Opens the socket for its owner only, in place of one that a dead agent has left.
-pub(super) fn listen(path: &Path) -> Result<UnixListener, ControlError> {
+pub(super) fn listen(path: &Path) -> Result<(UnixListener, SocketName), ControlError> {
     let error = |source| ControlError::Listen {
         path: path.to_owned(),
         source,
@@ -96,16 +117,10 @@ pub(super) fn listen(path: &Path) -> Result<UnixListener, ControlError> {
         Err(other) => return Err(error(other)),
     }
     let listener = UnixListener::bind(path).map_err(error)?;
+    let name = SocketName(path.to_owned());
     // Until here, who may connect is up to the umask; who may ask is checked for each client.
     fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(error)?;
-    Ok(listener)
-}
-
-/// Removes the socket.
-pub(super) fn remove(path: &Path) {
-    if let Err(error) = fs::remove_file(path) {
-        log::debug!("cannot remove {}: {error}", path.display());
-    }
+    Ok((listener, name))
 }
 
 /// Serves clients until the listener fails.
@@ -147,13 +162,13 @@ async fn converse(
     let (receive, mut send) = stream.into_split();
     if peer != 0 && peer != geteuid().as_raw() {
         log::warn!("refused a client of uid {peer}");
-        return write(&mut send, &refused("only root may ask")).await;
+        return write(&mut send, &Answer::Denied).await;
     }
     let mut line = String::new();
     let mut receive = AsyncReader::new(receive.take(MAX_ASK));
     timeout(PATIENCE, receive.read_line(&mut line)).await??;
     let answer = match serde_json::from_str(&line) {
-        Ok(Ask::Hello) => Answer::Agent {
+        Ok(Ask::Hello {}) => Answer::Agent {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").into(),
         },
@@ -167,7 +182,7 @@ async fn converse(
                 None => refused("the agent is ending"),
             }
         }
-        Ok(Ask::Release) => return release(&mut send, &requests).await,
+        Ok(Ask::Release {}) => return release(&mut send, &requests).await,
         Err(error) => refused(&format!("not a question: {error}")),
     };
     write(&mut send, &answer).await
@@ -181,7 +196,7 @@ async fn release(
     let (_telling, told) = oneshot::channel();
     let answer = match ask(requests, |reply| Request::Release(reply, told)).await {
         Some(()) => Answer::Done { changed: true },
-        None => refused("enforcement was not lifted; see the agent's log"),
+        None => refused("enforcement was not lifted completely; see the agent's log"),
     };
     write(send, &answer).await
 }
@@ -208,11 +223,16 @@ async fn events(
         return Ok(());
     }
     loop {
-        match live.recv().await {
-            Ok(line) => write_line(send, &line).await?,
-            Err(RecvError::Lagged(events)) => write(send, &Answer::Missed { events }).await?,
+        let line = match live.recv().await {
+            Ok(line) => line,
+            Err(RecvError::Lagged(events)) => {
+                serde_json::to_string(&Answer::Missed { events })?.into()
+            }
             Err(RecvError::Closed) => return Ok(()),
-        }
+        };
+        // A follower may pause for as long as it likes: it is told how much it missed.
+        send.write_all(line.as_bytes()).await?;
+        send.write_all(b"\n").await?;
     }
 }
 
@@ -257,20 +277,30 @@ pub fn connect(path: &Path, question: &Ask) -> Result<Option<Conversation>, Cont
         {
             return Ok(None);
         }
+        Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(ControlError::Denied {
+                path: path.to_owned(),
+                source,
+            });
+        }
         Err(other) => return Err(error(other)),
     };
     let limit = match question {
-        Ask::Hello => Some(HELLO_LIMIT),
+        Ask::Hello {} => Some(HELLO_LIMIT),
         // Who follows waits for as long as nothing happens.
         Ask::Events { follow: true } => None,
-        Ask::Events { follow: false } | Ask::Allow { .. } | Ask::Release => Some(ANSWER_LIMIT),
+        Ask::Events { follow: false } | Ask::Allow { .. } | Ask::Release {} => Some(ANSWER_LIMIT),
     };
     stream.set_read_timeout(limit).map_err(error)?;
     let mut line = serde_json::to_string(question)
         .map_err(io::Error::from)
         .map_err(error)?;
     line.push('\n');
-    stream.write_all(line.as_bytes()).map_err(error)?;
+    match stream.write_all(line.as_bytes()) {
+        // The agent may refuse before it has heard everything: its answer says why.
+        Err(cut) if cut.kind() == io::ErrorKind::BrokenPipe => {}
+        result => result.map_err(error)?,
+    }
     Ok(Some(Conversation {
         path: path.to_owned(),
         lines: BufReader::new(stream).lines(),
@@ -292,9 +322,21 @@ impl Conversation {
     /// The one answer.
     pub fn answer(&mut self) -> Result<Answer, ControlError> {
         let line = self.line()?.unwrap_or_default();
-        serde_json::from_str(&line).map_err(|error| ControlError::Exchange {
+        match serde_json::from_str(&line) {
+            Ok(Answer::Denied) => Err(self.denied()),
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(ControlError::Exchange {
+                path: self.path.clone(),
+                source: error.into(),
+            }),
+        }
+    }
+
+    /// What [`Answer::Denied`] means.
+    pub fn denied(&self) -> ControlError {
+        ControlError::Denied {
             path: self.path.clone(),
-            source: error.into(),
-        })
+            source: io::ErrorKind::PermissionDenied.into(),
+        }
     }
 }

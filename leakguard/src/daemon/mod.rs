@@ -24,6 +24,7 @@ use crate::config::{Config, OnExit};
 use crate::error::chain;
 use crate::guard::{Guard, GuardError, Interfaces, Place};
 use crate::interfaces::{Changes, WatchError, Watcher};
+use crate::kernel::requirements::check_privileges;
 
 /// The time between readings that nothing but routes call for, in the long run: a routing daemon changes them all the
 /// time.
@@ -88,14 +89,14 @@ pub async fn run(
     printer: Printer,
     started: impl FnOnce(&Guard),
 ) -> Result<Ended, DaemonError> {
+    check_privileges().map_err(GuardError::from)?;
+    // Before anything is enforced: an agent that cannot be asked must not leave traces.
+    let (listener, socket) = control::listen(control)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
     // Before the first look at the interfaces, so that no change falls in between.
     let mut watcher = Watcher::new()?;
-    let listener = control::listen(control)?;
-    let (mut guard, _) = Guard::establish(config, place)
-        .await
-        .inspect_err(|_| control::remove(control))?;
+    let (mut guard, _) = Guard::establish(config, place).await?;
     let (interfaces, named) = watch::channel(Arc::new(guard.interfaces().clone()));
     let feed = Feed::new(printer);
     let (requests, mut asked) = mpsc::channel(REQUESTS);
@@ -146,7 +147,8 @@ pub async fn run(
             log::warn!("whoever asked for the release does not take the answer");
         }
     }
-    control::remove(control);
+    // Its name goes before its listener: a new agent takes a name that nobody listens on for its own.
+    drop(socket);
     if timeout(DRAIN, tasks.shutdown()).await.is_err() {
         log::warn!("the agent's tasks did not end in time");
     }

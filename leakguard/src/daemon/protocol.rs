@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[serde(tag = "command", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Ask {
     /// Who is there?
-    Hello,
+    Hello {},
     /// The recent events, one line each; with `follow` also those to come.
     Events {
         /// Whether to go on.
@@ -21,7 +21,8 @@ pub enum Ask {
         allow: bool,
     },
     /// Lift enforcement and end.
-    Release,
+    // Braces: serde looks for unknown fields only in variants that can have some.
+    Release {},
 }
 
 /// What the agent answers, but for events, which are lines of their own form.
@@ -40,6 +41,8 @@ pub enum Answer {
         /// Whether that changed anything.
         changed: bool,
     },
+    /// This user may not ask.
+    Denied,
     /// It was not done.
     Refused {
         /// The agent's words, with causes.

@@ -1,12 +1,12 @@
 //! Enforcement as a whole: establish it, let it follow the interfaces, lift it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use leakguard_common::abi::{Outcome, Role, Settings};
 use leakguard_common::packet::LinkLayer;
 
-use super::links::{self, CgroupAttachment, TcxOutcome};
+use super::links::{self, CgroupAttachment, TcxAttachment, TcxOutcome};
 use super::maps::Maps;
 use super::netns::Identity;
 use super::object::{LINK_LAYERS, Loaded, Object, ProgramHandle, tc_program};
@@ -58,6 +58,8 @@ pub struct Followed {
     pub changed: bool,
     /// What could not be done, with the causes; one sentence each.
     pub failures: Vec<String>,
+    /// The uplinks that a TC program judges now.
+    pub covered: BTreeSet<u32>,
 }
 
 impl Followed {
@@ -78,17 +80,19 @@ impl Enforcement {
     pub fn prepare(pins: &Pins) -> Result<Self, KernelError> {
         check_privileges()?;
         lift_memory_limit();
-        let fresh = !pins.exist();
         pins.create()?;
-        Self::load(pins, fresh).inspect_err(|_| {
+        // Only under the lock is what is not there nobody else's work in progress.
+        let lock = pins.lock()?;
+        let fresh = pins.are_empty()?;
+        Self::load(pins, fresh, lock).inspect_err(|_| {
             if fresh && let Err(error) = pins.remove() {
                 log::warn!("cannot remove {}: {error}", pins.root().display());
             }
         })
     }
 
-    fn load(pins: &Pins, fresh: bool) -> Result<Self, KernelError> {
-        let lock = pins.lock()?;
+    fn load(pins: &Pins, fresh: bool, lock: Lock) -> Result<Self, KernelError> {
+        links::check_pinned(pins)?;
         if let Some(maps) = Maps::open(pins)? {
             check_namespace(pins, &maps.settings()?, Identity::current()?)?;
         }
@@ -150,12 +154,18 @@ impl Enforcement {
         let role = |ifindex| roles.get(&ifindex).copied().unwrap_or(Role::Uplink);
         let mut followed = Followed {
             changed: self.maps.retain(role)?,
-            failures: Vec::new(),
+            ..Followed::default()
         };
         for device in devices {
             followed.note(&device.name, self.maps.permit(device.ifindex, device.role));
         }
         Ok(followed)
+    }
+
+    /// Whether an earlier agent's TCX program judges an interface.
+    pub fn is_covered(&self, ifindex: u32) -> bool {
+        links::tcx_attachment(&self.pins, ifindex)
+            .is_ok_and(|attachment| attachment != TcxAttachment::Absent)
     }
 
     /// Puts the TC program on every uplink among the devices, and takes it off the others.
@@ -173,6 +183,9 @@ impl Enforcement {
                 Role::Uplink => self.attach_device(device),
                 Role::Tunnel | Role::Local => self.detach_device(device),
             };
+            if device.role == Role::Uplink && result.is_ok() {
+                followed.covered.insert(device.ifindex);
+            }
             followed.note(&device.name, result);
         }
         self.devices = devices.to_vec();
@@ -202,6 +215,7 @@ impl Enforcement {
                 clsact::detach(&device.name);
             }
         }
+        links::detach_all(&self.pins)?;
         self.pins.remove()
     }
 
@@ -279,6 +293,9 @@ pub struct ReadBack {
 impl ReadBack {
     /// Opens what is pinned; `None` if nothing enforces.
     pub fn open(pins: &Pins) -> Result<Option<Self>, KernelError> {
+        if !pins.exist()? {
+            return Ok(None);
+        }
         let Some(maps) = Maps::open(pins)? else {
             return Ok(None);
         };
@@ -295,7 +312,7 @@ impl ReadBack {
     }
 
     /// Where leakguard's TCX program stands on an interface of the current namespace.
-    pub fn tcx(&self, ifindex: u32) -> Result<links::TcxAttachment, KernelError> {
+    pub fn tcx(&self, ifindex: u32) -> Result<TcxAttachment, KernelError> {
         links::tcx_attachment(&self.pins, ifindex)
     }
 
@@ -310,13 +327,14 @@ impl ReadBack {
 /// `interfaces` are the names that a filter may be on, for kernels without TCX.
 pub fn release(pins: &Pins, interfaces: &[String]) -> Result<bool, KernelError> {
     check_privileges()?;
-    if !pins.exist() {
+    if !pins.exist()? {
         return Ok(false);
     }
     let _lock = pins.lock()?;
     for interface in interfaces {
         clsact::detach(interface);
     }
+    links::detach_all(pins)?;
     pins.remove()?;
     Ok(true)
 }

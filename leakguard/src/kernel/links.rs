@@ -12,7 +12,7 @@ use super::object::ProgramHandle;
 use super::pins::Pins;
 use super::requirements::check_cgroup;
 use super::syscall::{
-    AttachedTo, Target, link_create, link_info, link_update, object_get, object_pin,
+    AttachedTo, Target, link_create, link_detach, link_info, link_update, object_get, object_pin,
     tcx_egress_programs,
 };
 
@@ -34,6 +34,22 @@ pub enum TcxAttachment {
     Behind,
     /// Ours is not there.
     Absent,
+}
+
+/// Checks that what is pinned as a link is one; nothing must be attached next to something foreign.
+pub(super) fn check_pinned(pins: &Pins) -> Result<(), KernelError> {
+    let tcx = pins.tcx_links()?.into_iter().map(|(_, pin)| pin);
+    for pin in tcx.chain([pins.cgroup_link()]) {
+        if let Some(link) = open(&pin)?
+            && link_info(link.as_fd()).is_err()
+        {
+            return Err(KernelError::Foreign {
+                path: pin,
+                expected: "link",
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Attaches the program to a cgroup, or replaces the one that the pinned link has; says whether anything changed.
@@ -136,7 +152,26 @@ pub(super) fn attach_tcx(
 
 /// Takes the program off an interface; says whether one was there.
 pub(super) fn detach_tcx(pins: &Pins, ifindex: u32) -> Result<bool, KernelError> {
-    unpin(&pins.tcx_link(ifindex))
+    detach(&pins.tcx_link(ifindex))
+}
+
+/// Takes every program off; the pins may stay or go then.
+pub(super) fn detach_all(pins: &Pins) -> Result<(), KernelError> {
+    for (_, pin) in pins.tcx_links()? {
+        detach(&pin)?;
+    }
+    detach(&pins.cgroup_link()).map(drop)
+}
+
+/// Detaches and unpins; says whether there was a pin.
+fn detach(pin: &Path) -> Result<bool, KernelError> {
+    if let Some(link) = open(pin)?
+        && let Err(error) = link_detach(link.as_fd())
+    {
+        log::debug!("{} goes with its pin: {error}", pin.display());
+    }
+    // By itself this would do, but only after a grace period in which the program still drops packets.
+    unpin(pin)
 }
 
 /// Reads back what the pinned cgroup link does; `None` if there is none, or if its cgroup was removed.

@@ -49,9 +49,31 @@ impl Pins {
         &self.bpffs
     }
 
-    /// Whether any state is pinned.
-    pub fn exist(&self) -> bool {
-        self.root.exists()
+    /// Whether there is a pin directory; what this process may not see is an error, not an absence.
+    pub fn exist(&self) -> Result<bool, KernelError> {
+        self.root.try_exists().map_err(|error| {
+            if error.kind() == io::ErrorKind::PermissionDenied {
+                return missing(
+                    format!("the right to look into {}", self.bpffs.display()),
+                    "run leakguard as root",
+                );
+            }
+            KernelError::call("stat", self.root.display().to_string())(error)
+        })
+    }
+
+    /// Whether nothing is pinned.
+    pub fn are_empty(&self) -> Result<bool, KernelError> {
+        for directory in [self.maps_dir(), self.links_dir()] {
+            let mut entries = fs::read_dir(&directory).map_err(KernelError::call(
+                "readdir",
+                directory.display().to_string(),
+            ))?;
+            if entries.next().is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Where a map is pinned.

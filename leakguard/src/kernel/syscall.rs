@@ -71,6 +71,14 @@ pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
+/// Takes a link off what it is attached to, at once; it stays a link, attached to nothing.
+pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = empty_attr();
+    // SAFETY: only a plain integer of the union's link_detach view is written.
+    unsafe { &mut attr.link_detach }.link_fd = fd_number(link);
+    bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+}
+
 /// Pins a link.
 pub(super) fn object_pin(path: &Path, object: BorrowedFd<'_>) -> io::Result<()> {
     let path = c_path(path)?;

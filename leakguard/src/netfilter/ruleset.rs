@@ -21,7 +21,8 @@ pub struct Ruleset {
     pub action: Action,
     /// Which packets are caught.
     pub ports: BTreeMap<Class, BTreeSet<(Transport, u16)>>,
-    /// Interfaces that packets of these classes may leave by: tunnels and local ones.
+    /// Interfaces that packets of these classes may leave by as far as this net goes: tunnels, local ones, and uplinks
+    /// where a TC program judges them.
     pub permitted: BTreeSet<Permitted>,
     /// Whether to catch bridged packets too; off only for kernels without nftables for bridges.
     pub bridge: bool,
