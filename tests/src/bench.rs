@@ -1,9 +1,10 @@
 //! A device under test on the lab's network, with a capture at its ISP.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use leakguard::lab::{
     Agent, AgentConfig, Bpffs, Cgroup, Directions, Netns, Observer, Resolver, Topology, WireGuard,
+    address,
 };
 
 use super::{Origin, Transport, Volley, agent_binary};
@@ -130,4 +131,13 @@ impl Default for Bench {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// A port of the ISP's resolver, whose IPv4 address comes first and IPv6 address second.
+pub fn isp(family: usize, port: u16) -> SocketAddr {
+    let resolvers: [IpAddr; 2] = [
+        address::ISP_RESOLVER_V4.into(),
+        address::ISP_RESOLVER_V6.into(),
+    ];
+    SocketAddr::new(resolvers[family], port)
 }

@@ -14,8 +14,8 @@ mod volley;
 
 use std::path::PathBuf;
 
-pub use bench::{Bench, Place};
-pub use origin::Origin;
+pub use bench::{Bench, Place, isp};
+pub use origin::{Origin, connect};
 pub use status::{interface, packets};
 pub use volley::{Transport, Volley};
 

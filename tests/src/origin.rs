@@ -2,14 +2,14 @@
 
 use std::io;
 use std::mem;
-use std::net::{IpAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
 use leakguard::lab::{Cgroup, Netns, output_within};
 use nix::libc::{self, c_int};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, socketpair};
 
 /// How long the process that makes sockets may live.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -76,6 +76,11 @@ impl Origin<'_> {
         let sockets = self.sockets(domain(peer), libc::SOCK_STREAM, 0, count);
         sockets.into_iter().map(TcpStream::from).collect()
     }
+}
+
+/// Connects a socket, which the standard library only does while making one.
+pub fn connect(socket: &impl AsRawFd, target: SocketAddr) -> nix::Result<()> {
+    nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(target))
 }
 
 fn domain(peer: IpAddr) -> c_int {

@@ -3,16 +3,15 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use leakguard::lab::Frame;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{SockaddrStorage, connect};
 
-use super::Origin;
+use super::{Origin, connect};
 
 /// How probes travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +74,7 @@ impl Volley {
         let streams = origin.tcp(target.ip(), count);
         for stream in &streams {
             stream.set_nonblocking(true).unwrap();
-            match connect(stream.as_raw_fd(), &SockaddrStorage::from(target)) {
+            match connect(stream, target) {
                 Ok(()) | Err(Errno::EINPROGRESS) => {}
                 Err(error) => errors.push(error.into()),
             }
@@ -130,7 +129,7 @@ impl Volley {
 }
 
 /// A text that no other volley has.
-pub(crate) fn nonce() -> String {
+fn nonce() -> String {
     static SERIAL: AtomicU32 = AtomicU32::new(0);
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
     format!("leakguard probe {:08x} {serial:08x} ", process::id())

@@ -27,7 +27,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// New interfaces one after the other.
 const ROUNDS: u8 = 20;
 /// New interfaces from each place, with and without a running agent.
-const RACES: u8 = 5;
+const RACES: u8 = 3;
 /// Stands for a physical interface: without this, a pair with a network of its own would be local.
 const ARGUMENTS: [&str; 2] = ["--uplink", "new*"];
 /// A port that is nobody's DNS.

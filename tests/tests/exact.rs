@@ -5,14 +5,12 @@
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use leakguard::lab::{Query, address, carries_name, output_within, wait_until};
-use leakguard_tests::{Bench, Place, Transport, packets};
+use leakguard_tests::{Bench, Place, Transport, connect, packets};
 use nix::sys::signal::Signal;
-use nix::sys::socket::SockaddrStorage;
 use nix::unistd::Pid;
 use serde_json::Value;
 
@@ -216,7 +214,7 @@ fn a_lookup_on_an_established_connection_is_named() {
         .run_in(|| TcpListener::bind(target).unwrap())
         .unwrap();
     let mut stream = bench.origin(Place::Host).tcp(target.ip(), 1).pop().unwrap();
-    nix::sys::socket::connect(stream.as_raw_fd(), &SockaddrStorage::from(target)).unwrap();
+    connect(&stream, target).unwrap();
     let _accepted = listener.accept().unwrap();
     let over_tcp = |name: &str| {
         let message = question(name);

@@ -7,18 +7,13 @@
 )]
 
 use std::fs::{self, Permissions};
-use std::io::{Error, ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use etherparse::PacketBuilder;
 use leakguard::lab::{Frame, Netns, Query, WHO_NAME, address, carries_name};
-use leakguard_tests::{Bench, Origin, Place, Transport, Volley, packets};
-use nix::errno::Errno;
-use nix::libc;
-use nix::sys::socket::{MsgFlags, SockaddrIn, SockaddrStorage, sendto};
+use leakguard_tests::{Bench, Origin, Place, Transport, Volley, connect, isp, packets};
 
 /// Probes of each kind.
 const N: usize = 20;
@@ -50,14 +45,6 @@ const OTHERS: [(Transport, u16); 9] = [
     (Transport::Tcp, 852),
     (Transport::Tcp, 5353),
 ];
-
-fn isp(family: usize, port: u16) -> SocketAddr {
-    let resolvers: [IpAddr; 2] = [
-        address::ISP_RESOLVER_V4.into(),
-        address::ISP_RESOLVER_V6.into(),
-    ];
-    SocketAddr::new(resolvers[family], port)
-}
 
 /// Sends probes of each kind from everywhere, over both families, and expects so many of each at the ISP.
 fn expect(bench: &mut Bench, when: &str, kinds: &[(Transport, u16)], expected: usize) {
@@ -178,241 +165,6 @@ fn echo_streams(origin: Origin<'_>, vpn: &Netns, target: SocketAddr) {
         accepted.write_all(&buffer).unwrap();
         client.read_exact(&mut buffer).unwrap();
         assert_eq!(buffer, payload.as_bytes());
-    }
-}
-
-fn connect(socket: &impl AsRawFd, target: SocketAddr) -> nix::Result<()> {
-    nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(target))
-}
-
-/// One way to send a datagram.
-struct Sender {
-    name: &'static str,
-    send: fn(Origin<'_>, SocketAddr, &[u8]) -> std::io::Result<()>,
-}
-
-const SENDERS: [Sender; 3] = [
-    Sender {
-        name: "unconnected sendto",
-        send: |origin, target, payload| origin.udp(target.ip()).send_to(payload, target).map(drop),
-    },
-    Sender {
-        name: "connected send",
-        send: |origin, target, payload| {
-            let socket = origin.udp(target.ip());
-            connect(&socket, target)?;
-            socket.send(payload).map(drop)
-        },
-    },
-    Sender {
-        name: "sendmmsg",
-        send: |origin, target, payload| {
-            let socket = origin.udp(target.ip());
-            connect(&socket, target)?;
-            send_many(&socket, payload)
-        },
-    },
-];
-
-/// Sends one datagram with sendmmsg.
-fn send_many(socket: &UdpSocket, payload: &[u8]) -> std::io::Result<()> {
-    let mut vector = libc::iovec {
-        iov_base: payload.as_ptr().cast_mut().cast(),
-        iov_len: payload.len(),
-    };
-    // SAFETY: a plain C structure, for which all zeroes are valid.
-    let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
-    message.msg_hdr.msg_iov = &raw mut vector;
-    message.msg_hdr.msg_iovlen = 1;
-    // SAFETY: one message, which describes a live buffer that is only read.
-    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), &raw mut message, 1, 0) };
-    Errno::result(sent).map(drop).map_err(Error::from)
-}
-
-#[test]
-fn senders_off_the_tunnel_fail_at_once() {
-    let mut bench = Bench::new();
-    for protected in [false, true] {
-        if protected {
-            bench.protect(&[]);
-        }
-        for Sender { name, send } in SENDERS {
-            for target in [isp(0, 53), isp(1, 53), isp(0, 853), isp(1, 853)] {
-                let payload = format!("{name} to {target}");
-                let started = Instant::now();
-                let result = send(bench.origin(Place::Host), target, payload.as_bytes());
-                let elapsed = started.elapsed();
-                let frames = bench.frames(Place::Host);
-                let seen = frames
-                    .iter()
-                    .filter(|frame| frame.ends_with(payload.as_bytes()))
-                    .count();
-                if protected {
-                    let error = result.unwrap_err();
-                    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{payload}");
-                    assert_eq!(seen, 0, "{payload}");
-                    assert!(elapsed < Duration::from_secs(1), "{payload}: {elapsed:?}");
-                    println!("{payload}: {error} after {elapsed:?}, with the making of the socket");
-                } else {
-                    result.unwrap();
-                    assert_eq!(seen, 1, "control: {payload}");
-                }
-            }
-        }
-        for target in [isp(0, 53), isp(1, 853)] {
-            let volley = Volley::send(bench.origin(Place::Host), Transport::Tcp, target, N);
-            let frames = bench.frames(Place::Host);
-            let expected = if protected { 0 } else { N };
-            assert_eq!(volley.seen(&frames), expected);
-            if protected {
-                assert_eq!(volley.answered(), 0, "no connection gets anywhere");
-            }
-        }
-    }
-}
-
-/// A whole IPv4 packet that asks the ISP's resolver.
-fn ipv4_packet(port: u16, payload: &[u8]) -> Vec<u8> {
-    let builder = PacketBuilder::ipv4(
-        address::HOST_V4.octets(),
-        address::ISP_RESOLVER_V4.octets(),
-        64,
-    );
-    let mut packet = Vec::new();
-    builder
-        .udp(40_053, port)
-        .write(&mut packet, payload)
-        .unwrap();
-    packet
-}
-
-/// Sends a UDP datagram with this payload to this port of the ISP's resolver.
-type SendRaw = fn(Origin<'_>, &[u8], u16) -> nix::Result<usize>;
-
-fn send_raw(origin: Origin<'_>, payload: &[u8], port: u16) -> nix::Result<usize> {
-    // IPPROTO_RAW brings its own IP header.
-    let socket = origin.sockets(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_RAW, 1);
-    let target = SockaddrIn::new(198, 51, 100, 53, 0);
-    let packet = ipv4_packet(port, payload);
-    sendto(socket[0].as_raw_fd(), &packet, &target, MsgFlags::empty())
-}
-
-fn send_frame(origin: Origin<'_>, payload: &[u8], port: u16) -> nix::Result<usize> {
-    let index = origin
-        .netns
-        .run_in(|| nix::net::if_::if_nametoindex("eth0").unwrap())
-        .unwrap();
-    let socket = origin.sockets(libc::AF_PACKET, libc::SOCK_RAW, 0, 1);
-    let mut frame = vec![0xff; 6];
-    frame.extend([2, 0, 0, 0, 0, 1, 8, 0]);
-    frame.extend(ipv4_packet(port, payload));
-    let target = libc::sockaddr_ll {
-        sll_family: u16::try_from(libc::AF_PACKET).unwrap(),
-        sll_protocol: 0x0800_u16.to_be(),
-        sll_ifindex: index.cast_signed(),
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 6,
-        sll_addr: [0xff; 8],
-    };
-    // SAFETY: a buffer and an address of the lengths given, both live.
-    let sent = unsafe {
-        libc::sendto(
-            socket[0].as_raw_fd(),
-            frame.as_ptr().cast(),
-            frame.len(),
-            0,
-            (&raw const target).cast(),
-            libc::socklen_t::try_from(size_of_val(&target)).unwrap(),
-        )
-    };
-    Errno::result(sent).map(isize::cast_unsigned)
-}
-
-#[test]
-fn raw_and_packet_sockets_do_not_get_past() {
-    let mut bench = Bench::new();
-    let senders: [(&str, SendRaw, Errno); 2] = [
-        ("IP_HDRINCL", send_raw, Errno::EPERM),
-        // Not judged at the cgroup, but at TC, whose drop is a queue that is full.
-        ("AF_PACKET", send_frame, Errno::ENOBUFS),
-    ];
-    for protected in [false, true] {
-        if protected {
-            bench.protect(&[]);
-        }
-        for (name, send, refusal) in senders {
-            for port in [53, 853, 443] {
-                let payload = format!("{name} to {port}, protected: {protected}");
-                let result = send(bench.origin(Place::Host), payload.as_bytes(), port);
-                let frames = bench.frames(Place::Host);
-                let seen = frames
-                    .iter()
-                    .filter(|frame| frame.ends_with(payload.as_bytes()))
-                    .count();
-                if protected && port != 443 {
-                    assert_eq!((result, seen), (Err(refusal), 0), "{payload}");
-                } else {
-                    assert!(result.is_ok(), "{payload}: {result:?}");
-                    assert_eq!(seen, 1, "{payload}");
-                }
-            }
-        }
-    }
-    let status = bench.agent().status_json().unwrap();
-    assert_eq!(
-        packets(&status, &[("hook", "tc"), ("verdict", "drop")]),
-        2,
-        "{status}"
-    );
-    assert_eq!(
-        packets(&status, &[("hook", "cgroup_skb"), ("verdict", "drop")]),
-        2,
-        "{status}"
-    );
-}
-
-#[test]
-fn sockets_from_before_are_stopped_too() {
-    let mut bench = Bench::new();
-    for place in PLACES {
-        for family in 0..2 {
-            let target = isp(family, 53);
-            let listener = bench
-                .topology
-                .isp()
-                .run_in(|| TcpListener::bind(target).unwrap())
-                .unwrap();
-            let mut stream = bench.origin(place).tcp(target.ip(), 1).pop().unwrap();
-            connect(&stream, target).unwrap();
-            let _accepted = listener.accept().unwrap();
-            let datagrams = bench.origin(place).udp(target.ip());
-
-            for protected in [false, true] {
-                if protected {
-                    bench.protect(&[]);
-                }
-                let payload = format!("{place:?} to {target}, protected: {protected}");
-                let over_tcp = format!("stream from {payload}");
-                let over_udp = format!("datagram from {payload}");
-                stream.write_all(over_tcp.as_bytes()).unwrap();
-                let sent = datagrams.send_to(over_udp.as_bytes(), target);
-                let frames = bench.frames(place);
-                for payload in [over_tcp, over_udp] {
-                    let seen = frames
-                        .iter()
-                        .filter(|frame| frame.ends_with(payload.as_bytes()))
-                        .count();
-                    assert_eq!(seen, usize::from(!protected), "{payload}");
-                }
-                if protected && place == Place::Host {
-                    assert_eq!(sent.unwrap_err().kind(), ErrorKind::PermissionDenied);
-                } else {
-                    sent.unwrap();
-                }
-            }
-            bench.unprotect();
-        }
     }
 }
 
