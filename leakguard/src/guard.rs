@@ -7,10 +7,7 @@ use leakguard_common::abi::{Class, ClassSet, MAX_EXTRA_PORTS, Role, Settings};
 
 use crate::config::{Config, Mode};
 use crate::error::chain;
-use crate::interfaces::{
-    Interface, NetlinkError, Pattern, RolePatterns, classify, egress_filters, snapshot,
-};
-use crate::kernel::clsact::RAW_HANDLE;
+use crate::interfaces::{Interface, NetlinkError, Pattern, RolePatterns, classify, snapshot};
 use crate::kernel::enforcement::ReadBack;
 use crate::kernel::object::Loaded;
 use crate::kernel::pins::Pins;
@@ -60,6 +57,15 @@ pub struct Place {
     pub bpffs: PathBuf,
 }
 
+/// Whether the process that establishes protection stays to look after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// An agent: it follows the interfaces and renews what it vouches for.
+    Stays,
+    /// It ends at once.
+    Leaves,
+}
+
 /// Protection that this process holds. Dropping it leaves the kernel side in place.
 pub struct Guard {
     enforcement: Enforcement,
@@ -70,8 +76,9 @@ pub struct Guard {
     ruleset: Ruleset,
     /// What the second net holds is known to be `ruleset`.
     ruleset_in_place: bool,
-    /// The uplinks that a TC program judges.
-    covered: BTreeSet<u32>,
+    /// The uplinks that the second net leaves to their TC program; only an agent, which renews that, has any.
+    leased: BTreeSet<u32>,
+    presence: Presence,
     /// Every interface is covered as its role wants; if not, it is tried again.
     complete: bool,
     /// What was warned of and has not been mended since: a retry that fails again is no news.
@@ -82,7 +89,11 @@ impl Guard {
     /// Establishes what the configuration says; says whether anything was different before.
     ///
     /// If it fails and nothing was enforced before, nothing is afterwards.
-    pub async fn establish(config: &Config, place: &Place) -> Result<(Self, bool), GuardError> {
+    pub async fn establish(
+        config: &Config,
+        place: &Place,
+        presence: Presence,
+    ) -> Result<(Self, bool), GuardError> {
         check_cgroup(&place.cgroup)?;
         let enforcement = Enforcement::prepare(&Pins::at(&place.bpffs))?;
         let settings = settings(config);
@@ -98,7 +109,8 @@ impl Guard {
             interfaces: Interfaces::new(),
             ruleset: ruleset(&settings),
             ruleset_in_place: false,
-            covered: BTreeSet::new(),
+            leased: BTreeSet::new(),
+            presence,
             complete: false,
             warned: BTreeSet::new(),
         };
@@ -116,7 +128,6 @@ impl Guard {
 
     async fn begin(&mut self) -> Result<bool, GuardError> {
         self.interfaces = self.read_interfaces().await?;
-        self.covered = covered_before(&self.enforcement, &self.interfaces).await?;
         let changed = self.bring_in_line().await?;
         // An interface may have come since the first look.
         Ok(self.follow().await? || changed)
@@ -141,6 +152,7 @@ impl Guard {
         self.follow().await?;
         self.ruleset_in_place = false;
         let mended = self.bring_in_line().await?;
+        self.renew_leases().await;
         if mended {
             log::warn!("enforcement had been changed from outside, and is mended");
         }
@@ -160,8 +172,10 @@ impl Guard {
             .enforce_sockets(&self.cgroup, self.settings)?;
         let mut netfilter = self.update_netfilter().await;
         let attached = self.enforcement.attach(&devices);
-        self.covered = attached.covered;
-        netfilter |= self.update_netfilter().await;
+        if self.presence == Presence::Stays {
+            self.leased = attached.covered;
+            netfilter |= self.update_netfilter().await;
+        }
         let changed = permitted.changed || sockets || netfilter || attached.changed;
         let failures = [permitted.failures, attached.failures].concat();
         self.complete = failures.is_empty();
@@ -246,13 +260,18 @@ impl Guard {
     /// Brings the second net in line. Without it the programs still stand, so a failure is reported and tried again
     /// with the next change.
     async fn update_netfilter(&mut self) -> bool {
-        let permitted = permitted(&self.interfaces, &self.covered);
-        if self.ruleset_in_place && permitted == self.ruleset.permitted {
+        let permitted = of_role(&self.interfaces, |interface| interface.role != Role::Uplink);
+        let covered = of_role(&self.interfaces, |interface| {
+            interface.role == Role::Uplink && self.leased.contains(&interface.ifindex)
+        });
+        let same = permitted == self.ruleset.permitted && covered == self.ruleset.covered;
+        if self.ruleset_in_place && same {
             return false;
         }
         self.ruleset.permitted = permitted;
+        self.ruleset.covered = covered;
         let result = if self.ruleset_in_place {
-            netfilter::update_permitted(&self.ruleset)
+            netfilter::update_interfaces(&self.ruleset)
                 .await
                 .map(|()| true)
         } else {
@@ -266,6 +285,17 @@ impl Guard {
             ));
             false
         })
+    }
+
+    /// Says once more which uplinks have a TC program.
+    async fn renew_leases(&mut self) {
+        if !self.ruleset_in_place || self.ruleset.covered.is_empty() {
+            return;
+        }
+        if let Err(error) = netfilter::update_interfaces(&self.ruleset).await {
+            self.ruleset_in_place = false;
+            self.warn(format!("cannot renew the second net: {}", chain(&error)));
+        }
     }
 
     fn warn(&mut self, warning: String) {
@@ -315,12 +345,9 @@ pub async fn set_role(bpffs: &Path, name: &str, role: Role) -> Result<bool, Guar
     let permitted_now = enforcement.permit(&devices)?;
     let mut changed = permitted_now.changed;
     let mut ruleset = ruleset(&settings);
-    let covered = covered_before(&enforcement, &interfaces).await?;
-    ruleset.permitted = permitted(&interfaces, &covered);
+    ruleset.permitted = of_role(&interfaces, |interface| interface.role != Role::Uplink);
     changed |= apply_netfilter(&mut ruleset).await?;
     let attached = enforcement.attach(&devices);
-    ruleset.permitted = permitted(&interfaces, &attached.covered);
-    changed |= apply_netfilter(&mut ruleset).await?;
     let failures = [permitted_now.failures, attached.failures].concat();
     if failures.is_empty() {
         Ok(changed || attached.changed)
@@ -350,35 +377,17 @@ async fn release_netfilter() -> Result<(), GuardError> {
     }
 }
 
-/// The interfaces that the second net lets forwarded DNS out by: those that may carry it, and those where a TC program
-/// judges it.
-fn permitted(interfaces: &Interfaces, covered: &BTreeSet<u32>) -> BTreeSet<Permitted> {
+/// Interfaces as the second net knows them.
+fn of_role(interfaces: &Interfaces, wanted: impl Fn(&Interface) -> bool) -> BTreeSet<Permitted> {
     interfaces
         .values()
-        .filter(|interface| interface.role != Role::Uplink || covered.contains(&interface.ifindex))
+        .filter(|interface| wanted(interface))
         .filter_map(|interface| {
             Permitted::new(interface.ifindex, &interface.name)
                 .inspect_err(|error| log::warn!("{error}"))
                 .ok()
         })
         .collect()
-}
-
-/// The uplinks that an earlier agent has left a TC program on.
-async fn covered_before(
-    enforcement: &Enforcement,
-    interfaces: &Interfaces,
-) -> Result<BTreeSet<u32>, GuardError> {
-    let mut covered = BTreeSet::new();
-    for (&ifindex, interface) in interfaces {
-        if interface.role == Role::Uplink
-            && (enforcement.is_covered(ifindex)
-                || egress_filters(ifindex).await?.contains(&RAW_HANDLE))
-        {
-            covered.insert(ifindex);
-        }
-    }
-    Ok(covered)
 }
 
 fn device(interface: &Interface) -> Device {

@@ -10,13 +10,17 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use leakguard::lab::{Directions, Netns, Observer, Query, Topology, WHO_NAME, address, wait_until};
+use leakguard::lab::{
+    Directions, Netns, Observer, Query, Topology, WHO_NAME, address, output_within, wait_until,
+};
 use leakguard_tests::{Bench, Origin, Place, Transport, Volley, interface, packets};
 
 /// Probes of each kind.
 const N: usize = 20;
 /// How long the agent may take to follow a change.
 const LIMIT: Duration = Duration::from_secs(5);
+/// Twice as long as the second net leaves an uplink to its program without hearing of an agent.
+const LEASE: Duration = Duration::from_secs(30);
 
 const DNS: SocketAddr = SocketAddr::new(IpAddr::V4(address::ISP_RESOLVER_V4), 53);
 const HTTPS: SocketAddr = SocketAddr::new(IpAddr::V4(address::ISP_RESOLVER_V4), 443);
@@ -345,4 +349,43 @@ fn rename(bench: &Bench, from: &str, to: &str) {
         ))
         .unwrap();
     way.route(to);
+}
+
+#[test]
+fn an_uplink_that_comes_again_without_an_agent_lets_nothing_through() {
+    let mut bench = Bench::new();
+    bench.protect(&ARGUMENTS);
+    let way = Way {
+        host: bench.topology.host(),
+        isp: bench.topology.isp(),
+    };
+    let mut observer = way.open("other0");
+    wait_until("the uplink is covered", LIMIT, || {
+        let status = bench.agent().status_json()?;
+        Ok(interface(&status, "other0").is_some_and(|found| found["tc"] == "head"))
+    })
+    .unwrap();
+    expect(&bench, &mut observer, "by a covered uplink", 0);
+
+    bench.agent().kill9().unwrap();
+    let way = Way {
+        host: bench.topology.host(),
+        isp: bench.topology.isp(),
+    };
+    // Whoever vouched for the uplink is gone; nobody would notice that its successor has no program.
+    wait_until("the second net takes over", LEASE, || {
+        let mut list = way.host.command("nft");
+        list.args(["list", "set", "inet", "leakguard", "covered"]);
+        let listed = output_within(list, LIMIT)?;
+        Ok(listed.status.success() && !String::from_utf8_lossy(&listed.stdout).contains("other0"))
+    })
+    .unwrap();
+    way.close("other0");
+    let mut observer = way.open("other0");
+    expect(
+        &bench,
+        &mut observer,
+        "by its successor of the same name and number",
+        0,
+    );
 }

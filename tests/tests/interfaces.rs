@@ -394,7 +394,7 @@ impl Path {
             .map(|(ifindex, name)| Permitted::new(*ifindex, name).unwrap());
         ruleset.permitted = permitted.collect();
         self.dut
-            .block_on(netfilter::update_permitted(ruleset))
+            .block_on(netfilter::update_interfaces(ruleset))
             .unwrap();
     }
 

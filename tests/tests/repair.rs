@@ -68,11 +68,10 @@ impl Fixture {
         self.signal(Signal::SIGCONT);
         assert!(!enforcing, "positive control: it is missed");
         wait_until("the agent mends it", LIMIT, || self.agent.is_enforcing()).unwrap();
-        assert!(
-            self.agent.stderr().contains("mended"),
-            "{}",
-            self.agent.stderr()
-        );
+        wait_until("the agent says so", LIMIT, || {
+            Ok(self.agent.stderr().contains("mended"))
+        })
+        .unwrap();
     }
 }
 

@@ -22,7 +22,7 @@ pub use events::{Feed, Form, Printer};
 
 use crate::config::{Config, OnExit};
 use crate::error::chain;
-use crate::guard::{Guard, GuardError, Interfaces, Place};
+use crate::guard::{Guard, GuardError, Interfaces, Place, Presence};
 use crate::interfaces::{Changes, WatchError, Watcher};
 use crate::kernel::requirements::check_privileges;
 
@@ -96,7 +96,7 @@ pub async fn run(
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
     // Before the first look at the interfaces, so that no change falls in between.
     let mut watcher = Watcher::new()?;
-    let (mut guard, _) = Guard::establish(config, place).await?;
+    let (mut guard, _) = Guard::establish(config, place, Presence::Stays).await?;
     let (interfaces, named) = watch::channel(Arc::new(guard.interfaces().clone()));
     let feed = Feed::new(printer);
     let (requests, mut asked) = mpsc::channel(REQUESTS);

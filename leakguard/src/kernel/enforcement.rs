@@ -162,12 +162,6 @@ impl Enforcement {
         Ok(followed)
     }
 
-    /// Whether an earlier agent's TCX program judges an interface.
-    pub fn is_covered(&self, ifindex: u32) -> bool {
-        links::tcx_attachment(&self.pins, ifindex)
-            .is_ok_and(|attachment| attachment != TcxAttachment::Absent)
-    }
-
     /// Puts the TC program on every uplink among the devices, and takes it off the others.
     ///
     /// An interface that goes away meanwhile is no failure; one that fails does not keep the others from being

@@ -2,8 +2,8 @@
 //!
 //! A device that appears is attached to within milliseconds, not at once, and the agent may be dead;
 //! in netfilter's forward hooks the default is there already. The table exists in the families
-//! `inet` (routed) and `bridge` (bridged) and stays when the agent goes. Permitted are tunnels, local
-//! interfaces, and uplinks where a TC program judges: what a program can count and report is left to it.
+//! `inet` (routed) and `bridge` (bridged) and stays when the agent goes. Uplinks with a TC program
+//! are left to that, so that it counts and reports; for 15 seconds at a time, as long as an agent says so.
 //!
 //! An interface is permitted as a pair of number *and* name: a number that somebody takes over and a
 //! name that somebody steals are each not enough.
@@ -70,9 +70,11 @@ pub async fn apply(ruleset: &Ruleset) -> Result<Applied, NetfilterError> {
     Ok(Applied::Replaced)
 }
 
-/// Changes which interfaces are permitted, in one transaction, and leaves the rest as it is.
-pub async fn update_permitted(ruleset: &Ruleset) -> Result<(), NetfilterError> {
-    run(&["-f", "-"], &ruleset.permitted_update()).await?;
+/// Changes which interfaces are permitted and covered, in one transaction, and leaves the rest as it is.
+///
+/// It also renews the leases of the covered ones.
+pub async fn update_interfaces(ruleset: &Ruleset) -> Result<(), NetfilterError> {
+    run(&["-f", "-"], &ruleset.interfaces_update()).await?;
     Ok(())
 }
 

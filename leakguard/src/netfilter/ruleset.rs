@@ -7,6 +7,18 @@ use leakguard_common::verdict::{ClassPorts, ports};
 
 use super::{State, TABLE, Table};
 
+/// How long an uplink is left to its TC program, in seconds, unless the agent says so again.
+///
+/// Without an agent nobody would notice that a device was replaced by one without a program, whose number and name are
+/// the same; the chain catches it then.
+pub(super) const LEASE_SECONDS: u64 = 15;
+
+/// Name of the set of tunnels and local interfaces.
+pub(super) const PERMITTED: &str = "permitted";
+
+/// Name of the set of uplinks with a TC program.
+pub(super) const COVERED: &str = "covered";
+
 /// Appends formatted text; writing to a `String` cannot fail.
 macro_rules! push {
     ($text:expr, $($arguments:tt)*) => {
@@ -21,9 +33,10 @@ pub struct Ruleset {
     pub action: Action,
     /// Which packets are caught.
     pub ports: BTreeMap<Class, BTreeSet<(Transport, u16)>>,
-    /// Interfaces that packets of these classes may leave by as far as this net goes: tunnels, local ones, and uplinks
-    /// where a TC program judges them.
+    /// Interfaces that packets of these classes may leave by: tunnels and local ones.
     pub permitted: BTreeSet<Permitted>,
+    /// Uplinks that are left to their TC program, for 15 seconds after each update.
+    pub covered: BTreeSet<Permitted>,
     /// Whether to catch bridged packets too; off only for kernels without nftables for bridges.
     pub bridge: bool,
 }
@@ -67,6 +80,7 @@ impl Ruleset {
             action,
             ports: ports.collect(),
             permitted: BTreeSet::new(),
+            covered: BTreeSet::new(),
             bridge: true,
         }
     }
@@ -81,17 +95,19 @@ impl Ruleset {
         text
     }
 
-    /// The batch that changes only the permitted interfaces.
-    pub(super) fn permitted_update(&self) -> String {
+    /// The batch that changes only the sets of interfaces, and renews the leases.
+    pub(super) fn interfaces_update(&self) -> String {
         let mut text = String::new();
         for family in self.families() {
             let family = family.name();
-            push!(text, "flush set {family} {TABLE} permitted\n");
-            if let Some(elements) = self.permitted_elements() {
-                push!(
-                    text,
-                    "add element {family} {TABLE} permitted {{ {elements} }}\n"
-                );
+            for (set, interfaces) in self.interface_sets() {
+                push!(text, "flush set {family} {TABLE} {set}\n");
+                if let Some(elements) = interface_elements(interfaces) {
+                    push!(
+                        text,
+                        "add element {family} {TABLE} {set} {{ {elements} }}\n"
+                    );
+                }
             }
         }
         text
@@ -123,11 +139,16 @@ impl Ruleset {
                 bytes = count.bytes,
             );
         }
-        push!(text, "\tset permitted {{\n\t\ttypeof oif . oifname\n");
-        if let Some(elements) = self.permitted_elements() {
-            push!(text, "\t\telements = {{ {elements} }}\n");
+        for (set, interfaces) in self.interface_sets() {
+            push!(text, "\tset {set} {{\n\t\ttypeof oif . oifname\n");
+            if set == COVERED {
+                push!(text, "\t\tflags timeout\n\t\ttimeout {LEASE_SECONDS}s\n");
+            }
+            if let Some(elements) = interface_elements(interfaces) {
+                push!(text, "\t\telements = {{ {elements} }}\n");
+            }
+            text.push_str("\t}\n");
         }
-        text.push_str("\t}\n");
         push!(
             text,
             "\tset caught {{\n\t\ttypeof meta l4proto . th dport\n"
@@ -141,7 +162,8 @@ impl Ruleset {
         text.push_str("\t\ttype filter hook forward priority filter + 10; policy accept;\n");
         // Ordered by cost: nearly every packet is done after one lookup.
         text.push_str("\t\tmeta l4proto . th dport != @caught accept\n");
-        text.push_str("\t\toif . oifname @permitted accept\n");
+        push!(text, "\t\toif . oifname @{PERMITTED} accept\n");
+        push!(text, "\t\toif . oifname @{COVERED} accept\n");
         if family == Family::Inet {
             // An IPsec policy without a device will encrypt it: netfilter sees it before that.
             text.push_str("\t\trt ipsec exists accept\n");
@@ -157,10 +179,14 @@ impl Ruleset {
         text.push_str("\t}\n}\n");
     }
 
-    fn permitted_elements(&self) -> Option<String> {
-        let elements: Vec<_> = self.permitted.iter().map(Permitted::element).collect();
-        (!elements.is_empty()).then(|| elements.join(", "))
+    fn interface_sets(&self) -> [(&'static str, &BTreeSet<Permitted>); 2] {
+        [(PERMITTED, &self.permitted), (COVERED, &self.covered)]
     }
+}
+
+fn interface_elements(interfaces: &BTreeSet<Permitted>) -> Option<String> {
+    let elements: Vec<_> = interfaces.iter().map(Permitted::element).collect();
+    (!elements.is_empty()).then(|| elements.join(", "))
 }
 
 /// The batch that deletes one table, also if it does not exist.
@@ -267,6 +293,7 @@ mod tests {
             .into_iter()
             .collect::<Result<_, _>>()
             .unwrap();
+        ruleset.covered.insert(Permitted::new(2, "eth0").unwrap());
         ruleset
     }
 
@@ -294,6 +321,12 @@ table inet leakguard {
 		typeof oif . oifname
 		elements = { 1 . \"lo\", 7 . \"wg0\" }
 	}
+	set covered {
+		typeof oif . oifname
+		flags timeout
+		timeout 15s
+		elements = { 2 . \"eth0\" }
+	}
 	set caught {
 		typeof meta l4proto . th dport
 		elements = { tcp . 53, tcp . 853, tcp . 5300, udp . 53, udp . 5300 }
@@ -302,6 +335,7 @@ table inet leakguard {
 		type filter hook forward priority filter + 10; policy accept;
 		meta l4proto . th dport != @caught accept
 		oif . oifname @permitted accept
+		oif . oifname @covered accept
 		rt ipsec exists accept
 		meta l4proto . th dport { tcp . 53, tcp . 5300, udp . 53, udp . 5300 } counter name \"dns\" drop
 		meta l4proto . th dport { tcp . 853 } counter name \"dot\" drop
@@ -316,6 +350,12 @@ table bridge leakguard {
 		typeof oif . oifname
 		elements = { 1 . \"lo\", 7 . \"wg0\" }
 	}
+	set covered {
+		typeof oif . oifname
+		flags timeout
+		timeout 15s
+		elements = { 2 . \"eth0\" }
+	}
 	set caught {
 		typeof meta l4proto . th dport
 		elements = { tcp . 53, tcp . 853, tcp . 5300, udp . 53, udp . 5300 }
@@ -324,6 +364,7 @@ table bridge leakguard {
 		type filter hook forward priority filter + 10; policy accept;
 		meta l4proto . th dport != @caught accept
 		oif . oifname @permitted accept
+		oif . oifname @covered accept
 		meta l4proto . th dport { tcp . 53, tcp . 5300, udp . 53, udp . 5300 } counter name \"dns\" drop
 		meta l4proto . th dport { tcp . 853 } counter name \"dot\" drop
 	}
@@ -344,22 +385,28 @@ table bridge leakguard {
     }
 
     #[test]
-    fn an_update_touches_the_permitted_set_only() {
+    fn an_update_touches_the_sets_of_interfaces_only() {
         assert_eq!(
-            ruleset().permitted_update(),
+            ruleset().interfaces_update(),
             "flush set inet leakguard permitted\n\
              add element inet leakguard permitted { 1 . \"lo\", 7 . \"wg0\" }\n\
+             flush set inet leakguard covered\n\
+             add element inet leakguard covered { 2 . \"eth0\" }\n\
              flush set bridge leakguard permitted\n\
-             add element bridge leakguard permitted { 1 . \"lo\", 7 . \"wg0\" }\n"
+             add element bridge leakguard permitted { 1 . \"lo\", 7 . \"wg0\" }\n\
+             flush set bridge leakguard covered\n\
+             add element bridge leakguard covered { 2 . \"eth0\" }\n"
         );
         let nothing = Ruleset {
             permitted: BTreeSet::new(),
+            covered: BTreeSet::new(),
             bridge: false,
             ..ruleset()
         };
         assert_eq!(
-            nothing.permitted_update(),
-            "flush set inet leakguard permitted\n"
+            nothing.interfaces_update(),
+            "flush set inet leakguard permitted\n\
+             flush set inet leakguard covered\n"
         );
     }
 

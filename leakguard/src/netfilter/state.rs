@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use leakguard_common::abi::Class;
 
-use super::{Action, Permitted, Ruleset, Transport, ruleset::Family};
+use super::ruleset::{COVERED, Family, PERMITTED};
+use super::{Action, Permitted, Ruleset, Transport};
 
 /// The tables that exist.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -41,6 +42,8 @@ pub struct Table {
     pub counts: BTreeMap<Class, Count>,
     /// Interfaces that are permitted; one that no longer exists is left out.
     pub permitted: BTreeSet<Permitted>,
+    /// Uplinks that are left to their TC program now.
+    pub covered: BTreeSet<Permitted>,
     /// The ports in the set that decides whether a packet is looked at.
     caught: BTreeSet<(Transport, u16)>,
     rules: Vec<Rule>,
@@ -60,6 +63,7 @@ pub struct Count {
 enum Rule {
     SkipOthers,
     Permit,
+    Leave,
     SkipIpsec,
     Catch {
         class: Class,
@@ -109,10 +113,8 @@ impl Table {
             }
             let set = &object["set"];
             match set["name"].as_str() {
-                Some("permitted") => {
-                    let pairs = elements(&set["elem"]);
-                    table.permitted = pairs.filter_map(|pair| permitted(pair, &resolve)).collect();
-                }
+                Some(PERMITTED) => table.permitted = interfaces(set, &resolve),
+                Some(COVERED) => table.covered = interfaces(set, &resolve),
                 Some("caught") => table.caught = elements(&set["elem"]).filter_map(port).collect(),
                 _ => {}
             }
@@ -125,7 +127,7 @@ impl Table {
     }
 
     fn satisfies(&self, ruleset: &Ruleset, family: Family) -> bool {
-        let mut rules = vec![Rule::SkipOthers, Rule::Permit];
+        let mut rules = vec![Rule::SkipOthers, Rule::Permit, Rule::Leave];
         if family == Family::Inet {
             rules.push(Rule::SkipIpsec);
         }
@@ -133,6 +135,7 @@ impl Table {
             action,
             ports,
             permitted,
+            covered,
             bridge: _,
         } = ruleset;
         rules.extend(
@@ -148,6 +151,8 @@ impl Table {
         self.hooked
             && self.rules == rules
             && self.permitted == *permitted
+            // Leases that nobody renews end by themselves.
+            && (covered.is_empty() || self.covered == *covered)
             && self
                 .caught
                 .iter()
@@ -176,6 +181,7 @@ impl Rule {
         match (keys.as_slice(), operator, first["right"].as_str()) {
             (["l4proto", "dport"], "!=", Some("@caught")) if accepts => Self::SkipOthers,
             (["oif", "oifname"], "==", Some("@permitted")) if accepts => Self::Permit,
+            (["oif", "oifname"], "==", Some("@covered")) if accepts => Self::Leave,
             (["ipsec"], "==", None) if accepts && first["right"] == true => Self::SkipIpsec,
             (["l4proto", "dport"], "==", None) => Self::catch(&first["right"], &rest[1..]),
             _ => Self::Foreign,
@@ -209,6 +215,14 @@ fn key(expression: &Value) -> Option<&str> {
     let meta = expression["meta"]["key"].as_str();
     meta.or(expression["payload"]["field"].as_str())
         .or(expression["rt"]["key"].as_str())
+}
+
+fn interfaces(set: &Value, resolve: impl Fn(&str) -> Option<u32>) -> BTreeSet<Permitted> {
+    elements(&set["elem"])
+        // In a set with a timeout an element says when it expires.
+        .map(|element| element.pointer("/elem/val").unwrap_or(element))
+        .filter_map(|pair| permitted(pair, &resolve))
+        .collect()
 }
 
 fn permitted(pair: &Value, resolve: impl Fn(&str) -> Option<u32>) -> Option<Permitted> {
@@ -254,6 +268,7 @@ mod tests {
         ruleset
             .permitted
             .extend([Permitted::new(77, "gone").unwrap()]);
+        ruleset.covered.insert(Permitted::new(3, "up0").unwrap());
         ruleset
     }
 
@@ -270,12 +285,17 @@ mod tests {
             {"counter": {"name": "dns", "packets": 4, "bytes": 240}},
             {"set": {"name": "permitted",
                      "elem": [{"concat": ["lo", "lo"]}, {"concat": ["77", "gone"]}]}},
+            {"set": {"name": "covered", "flags": ["timeout"], "timeout": 30, "elem": [
+                {"elem": {"val": {"concat": ["3", "up0"]}, "timeout": 30, "expires": 29}}]}},
             {"set": {"name": "caught", "elem": ports}},
             {"chain": {"name": "forward", "type": "filter", "hook": "forward", "prio": 10}},
             rule(json!([
                 {"match": {"op": "!=", "left": port_keys, "right": "@caught"}}, {"accept": null}])),
             rule(json!([
                 {"match": {"op": "==", "left": out_keys, "right": "@permitted"}},
+                {"accept": null}])),
+            rule(json!([
+                {"match": {"op": "==", "left": out_keys, "right": "@covered"}},
                 {"accept": null}])),
             rule(json!([
                 {"match": {"op": "==", "left": {"rt": {"key": "ipsec"}}, "right": true}},
@@ -335,16 +355,24 @@ mod tests {
         );
         assert!(!changed("/nftables/3/set/elem/1/concat/1", json!("wg0")));
         assert!(!changed("/nftables/4/set/elem", json!([])));
-        assert!(!changed("/nftables/5/chain/hook", json!("input")));
-        assert!(!changed("/nftables/6/rule/expr/0", json!({})));
-        assert!(!changed("/nftables/7/rule/expr/0/match/op", json!("!=")));
-        assert!(!changed("/nftables/8/rule/expr", json!([{"accept": null}])));
-        assert!(!changed("/nftables/9/rule/expr/2", json!({"accept": null})));
+        assert!(!changed("/nftables/5/set/elem", json!([])));
+        assert!(!changed("/nftables/6/chain/hook", json!("input")));
+        assert!(!changed("/nftables/7/rule/expr/0", json!({})));
+        assert!(!changed("/nftables/8/rule/expr/0/match/op", json!("!=")));
+        assert!(!changed("/nftables/9/rule/expr/1", json!({"drop": null})));
         assert!(!changed(
-            "/nftables/9/rule/expr/1",
+            "/nftables/10/rule/expr",
+            json!([{"accept": null}])
+        ));
+        assert!(!changed(
+            "/nftables/11/rule/expr/2",
+            json!({"accept": null})
+        ));
+        assert!(!changed(
+            "/nftables/11/rule/expr/1",
             json!({"counter": "other"})
         ));
-        assert!(!changed("/nftables/9", json!({})), "a rule is missing");
+        assert!(!changed("/nftables/11", json!({})), "a rule is missing");
 
         let observing = Ruleset {
             action: Action::Count,
@@ -356,7 +384,7 @@ mod tests {
     #[test]
     fn a_chain_that_is_not_attached_does_nothing() {
         let mut listing = listing();
-        listing["nftables"][5]["chain"]["hook"] = Value::Null;
+        listing["nftables"][6]["chain"]["hook"] = Value::Null;
         let state = state(&listing);
         assert_eq!(state.inet.unwrap().action(Class::Dns), None);
     }
