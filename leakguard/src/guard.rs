@@ -309,12 +309,8 @@ impl Guard {
 /// Lifts protection that no agent holds; says whether there was any.
 pub async fn release(bpffs: &Path) -> Result<bool, GuardError> {
     let snapshot = snapshot().await?;
-    let interfaces: Vec<String> = snapshot
-        .links
-        .values()
-        .map(|link| link.name.clone())
-        .collect();
-    let released = kernel::enforcement::release(&Pins::at(bpffs), &interfaces)?;
+    let interfaces = snapshot.links.values().map(|link| link.ifindex);
+    let released = kernel::enforcement::release(&Pins::at(bpffs), interfaces)?;
     release_netfilter().await?;
     Ok(released)
 }

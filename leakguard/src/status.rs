@@ -9,10 +9,9 @@ use serde::Serialize;
 use crate::error::chain;
 use crate::guard::{GuardError, blocked, ruleset};
 use crate::host::cgroup2_root;
-use crate::interfaces::{RolePatterns, Snapshot, classify, egress_filters, snapshot};
-use crate::kernel::clsact::RAW_HANDLE;
+use crate::interfaces::{RolePatterns, Snapshot, classify, snapshot};
 use crate::kernel::enforcement::ReadBack;
-use crate::kernel::links::TcxAttachment;
+use crate::kernel::links::TcAttachment;
 use crate::kernel::pins::Pins;
 use crate::kernel::requirements::{check_cgroup, check_privileges};
 use crate::netfilter;
@@ -157,7 +156,7 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
         }
         Some(_) => {}
     }
-    let interfaces = interfaces(&state, &snapshot, &mut causes).await?;
+    let interfaces = interfaces(&state, &snapshot, &mut causes)?;
     let netfilter = netfilter(&state, &mut causes).await;
     let Settings {
         netns_cookie,
@@ -232,7 +231,7 @@ fn nothing(snapshot: &Snapshot) -> Status {
     }
 }
 
-async fn interfaces(
+fn interfaces(
     state: &ReadBack,
     snapshot: &Snapshot,
     causes: &mut Vec<String>,
@@ -245,7 +244,7 @@ async fn interfaces(
             Role::Uplink
         };
         let tc = if role == Role::Uplink {
-            tc(state, link.ifindex).await?
+            tc(state, link.ifindex)?
         } else {
             "unneeded"
         };
@@ -272,12 +271,12 @@ async fn interfaces(
     Ok(found)
 }
 
-async fn tc(state: &ReadBack, ifindex: u32) -> Result<&'static str, GuardError> {
-    Ok(match state.tcx(ifindex)? {
-        TcxAttachment::Head => "head",
-        TcxAttachment::Behind => "behind",
-        TcxAttachment::Absent if egress_filters(ifindex).await?.contains(&RAW_HANDLE) => "clsact",
-        TcxAttachment::Absent => "absent",
+fn tc(state: &ReadBack, ifindex: u32) -> Result<&'static str, GuardError> {
+    Ok(match state.tc(ifindex)? {
+        TcAttachment::Head => "head",
+        TcAttachment::Clsact => "clsact",
+        TcAttachment::Behind => "behind",
+        TcAttachment::Absent => "absent",
     })
 }
 

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use leakguard::kernel::enforcement::ReadBack;
-use leakguard::kernel::links::TcxAttachment;
+use leakguard::kernel::links::TcAttachment;
 use leakguard::kernel::pins::Pins;
 use leakguard::lab::{Netns, address, wait_until};
 use leakguard_tests::{Bench, Place, Transport, interface, packets};
@@ -56,7 +56,7 @@ fn await_interface(name: &str) -> u32 {
 fn await_coverage(pins: &Pins, ifindex: u32) -> Duration {
     let started = Instant::now();
     let kernel = ReadBack::open(pins).unwrap().unwrap();
-    while kernel.tcx(ifindex).unwrap() != TcxAttachment::Head {
+    while kernel.tc(ifindex).unwrap() != TcAttachment::Head {
         assert!(
             started.elapsed() < LIMIT,
             "interface {ifindex} is not covered"

@@ -12,6 +12,7 @@ mod process;
 mod report;
 mod setup;
 mod test;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -36,6 +37,8 @@ enum Command {
     Demo(demo::Args),
     /// Run the tests; ends with `N passed, N failed`.
     Test(test::Args),
+    /// Run the kernel tier on Debian's kernels, in emulated machines.
+    Vm(vm::Args),
     /// Formatting, clippy on the host and the BPF target, architecture rules, cargo-deny.
     Lint,
     /// What continuous integration runs: lint, then all tests.
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Build(args) => build::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Vm(args) => vm::run(&args),
         Command::Lint => lint::run(),
         Command::Ci => ci::run(),
         Command::Fuzz(args) => fuzz::run(&args),

@@ -126,30 +126,40 @@ impl Skb {
         Some(unsafe { &*((data + OFFSET) as *const [u8; N]) })
     }
 
-    /// Copies up to `N` bytes from `offset` on; leaves in `copied` how many.
+    /// Copies up to `N` bytes from `offset` on; says how many.
     ///
-    /// `copied` is memory that the verifier does not follow (a reserved record), and the length takes its way
+    /// `scratch` is memory that the verifier does not follow (a reserved record), and the length takes its way
     /// through it on purpose: were it computed from `offset` in registers, the verifier would have to tell every
     /// path through the parser apart, and walk more than a million instructions.
+    ///
+    /// It is the number of the last byte that takes that way. Verifiers before 6.8 learn nothing from a comparison
+    /// with 0, but they do know that one more than something is not 0; in 64 bits, because they forget it when a
+    /// sum is cut to 16.
     #[inline(always)]
-    pub(super) fn copy<const N: usize>(self, offset: u32, into: *mut [u8; N], copied: *mut u16) {
+    pub(super) fn copy<const N: usize>(
+        self,
+        offset: u32,
+        into: *mut [u8; N],
+        scratch: *mut u64,
+    ) -> u16 {
         let rest = self.len().saturating_sub(offset);
         let rest = if rest > N as u32 { N as u32 } else { rest };
-        // SAFETY: `copied` is writable, as the caller promises and the verifier checks.
-        let wanted = unsafe {
-            copied.write_volatile(rest as u16);
-            u64::from(copied.read_volatile())
+        // SAFETY: `scratch` is writable, as the caller promises and the verifier checks.
+        let last = unsafe {
+            scratch.write_volatile(u64::from(rest).wrapping_sub(1));
+            scratch.read_volatile()
         };
-        if wanted == 0 || wanted > N as u64 {
-            return;
+        if last >= N as u64 {
+            return 0;
         }
-        // SAFETY: `into` points to N writable bytes and `wanted` is at most N; the verifier checks both.
+        // SAFETY: `into` points to N writable bytes and `last` is less than N; the verifier checks both.
         let result =
-            unsafe { bpf_skb_load_bytes(self.context(), offset, into.cast(), wanted as u32) };
+            unsafe { bpf_skb_load_bytes(self.context(), offset, into.cast(), (last + 1) as u32) };
         if result != 0 {
-            // SAFETY: as above.
-            unsafe { copied.write_volatile(0) };
+            return 0;
         }
+        // SAFETY: as above. From memory once more: what registers knew of the length is to be forgotten.
+        unsafe { (scratch.read_volatile() as u16).wrapping_add(1) }
     }
 }
 

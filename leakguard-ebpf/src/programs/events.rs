@@ -36,7 +36,6 @@ pub(super) fn report(skb: Skb, hook: Hook, decision: &Decision, packet: &Packet,
     let socket_cookie = skb.socket_cookie();
     // SAFETY: `event` points to a reserved record of this type, which nobody else sees before it is submitted.
     unsafe {
-        (*event).boot_time = bpf_ktime_get_boot_ns();
         (*event).netns_cookie = sender.netns_cookie;
         (*event).socket_cookie = socket_cookie;
         (*event).cgroup_id = skb.cgroup_id();
@@ -57,11 +56,13 @@ pub(super) fn report(skb: Skb, hook: Hook, decision: &Decision, packet: &Packet,
         (*event).comm = sender.comm;
         (*event).source = packet.source;
         (*event).destination = packet.destination;
-        skb.copy(
+        // The place of the time is free until the time is taken.
+        (*event).bytes_len = skb.copy(
             packet.transport,
             &raw mut (*event).bytes,
-            &raw mut (*event).bytes_len,
+            &raw mut (*event).boot_time,
         );
+        (*event).boot_time = bpf_ktime_get_boot_ns();
     }
     entry.submit(0);
     count_event(Outcome::Submitted);

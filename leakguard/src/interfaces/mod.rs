@@ -8,7 +8,6 @@
 //! not known and an event that was lost all end in [`Role::Uplink`](leakguard_common::abi::Role) or
 //! in a full re-read.
 
-mod filters;
 mod netlink;
 mod pattern;
 mod role;
@@ -17,7 +16,6 @@ mod snapshot;
 mod watch;
 
 pub use self::{
-    filters::egress_filters,
     netlink::NetlinkError,
     pattern::{Pattern, PatternError},
     role::{Interface, RolePatterns, classify, visible_tunnels},

@@ -110,8 +110,6 @@ pub enum Request {
     Routes,
     /// `RTM_GETNEXTHOP`
     NextHops,
-    /// `RTM_GETTFILTER`
-    Filters,
 }
 
 impl Request {
@@ -120,7 +118,6 @@ impl Request {
             Self::Links => 18,
             Self::Routes => 26,
             Self::NextHops => 106,
-            Self::Filters => 46,
         }
     }
 
@@ -134,7 +131,6 @@ impl Request {
             Self::Links => "links",
             Self::Routes => "routes",
             Self::NextHops => "next hops",
-            Self::Filters => "TC filters",
         }
     }
 }

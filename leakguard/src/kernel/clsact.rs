@@ -1,96 +1,244 @@
 //! TC egress on kernels without TCX (before 6.6): a filter on the clsact qdisc.
 //!
-//! The filter stays when the agent goes. It has no pin; it is known by its handle, which is chosen here.
+//! The filter stays when the agent goes. It has no pin; it is known by its handle, which is chosen here. aya's calls
+//! tell neither which program a filter runs nor which kind of qdisc they put it on.
 
 use std::io;
+use std::os::fd::AsRawFd;
 
-use aya::programs::tc::{NlOptions, SchedClassifierLink, TcError, TcHandle, qdisc_add_clsact};
-use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
+use netlink_packet_core::{
+    DecodeError, NLM_F_CREATE, NLM_F_DUMP, NLM_F_ECHO, NLM_F_EXCL, NlasIterator,
+};
 use nix::libc;
 
 use super::KernelError;
-
-/// Before every filter that names no priority of its own.
-const PRIORITY: u16 = 1;
+use super::links::{TcAttachment, runs};
+use super::object::ProgramHandle;
+use super::rtnetlink::{push_attribute, request};
 
 /// "lg" and the ABI version: nobody else's filter has it by chance.
-const HANDLE: TcHandle = TcHandle::new(0x6c67, 1);
+const HANDLE: u32 = 0x6c67_0001;
 
-/// That handle as the kernel lists it.
-pub const RAW_HANDLE: u32 = 0x6c67_0001;
+/// Before every filter that names no priority of its own.
+const PRIORITY: u32 = 1;
 
-/// Adds the filter to an interface, or replaces the program of the one that is there.
+const RTM_NEWQDISC: u16 = 36;
+const RTM_DELQDISC: u16 = 37;
+const RTM_GETQDISC: u16 = 38;
+const RTM_NEWTFILTER: u16 = 44;
+const RTM_DELTFILTER: u16 = 45;
+const RTM_GETTFILTER: u16 = 46;
+
+/// Length of `struct tcmsg` in bytes.
+const TCMSG: usize = 20;
+/// Offset of `tcm_handle`.
+const TCM_HANDLE: usize = 8;
+
+/// The parent of a clsact qdisc, and of an ingress qdisc, which stands in the same place.
+const TC_H_CLSACT: u32 = 0xffff_fff1;
+const CLSACT_HANDLE: u32 = 0xffff_0000;
+/// `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)` and the same for egress.
+const CLSACT_INGRESS: u32 = 0xffff_fff2;
+const CLSACT_EGRESS: u32 = 0xffff_fff3;
+
+const TCA_KIND: u16 = 1;
+const TCA_OPTIONS: u16 = 2;
+const TCA_BPF_FD: u16 = 6;
+const TCA_BPF_NAME: u16 = 7;
+const TCA_BPF_FLAGS: u16 = 8;
+const TCA_BPF_ID: u16 = 11;
+/// The program's return code is the verdict.
+const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
+
+/// A filter as the kernel lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Filter {
+    handle: u32,
+    /// Absent unless it is a BPF filter.
+    program_id: Option<u32>,
+}
+
+/// Adds the filter to an interface, or replaces the program of the one that is there; says whether anything changed.
 ///
-/// Returns `false` if the interface is gone.
-pub(super) fn attach(program: &mut SchedClassifier, interface: &str) -> Result<bool, KernelError> {
-    match qdisc_add_clsact(interface) {
-        Ok(()) => {}
-        Err(error) => match errno(&error) {
-            // Somebody has added the qdisc before, perhaps we.
-            Some(libc::EEXIST) => {}
-            Some(libc::ENODEV) => return Ok(false),
-            _ => return Err(failed("clsact qdisc", interface, error)),
-        },
-    }
-    let attached = match existing(interface)
-        .and_then(|link| program.attach_to_link(link).map_err(io::Error::other))
+/// An interface that is gone is no error.
+pub(super) fn attach(ifindex: u32, program: &ProgramHandle) -> Result<bool, KernelError> {
+    if let Some(Filter {
+        program_id: Some(id),
+        ..
+    }) = own(&filters(ifindex, CLSACT_EGRESS)?)
+        && runs(*id, program)
     {
-        Ok(attached) => attached,
-        Err(_none_to_replace) => {
-            let options = NlOptions {
-                priority: PRIORITY,
-                handle: HANDLE,
-                classid: None,
-            };
-            match program.attach_with_options(
-                interface,
-                TcAttachType::Egress,
-                aya::programs::tc::TcAttachOptions::Netlink(options),
-            ) {
-                Ok(attached) => attached,
-                Err(error) if is_gone(&error) => return Ok(false),
-                Err(error) => return Err(failed("TC egress filter", interface, error)),
-            }
+        return Ok(false);
+    }
+    let result = add_qdisc(ifindex).and_then(|()| add_filter(ifindex, program));
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false),
+        Err(error) => Err(failed("RTM_NEWTFILTER", ifindex)(error)),
+    }
+}
+
+/// Removes the filter from an interface, and the qdisc if nobody else has a filter on it; says whether one was there.
+pub(super) fn detach(ifindex: u32) -> Result<bool, KernelError> {
+    if own(&filters(ifindex, CLSACT_EGRESS)?).is_none() {
+        return Ok(false);
+    }
+    let body = tcmsg(ifindex, HANDLE, CLSACT_EGRESS, filter_info());
+    match request(RTM_DELTFILTER, 0, &body, |_| Ok(())) {
+        Ok(()) => {}
+        Err(error) if is_gone(&error) => return Ok(false),
+        Err(error) => return Err(failed("RTM_DELTFILTER", ifindex)(error)),
+    }
+    if filters(ifindex, CLSACT_EGRESS)?.is_empty() && filters(ifindex, CLSACT_INGRESS)?.is_empty() {
+        let body = tcmsg(ifindex, CLSACT_HANDLE, TC_H_CLSACT, 0);
+        match request(RTM_DELQDISC, 0, &body, |_| Ok(())) {
+            Err(error) if !is_gone(&error) => return Err(failed("RTM_DELQDISC", ifindex)(error)),
+            _ => {}
         }
-    };
-    let link = program
-        .take_link(attached)
-        .map_err(|error| failed("TC egress filter", interface, error))?;
-    // Dropping it would detach.
-    std::mem::forget(link);
+    }
     Ok(true)
 }
 
-/// Removes the filter from an interface; says whether one was there.
-pub(super) fn detach(interface: &str) -> bool {
-    existing(interface)
-        .map_err(|error| error.to_string())
-        .and_then(|link| {
-            aya::programs::links::Link::detach(link).map_err(|error| error.to_string())
-        })
-        .is_ok()
+/// Reads back whether the filter is on an interface, and whether another one runs before it.
+pub(super) fn attachment(ifindex: u32) -> Result<TcAttachment, KernelError> {
+    let filters = filters(ifindex, CLSACT_EGRESS)?;
+    Ok(match own(&filters) {
+        None => TcAttachment::Absent,
+        own if own == filters.first() => TcAttachment::Clsact,
+        Some(_) => TcAttachment::Behind,
+    })
 }
 
-fn existing(interface: &str) -> io::Result<SchedClassifierLink> {
-    SchedClassifierLink::attached(interface, TcAttachType::Egress, PRIORITY, HANDLE, None)
+fn own(filters: &[Filter]) -> Option<&Filter> {
+    filters.iter().find(|filter| filter.handle == HANDLE)
 }
 
-fn errno(error: &TcError) -> Option<i32> {
-    match error {
-        TcError::NetlinkError(error) => error.raw_os_error(),
-        TcError::IoError(error) => error.raw_os_error(),
-        _ => None,
+fn add_qdisc(ifindex: u32) -> io::Result<()> {
+    let mut body = tcmsg(ifindex, CLSACT_HANDLE, TC_H_CLSACT, 0);
+    push_attribute(&mut body, TCA_KIND, b"clsact\0")?;
+    match request(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, &body, |_| Ok(())) {
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+        result => return result,
     }
+    // An ingress qdisc accepts a filter for egress, and runs it on what arrives.
+    let kind = qdisc_kind(ifindex)?;
+    if kind == b"clsact\0" {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "its {} qdisc stands where clsact has to be; replace it: tc qdisc del dev … ingress, then tc qdisc add dev … clsact",
+        String::from_utf8_lossy(&kind).trim_end_matches('\0')
+    )))
 }
 
-fn is_gone(error: &ProgramError) -> bool {
-    matches!(error, ProgramError::TcError(error) if errno(error) == Some(libc::ENODEV))
+fn qdisc_kind(ifindex: u32) -> io::Result<Vec<u8>> {
+    let mut kind = Vec::new();
+    let body = tcmsg(ifindex, 0, TC_H_CLSACT, 0);
+    // Before 6.14 only who asks for an echo gets an answer.
+    request(RTM_GETQDISC, NLM_F_ECHO, &body, |message| {
+        visit_attributes(message.get(TCMSG..).unwrap_or_default(), |found, value| {
+            if found == TCA_KIND {
+                kind = value.to_vec();
+            }
+            Ok(())
+        })
+    })?;
+    Ok(kind)
 }
 
-fn failed(
-    what: &'static str,
-    interface: &str,
-    error: impl std::error::Error + Send + Sync + 'static,
-) -> KernelError {
-    KernelError::call(what, interface)(io::Error::other(error))
+/// Adds the filter, or replaces its program while packets pass.
+fn add_filter(ifindex: u32, program: &ProgramHandle) -> io::Result<()> {
+    let mut options = Vec::new();
+    push_attribute(
+        &mut options,
+        TCA_BPF_FD,
+        &program.fd.as_raw_fd().to_ne_bytes(),
+    )?;
+    push_attribute(&mut options, TCA_BPF_NAME, b"leakguard\0")?;
+    push_attribute(
+        &mut options,
+        TCA_BPF_FLAGS,
+        &TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes(),
+    )?;
+    let mut body = tcmsg(ifindex, HANDLE, CLSACT_EGRESS, filter_info());
+    push_attribute(&mut body, TCA_KIND, b"bpf\0")?;
+    push_attribute(&mut body, TCA_OPTIONS, &options)?;
+    request(RTM_NEWTFILTER, NLM_F_CREATE, &body, |_| Ok(()))
+}
+
+/// The filters at one end of an interface's clsact qdisc, in the order in which they run; none if it has no such
+/// qdisc.
+fn filters(ifindex: u32, parent: u32) -> Result<Vec<Filter>, KernelError> {
+    let mut found = Vec::new();
+    let body = tcmsg(ifindex, 0, parent, 0);
+    request(RTM_GETTFILTER, NLM_F_DUMP, &body, |message| {
+        let handle = message
+            .get(TCM_HANDLE..)
+            .and_then(|rest| rest.first_chunk())
+            .map_or(0, |bytes| u32::from_ne_bytes(*bytes));
+        // Every priority is listed by itself, without a handle, before its filters.
+        if handle != 0 {
+            let program_id = program_id(message.get(TCMSG..).unwrap_or_default())?;
+            found.push(Filter { handle, program_id });
+        }
+        Ok(())
+    })
+    .map_err(failed("RTM_GETTFILTER", ifindex))?;
+    Ok(found)
+}
+
+fn program_id(attributes: &[u8]) -> Result<Option<u32>, DecodeError> {
+    let mut is_bpf = false;
+    let mut id = None;
+    visit_attributes(attributes, |found, value| {
+        match found {
+            TCA_KIND => is_bpf = value == b"bpf\0",
+            TCA_OPTIONS => visit_attributes(value, |found, value| {
+                if found == TCA_BPF_ID {
+                    id = value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
+                }
+                Ok(())
+            })?,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(id.filter(|_| is_bpf))
+}
+
+fn visit_attributes(
+    bytes: &[u8],
+    mut visit: impl FnMut(u16, &[u8]) -> Result<(), DecodeError>,
+) -> Result<(), DecodeError> {
+    for attribute in NlasIterator::new(bytes) {
+        let attribute = attribute?;
+        visit(attribute.kind(), attribute.value())?;
+    }
+    Ok(())
+}
+
+fn tcmsg(ifindex: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {
+    // The address family and its padding come first.
+    [0, ifindex, handle, parent, info]
+        .into_iter()
+        .flat_map(u32::to_ne_bytes)
+        .collect()
+}
+
+/// The priority in the upper half, the protocol in network order in the lower one.
+fn filter_info() -> u32 {
+    const ETH_P_ALL: u16 = 3;
+    PRIORITY << 16 | u32::from(ETH_P_ALL.to_be())
+}
+
+/// Whether what was to be removed had been removed already, with its qdisc or its interface.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENODEV | libc::ENOENT | libc::EINVAL)
+    )
+}
+
+fn failed(call: &'static str, ifindex: u32) -> impl FnOnce(io::Error) -> KernelError {
+    KernelError::call(call, format!("interface {ifindex}"))
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use leakguard_common::abi::{Outcome, Role, Settings};
 use leakguard_common::packet::LinkLayer;
 
-use super::links::{self, CgroupAttachment, TcxAttachment, TcxOutcome};
+use super::links::{self, CgroupAttachment, TcAttachment, TcxOutcome};
 use super::maps::Maps;
 use super::netns::Identity;
 use super::object::{LINK_LAYERS, Loaded, Object, ProgramHandle, tc_program};
@@ -21,7 +21,7 @@ use crate::error::chain;
 pub struct Device {
     /// Its number in the managed namespace.
     pub ifindex: u32,
-    /// Its name; only kernels without TCX ask for it.
+    /// Its name, for messages.
     pub name: String,
     /// What it may carry.
     pub role: Role,
@@ -99,6 +99,12 @@ impl Enforcement {
         let mut object = Object::load(pins)?;
         let maps = object.maps()?;
         let cgroup_program = object.handle(object.variant().program())?;
+        let tc_mode = if links::has_tcx()? {
+            TcMode::Tcx
+        } else {
+            log::debug!("this kernel has no TCX: using the clsact qdisc");
+            TcMode::Clsact
+        };
         let [ethernet, ip, unknown] = LINK_LAYERS.map(|link| object.handle(tc_program(link)));
         Ok(Self {
             pins: pins.clone(),
@@ -106,7 +112,7 @@ impl Enforcement {
             maps,
             cgroup_program,
             tc_programs: [ethernet?, ip?, unknown?],
-            tc_mode: TcMode::Tcx,
+            tc_mode,
             devices: Vec::new(),
             fresh,
             _lock: lock,
@@ -204,39 +210,28 @@ impl Enforcement {
 
     /// Lifts enforcement: detaches everything and removes every pin.
     pub fn release(self) -> Result<(), KernelError> {
-        if self.tc_mode == TcMode::Clsact {
-            for device in &self.devices {
-                clsact::detach(&device.name);
-            }
-        }
+        let detached = match self.tc_mode {
+            TcMode::Tcx => Ok(false),
+            TcMode::Clsact => detach_filters(self.devices.iter().map(|device| device.ifindex)),
+        };
         links::detach_all(&self.pins)?;
-        self.pins.remove()
+        self.pins.remove()?;
+        detached.map(drop)
     }
 
-    fn attach_device(&mut self, device: &Device) -> Result<bool, KernelError> {
-        if self.tc_mode == TcMode::Tcx {
-            let program = self.tc_handle(device.link);
-            match links::attach_tcx(&self.pins, device.ifindex, program)? {
-                TcxOutcome::Changed => return Ok(true),
-                TcxOutcome::Unchanged | TcxOutcome::Gone => return Ok(false),
-                TcxOutcome::Unsupported => {
-                    log::info!("this kernel has no TCX: using the clsact qdisc");
-                    self.tc_mode = TcMode::Clsact;
-                }
-            }
+    fn attach_device(&self, device: &Device) -> Result<bool, KernelError> {
+        let program = self.tc_handle(device.link);
+        match self.tc_mode {
+            TcMode::Tcx => links::attach_tcx(&self.pins, device.ifindex, program)
+                .map(|outcome| outcome == TcxOutcome::Changed),
+            TcMode::Clsact => clsact::attach(device.ifindex, program),
         }
-        if self.devices.contains(device) {
-            return Ok(false);
-        }
-        let program = self.object.classifier(tc_program(device.link))?;
-        clsact::attach(program, &device.name)
     }
 
-    fn detach_device(&mut self, device: &Device) -> Result<bool, KernelError> {
+    fn detach_device(&self, device: &Device) -> Result<bool, KernelError> {
         match self.tc_mode {
             TcMode::Tcx => links::detach_tcx(&self.pins, device.ifindex),
-            TcMode::Clsact if self.devices.contains(device) => Ok(false),
-            TcMode::Clsact => Ok(clsact::detach(&device.name)),
+            TcMode::Clsact => clsact::detach(device.ifindex),
         }
     }
 
@@ -305,9 +300,12 @@ impl ReadBack {
         }))
     }
 
-    /// Where leakguard's TCX program stands on an interface of the current namespace.
-    pub fn tcx(&self, ifindex: u32) -> Result<TcxAttachment, KernelError> {
-        links::tcx_attachment(&self.pins, ifindex)
+    /// Where leakguard's TC program stands on an interface of the current namespace.
+    pub fn tc(&self, ifindex: u32) -> Result<TcAttachment, KernelError> {
+        match links::tcx_attachment(&self.pins, ifindex)? {
+            TcAttachment::Absent => clsact::attachment(ifindex),
+            attachment => Ok(attachment),
+        }
     }
 
     /// How many events had an outcome.
@@ -318,17 +316,31 @@ impl ReadBack {
 
 /// Lifts enforcement that no agent holds; says whether there was any.
 ///
-/// `interfaces` are the names that a filter may be on, for kernels without TCX.
-pub fn release(pins: &Pins, interfaces: &[String]) -> Result<bool, KernelError> {
+/// `interfaces` are the numbers of those that a filter may be on, for kernels without TCX.
+pub fn release(
+    pins: &Pins,
+    interfaces: impl IntoIterator<Item = u32>,
+) -> Result<bool, KernelError> {
     check_privileges()?;
-    if !pins.exist()? {
-        return Ok(false);
+    let pinned = pins.exist()?;
+    let _lock = pinned.then(|| pins.lock()).transpose()?;
+    // Filters outlive the pins if somebody has unmounted the bpffs.
+    let detached = detach_filters(interfaces);
+    if pinned {
+        links::detach_all(pins)?;
+        pins.remove()?;
     }
-    let _lock = pins.lock()?;
-    for interface in interfaces {
-        clsact::detach(interface);
+    Ok(detached? || pinned)
+}
+
+/// Detaches wherever it can; says whether there was a filter, or why one is still there.
+fn detach_filters(interfaces: impl IntoIterator<Item = u32>) -> Result<bool, KernelError> {
+    let mut found = Ok(false);
+    for ifindex in interfaces {
+        match clsact::detach(ifindex) {
+            Ok(detached) => found = found.map(|found| found || detached),
+            Err(error) => found = Err(error),
+        }
     }
-    links::detach_all(pins)?;
-    pins.remove()?;
-    Ok(true)
+    found
 }

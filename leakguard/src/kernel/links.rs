@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use leakguard_common::abi::LOOPBACK_IFINDEX;
 use nix::libc;
 
 use super::KernelError;
@@ -25,11 +26,13 @@ pub struct CgroupAttachment {
     pub program_id: u32,
 }
 
-/// What the kernel has at the TCX egress hook of an interface.
+/// What the kernel has at TC egress of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TcxAttachment {
-    /// Ours runs first.
+pub enum TcAttachment {
+    /// Ours runs first in the TCX chain.
     Head,
+    /// Ours runs first on the clsact qdisc.
+    Clsact,
     /// A foreign program runs before ours, and can end the chain.
     Behind,
     /// Ours is not there.
@@ -105,8 +108,18 @@ pub(super) enum TcxOutcome {
     Unchanged,
     /// The interface went away meanwhile.
     Gone,
-    /// This kernel has no TCX (before 6.6).
-    Unsupported,
+}
+
+/// Whether this kernel has TCX (6.6 and later).
+pub(super) fn has_tcx() -> Result<bool, KernelError> {
+    match tcx_egress_programs(LOOPBACK_IFINDEX) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+        Err(error) => Err(KernelError::call(
+            "BPF_PROG_QUERY (tcx egress)",
+            "the loopback interface",
+        )(error)),
+    }
 }
 
 /// Puts the program at the head of an interface's TCX egress chain, or replaces the one that is there.
@@ -141,7 +154,6 @@ pub(super) fn attach_tcx(
         Err(error) => {
             return match error.raw_os_error() {
                 Some(libc::ENODEV) => Ok(TcxOutcome::Gone),
-                Some(libc::EINVAL) => Ok(TcxOutcome::Unsupported),
                 _ => Err(KernelError::call("BPF_LINK_CREATE (tcx egress)", subject())(error)),
             };
         }
@@ -193,9 +205,9 @@ pub fn cgroup_attachment(pins: &Pins) -> Result<Option<CgroupAttachment>, Kernel
 }
 
 /// Reads back where the pinned link of an interface stands in its chain.
-pub fn tcx_attachment(pins: &Pins, ifindex: u32) -> Result<TcxAttachment, KernelError> {
+pub fn tcx_attachment(pins: &Pins, ifindex: u32) -> Result<TcAttachment, KernelError> {
     let Some(link) = open(&pins.tcx_link(ifindex))? else {
-        return Ok(TcxAttachment::Absent);
+        return Ok(TcAttachment::Absent);
     };
     let subject = format!("interface {ifindex}");
     let info =
@@ -203,9 +215,9 @@ pub fn tcx_attachment(pins: &Pins, ifindex: u32) -> Result<TcxAttachment, Kernel
     let chain = tcx_egress_programs(ifindex)
         .map_err(KernelError::call("BPF_PROG_QUERY (tcx egress)", &subject))?;
     Ok(match chain.iter().position(|&id| id == info.program_id) {
-        Some(0) => TcxAttachment::Head,
-        Some(_) => TcxAttachment::Behind,
-        None => TcxAttachment::Absent,
+        Some(0) => TcAttachment::Head,
+        Some(_) => TcAttachment::Behind,
+        None => TcAttachment::Absent,
     })
 }
 
@@ -229,18 +241,19 @@ fn replace(
     program: &ProgramHandle,
     subject: &str,
 ) -> Result<bool, KernelError> {
-    if current == program.id || has_tag(current, program.tag) {
+    if runs(current, program) {
         return Ok(false);
     }
     link_update(link, program.fd.as_fd()).map_err(KernelError::call("BPF_LINK_UPDATE", subject))?;
     Ok(true)
 }
 
-/// Whether a loaded program has the same instructions.
-fn has_tag(program_id: u32, tag: u64) -> bool {
-    aya::programs::loaded_programs()
-        .filter_map(Result::ok)
-        .any(|info| info.id() == program_id && info.tag() == tag)
+/// Whether a program in the kernel has the same instructions.
+pub(super) fn runs(program_id: u32, program: &ProgramHandle) -> bool {
+    program_id == program.id
+        || aya::programs::loaded_programs()
+            .filter_map(Result::ok)
+            .any(|info| info.id() == program_id && info.tag() == program.tag)
 }
 
 fn set_aside(pin: &Path, attached_to: AttachedTo, ifindex: u32) -> Result<(), KernelError> {

@@ -7,13 +7,14 @@
 //! | [`pins`] | the pin directory, its version and its lock |
 //! | [`object`] | the embedded object: load it, choose the variants that this kernel takes |
 //! | [`maps`] | typed access to the pinned maps |
-//! | [`clsact`] | the filter that stands in for TCX on old kernels |
+//! | `clsact` | the filter that stands in for TCX on old kernels |
+//! | `rtnetlink` | what the filter needs of netlink |
 //! | [`links`] | attach, replace and find links, and read back what the kernel has |
 //! | [`enforcement`] | the whole of it: establish, follow the interfaces, release |
 //! | [`ring`] | the event ring as an asynchronous source |
 
 mod btf;
-pub mod clsact;
+mod clsact;
 pub mod enforcement;
 pub mod links;
 pub mod maps;
@@ -22,6 +23,7 @@ pub mod object;
 pub mod pins;
 pub mod requirements;
 pub mod ring;
+mod rtnetlink;
 mod syscall;
 
 use std::io;

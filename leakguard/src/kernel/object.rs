@@ -161,13 +161,6 @@ impl Object {
         maps::take_ring(&mut self.ebpf)
     }
 
-    pub(super) fn classifier(&mut self, name: &str) -> Result<&mut SchedClassifier, KernelError> {
-        match self.ebpf.program_mut(name) {
-            Some(Program::SchedClassifier(found)) => Ok(found),
-            _ => Err(load_error(name, "no such program")),
-        }
-    }
-
     /// A descriptor, the id and the tag of a loaded program.
     pub(super) fn handle(&self, name: &str) -> Result<ProgramHandle, KernelError> {
         let error = |error: ProgramError| load_error(name, error);

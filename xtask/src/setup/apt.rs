@@ -14,7 +14,7 @@ const INSTALL_LIMIT: Duration = Duration::from_mins(15);
 const QUERY_LIMIT: Duration = Duration::from_mins(1);
 
 /// A mirror that does not answer is given up, and so is a lock that somebody keeps.
-const OPTIONS: &[&str] = &[
+pub(crate) const OPTIONS: &[&str] = &[
     "-q",
     "-o=Acquire::http::Timeout=20",
     "-o=Acquire::https::Timeout=20",

@@ -2,15 +2,16 @@
 //!
 //! Looking is cheap (a few programs on PATH, two files), so every other command does it first.
 
-mod apt;
+pub(crate) mod apt;
 pub(crate) mod bpf_linker;
 mod packages;
 mod rust_src;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
+use self::packages::Tool;
 use crate::report::{line, say};
 
 #[derive(Debug, clap::Args)]
@@ -43,11 +44,27 @@ pub(crate) fn ensure_build_tools() -> Result<()> {
 /// Sees to it that the agent can be built, demonstrated and tested.
 pub(crate) fn ensure_all() -> Result<()> {
     ensure_build_tools()?;
-    let missing = packages::missing();
+    ensure_tools(packages::TOOLS)
+}
+
+/// Sees to it that `cargo xtask vm` can start machines; nothing else needs this.
+pub(crate) fn ensure_emulator() -> Result<()> {
+    ensure_tools(packages::EMULATOR)
+}
+
+fn ensure_tools(tools: &'static [Tool]) -> Result<()> {
+    let missing = packages::missing(tools);
     if !missing.is_empty() {
         packages::install(&missing)?;
     }
     Ok(())
+}
+
+/// The directory for what this project downloads and builds for itself.
+pub(crate) fn tools_dir() -> Result<PathBuf> {
+    bpf_linker::own_root()
+        .and_then(|root| root.parent().map(PathBuf::from))
+        .context("neither XDG_CACHE_HOME nor HOME says where tools can be kept")
 }
 
 fn check() -> Result<ExitCode> {

@@ -51,9 +51,20 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
     }
 }
 
-/// The tools that are not there.
-pub(crate) fn missing() -> Vec<&'static Tool> {
-    TOOLS.iter().filter(|tool| tool.find().is_none()).collect()
+/// What emulated machines need besides.
+pub(crate) const EMULATOR: &[Tool] = &[
+    tool("busybox", "busybox-static"),
+    tool("depmod", "kmod"),
+    tool("lz4", "lz4"),
+    tool("qemu-system-x86_64", "qemu-system-x86"),
+    tool("strip", "binutils"),
+    tool("xz", "xz-utils"),
+    tool("zstd", "zstd"),
+];
+
+/// Those of `tools` that are not there.
+pub(crate) fn missing(tools: &'static [Tool]) -> Vec<&'static Tool> {
+    tools.iter().filter(|tool| tool.find().is_none()).collect()
 }
 
 /// Installs the packages of `missing`.
@@ -75,8 +86,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn table_is_sorted_and_without_duplicates() {
-        assert!(TOOLS.is_sorted_by(|a, b| a.program < b.program));
+    fn tables_are_sorted_and_without_duplicates() {
+        for table in [TOOLS, EMULATOR] {
+            assert!(table.is_sorted_by(|a, b| a.program < b.program));
+        }
     }
 
     #[test]

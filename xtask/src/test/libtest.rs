@@ -4,20 +4,20 @@ use std::{fmt, ops::AddAssign, path::Path};
 
 /// Numbers of tests.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) struct Tally {
-    pub(super) passed: u64,
-    pub(super) failed: u64,
+pub(crate) struct Tally {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
 }
 
 impl Tally {
     /// For something that failed before it could count its tests.
-    pub(super) const FAILED: Self = Self {
+    pub(crate) const FAILED: Self = Self {
         passed: 0,
         failed: 1,
     };
 
     /// Nothing failed, and something ran.
-    pub(super) fn is_success(self) -> bool {
+    pub(crate) fn is_success(self) -> bool {
         self.failed == 0 && self.passed > 0
     }
 }
@@ -39,7 +39,7 @@ impl fmt::Display for Tally {
 
 /// A line that says where `cargo test` is.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) enum Line {
+pub(crate) enum Line {
     /// A test binary starts.
     Suite(String),
     /// A test binary ends.
@@ -49,7 +49,7 @@ pub(super) enum Line {
 }
 
 impl Line {
-    pub(super) fn parse(line: &str) -> Self {
+    pub(crate) fn parse(line: &str) -> Self {
         if let Some(name) = parse_suite(line) {
             Self::Suite(name)
         } else if let Some(tally) = parse_result(line) {

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every tier of tests, with one line per suite and `N passed, N failed` at the
 //! end.
 
-mod libtest;
+pub(crate) mod libtest;
 mod run;
 
 use std::{io, path::PathBuf, process::ExitCode, time::Duration};
@@ -23,8 +23,8 @@ const SUITE_LIMIT: Duration = Duration::from_mins(15);
 /// The package of the tests that need root.
 const PRIVILEGED_PACKAGE: &str = "leakguard-tests";
 
-/// Its test targets that run programs with `BPF_PROG_TEST_RUN`; all others use network namespaces.
-const KERNEL_TARGETS: &[&str] = &["load", "verdicts"];
+/// Its test targets that depend on what the kernel has; they run on other kernels too (`cargo xtask vm`).
+const KERNEL_TARGETS: &[&str] = &["kernel", "verdicts"];
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
@@ -105,6 +105,48 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// A test binary.
+#[derive(Debug)]
+pub(crate) struct Suite {
+    pub(crate) name: String,
+    pub(crate) binary: PathBuf,
+}
+
+/// Builds the test binaries of the kernel tier.
+pub(crate) fn kernel_binaries() -> Result<Vec<Suite>> {
+    let cargo = || {
+        workspace::cargo("test")
+            .args(["--locked", "--no-run", "--package", PRIVILEGED_PACKAGE])
+            .args(
+                KERNEL_TARGETS
+                    .iter()
+                    .map(|target| format!("--test={target}")),
+            )
+    };
+    say("test", "kernel tier: building");
+    cargo().arg("--quiet").run()?;
+    let messages = cargo()
+        .args(["--quiet", "--message-format=json"])
+        .output()?;
+    let suites: Vec<Suite> = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter_map(|message: serde_json::Value| {
+            Some(Suite {
+                name: message["target"]["name"].as_str()?.to_owned(),
+                binary: message["executable"].as_str()?.into(),
+            })
+        })
+        .collect();
+    ensure!(
+        suites.len() == KERNEL_TARGETS.len(),
+        "cargo names {} test binaries instead of {}",
+        suites.len(),
+        KERNEL_TARGETS.len()
+    );
+    Ok(suites)
 }
 
 /// What all tiers of one invocation share.

@@ -6,8 +6,8 @@ use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
-pub(crate) use self::locate::find;
-use self::locate::{VERSION, own_root};
+use self::locate::VERSION;
+pub(crate) use self::locate::{find, own_root};
 use crate::{
     process::Cmd,
     report::say,

@@ -1,0 +1,224 @@
+//! What a guest consists of besides its kernel: the programs of this machine and of this build, in memory.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{cpio::Archive, kernel::Kernel, modules};
+use crate::{
+    process::{Cmd, find_program},
+    test::Suite,
+};
+
+const LIMIT: Duration = Duration::from_mins(2);
+
+/// Where the guest keeps what it runs.
+const PROGRAMS: &str = "/usr/sbin";
+const SUITES: &str = "/suites";
+const MODULES: &str = "/modules";
+
+/// Real ones, because the tests read what they print; everything else is busybox.
+const TOOLS: [&str; 4] = ["bash", "ip", "nft", "tc"];
+
+/// The line that says that every suite was started and has ended.
+pub(super) const END: &str = "guest: end";
+
+/// What is tested.
+#[derive(Debug)]
+pub(super) struct Payload {
+    pub(super) agent: PathBuf,
+    pub(super) suites: Vec<Suite>,
+}
+
+/// Writes the initramfs for `kernel` to `path`.
+pub(super) fn write(path: &Path, kernel: &Kernel, payload: &Payload) -> Result<()> {
+    let failed = || format!("cannot write {}", path.display());
+    let file = File::create(path).with_context(failed)?;
+    let mut tree = Tree {
+        archive: Archive::new(BufWriter::new(file)),
+        seen: BTreeSet::new(),
+        scratch: path.with_extension("stripped"),
+    };
+    for directory in ["/proc", "/sys", "/dev", "/run", "/tmp", "/var"] {
+        tree.directory(Path::new(directory)).with_context(failed)?;
+    }
+    tree.archive
+        .link(Path::new("/var/run"), Path::new("/run"))
+        .with_context(failed)?;
+    tree.copy(&program("busybox")?, Path::new("/bin/busybox"))?;
+    for tool in TOOLS {
+        tree.program(&program(tool)?, &Path::new(PROGRAMS).join(tool))?;
+    }
+    tree.stripped(&payload.agent, &Path::new(PROGRAMS).join("leakguard"))?;
+    for Suite { name, binary } in &payload.suites {
+        tree.stripped(binary, &Path::new(SUITES).join(name))?;
+    }
+    let mut order = Vec::new();
+    for file in modules::files(&kernel.modules())? {
+        order.push(modules::name(&file.to_string_lossy()).to_owned());
+        tree.module(&file)?;
+    }
+    tree.file(Path::new("/init"), init(&order, &payload.suites).as_bytes())
+        .with_context(failed)?;
+    tree.archive.finish().map(drop).with_context(failed)
+}
+
+/// The first process of the guest. The kernel panics when it ends, which ends the guest.
+fn init(modules: &[String], suites: &[Suite]) -> String {
+    let modules = modules.join(" ");
+    let suites: Vec<&str> = suites.iter().map(|suite| suite.name.as_str()).collect();
+    let suites = suites.join(" ");
+    format!(
+        "#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH={PROGRAMS}:/bin LEAKGUARD_BIN={PROGRAMS}/leakguard RUST_BACKTRACE=1
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mount -t tmpfs tmpfs /tmp
+mount -t tmpfs tmpfs /run
+mount -t bpf bpf /sys/fs/bpf
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+ip link set lo up
+for module in {modules}; do
+    insmod {MODULES}/$module.ko
+done
+for suite in {suites}; do
+    # As cargo would announce it.
+    echo \"     Running $suite ({SUITES}/$suite)\"
+    {SUITES}/$suite --test-threads=1 --show-output 2>&1
+done
+echo '{END}'
+poweroff -f
+"
+    )
+}
+
+fn program(name: &str) -> Result<PathBuf> {
+    find_program(name).with_context(|| format!("{name} is missing"))
+}
+
+/// An archive that knows what it has.
+struct Tree<W> {
+    archive: Archive<W>,
+    seen: BTreeSet<PathBuf>,
+    /// Where programs lose their debug information.
+    scratch: PathBuf,
+}
+
+impl<W: Write> Tree<W> {
+    fn directory(&mut self, path: &Path) -> std::io::Result<()> {
+        if path == Path::new("/") || !self.seen.insert(path.to_owned()) {
+            return Ok(());
+        }
+        if let Some(parent) = path.parent() {
+            self.directory(parent)?;
+        }
+        self.archive.directory(path)
+    }
+
+    fn file(&mut self, path: &Path, content: &[u8]) -> std::io::Result<()> {
+        if !self.seen.insert(path.to_owned()) {
+            return Ok(());
+        }
+        if let Some(parent) = path.parent() {
+            self.directory(parent)?;
+        }
+        self.archive.file(path, content)
+    }
+
+    fn copy(&mut self, from: &Path, to: &Path) -> Result<()> {
+        let content = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+        self.file(to, &content)
+            .with_context(|| format!("cannot pack {}", from.display()))
+    }
+
+    /// A program and the libraries that this machine would load for it.
+    fn program(&mut self, from: &Path, to: &Path) -> Result<()> {
+        self.copy(from, to)?;
+        for library in libraries(from)? {
+            self.copy(&library, &library)?;
+        }
+        Ok(())
+    }
+
+    /// A program of this build, without its debug information, which is most of it.
+    fn stripped(&mut self, from: &Path, to: &Path) -> Result<()> {
+        Cmd::new("strip", LIMIT)
+            .arg("--strip-debug")
+            .arg("-o")
+            .arg(&self.scratch)
+            .arg(from)
+            .output()?;
+        let scratch = self.scratch.clone();
+        let outcome = self.program(&scratch, to);
+        fs::remove_file(&scratch)
+            .with_context(|| format!("cannot remove {}", scratch.display()))?;
+        outcome
+    }
+
+    fn module(&mut self, from: &Path) -> Result<()> {
+        let name = modules::name(&from.to_string_lossy()).to_owned();
+        let to = Path::new(MODULES).join(format!("{name}.ko"));
+        if from.extension().is_none_or(|extension| extension != "xz") {
+            return self.copy(from, &to);
+        }
+        Cmd::new("sh", LIMIT)
+            .args(["-c", r#"xz --decompress --stdout "$1" >"$2""#, "sh"])
+            .arg(from)
+            .arg(&self.scratch)
+            .output()?;
+        let scratch = self.scratch.clone();
+        let outcome = self.copy(&scratch, &to);
+        fs::remove_file(&scratch)
+            .with_context(|| format!("cannot remove {}", scratch.display()))?;
+        outcome
+    }
+}
+
+/// The shared libraries of a program, and the loader.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let listed = Cmd::new("ldd", LIMIT).arg(program).output()?;
+    parse_ldd(&listed).with_context(|| format!("cannot pack {}", program.display()))
+}
+
+/// `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)`, or a path alone; the vDSO has none.
+fn parse_ldd(listed: &str) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for line in listed.lines() {
+        if line.contains("not found") {
+            bail!("a library is missing: {}", line.trim());
+        }
+        found.extend(
+            line.split_whitespace()
+                .find(|word| word.starts_with('/'))
+                .map(PathBuf::from),
+        );
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_read_from_ldd() {
+        let listed = "\tlinux-vdso.so.1 (0x1)\n\tlibc.so.6 => /lib/libc.so.6 (0x2)\n\
+                      \t/lib64/ld-linux-x86-64.so.2 (0x3)\n";
+        assert_eq!(
+            parse_ldd(listed).unwrap(),
+            [
+                Path::new("/lib/libc.so.6"),
+                Path::new("/lib64/ld-linux-x86-64.so.2")
+            ]
+        );
+        assert!(parse_ldd("\tlibx.so => not found\n").is_err());
+    }
+}
