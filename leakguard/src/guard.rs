@@ -176,6 +176,11 @@ impl Guard {
             self.leased = attached.covered;
             netfilter |= self.update_netfilter().await;
         }
+        log::debug!(
+            "brought in line; changed: permissions {}, sockets {sockets}, second net {netfilter}, TC {}",
+            permitted.changed,
+            attached.changed
+        );
         let changed = permitted.changed || sockets || netfilter || attached.changed;
         let failures = [permitted.failures, attached.failures].concat();
         self.complete = failures.is_empty();
