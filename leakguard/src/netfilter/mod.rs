@@ -65,6 +65,7 @@ pub async fn apply(ruleset: &Ruleset) -> Result<Applied, NetfilterError> {
     {
         return Ok(Applied::Unchanged);
     }
+    log::debug!("the nftables tables are {present:?}, and should be {ruleset:?}");
     let counts = present.unwrap_or_default();
     run(&["-f", "-"], &ruleset.replacement(&counts)).await?;
     Ok(Applied::Replaced)

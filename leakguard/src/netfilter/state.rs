@@ -244,9 +244,10 @@ fn port(pair: &Value) -> Option<(Transport, u16)> {
         .collect::<Vec<_>>()
         .try_into()
         .ok()?;
-    let transport = match transport.as_str()? {
-        "tcp" => Transport::Tcp,
-        "udp" => Transport::Udp,
+    // nft names a protocol as /etc/protocols does, and prints its number where there is no such file.
+    let transport = match (transport.as_str(), transport.as_u64()) {
+        (Some("tcp"), _) | (_, Some(6)) => Transport::Tcp,
+        (Some("udp"), _) | (_, Some(17)) => Transport::Udp,
         _ => return None,
     };
     Some((transport, u16::try_from(port.as_u64()?).ok()?))
@@ -336,6 +337,20 @@ mod tests {
             !state.satisfies(&ruleset()),
             "the bridge table is not there"
         );
+    }
+
+    #[test]
+    fn a_machine_without_etc_protocols_lists_numbers() {
+        let mut listing = listing();
+        let numbers = json!([{"concat": [6, 53]}, {"concat": [17, 53]}]);
+        *listing.pointer_mut("/nftables/5/set/elem").unwrap() = numbers.clone();
+        *listing
+            .pointer_mut("/nftables/11/rule/expr/0/match/right/set")
+            .unwrap() = numbers;
+        assert!(state(&listing).satisfies(&Ruleset {
+            bridge: false,
+            ..ruleset()
+        }));
     }
 
     #[test]
