@@ -1,5 +1,6 @@
 //! Reads what `cargo test` prints: which test binary runs, what its tests say, how it ended.
 
+use std::process::ExitCode;
 use std::{fmt, ops::AddAssign, path::Path};
 
 /// Numbers of tests.
@@ -15,6 +16,16 @@ impl Tally {
         passed: 0,
         failed: 1,
     };
+
+    /// Prints the closing line, and says how the process is to end.
+    pub(crate) fn conclude(self) -> ExitCode {
+        crate::report::line(self);
+        if self.is_success() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
 
     /// Nothing failed, and something ran.
     pub(crate) fn is_success(self) -> bool {

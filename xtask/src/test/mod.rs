@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use self::{libtest::Tally, run::Runner};
 use crate::{
     build, process,
-    report::{self, line, say},
+    report::{self, say},
     setup,
     workspace::{self, Metadata},
 };
@@ -80,6 +80,11 @@ impl Tier {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    Ok(tally(args)?.conclude())
+}
+
+/// Runs the chosen tiers and counts.
+pub(crate) fn tally(args: &Args) -> Result<Tally> {
     let tiers = args.tier.tiers();
     if tiers.iter().any(|tier| tier.needs_root()) {
         setup::ensure_all()?;
@@ -99,12 +104,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if total == Tally::default() {
         say("test", "nothing was run");
     }
-    line(total);
-    Ok(if total.is_success() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(total)
 }
 
 /// A test binary.
