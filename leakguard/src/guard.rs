@@ -251,7 +251,7 @@ impl Guard {
     /// Lifts protection.
     pub async fn release(self) -> Result<(), GuardError> {
         self.enforcement.release()?;
-        release_netfilter().await
+        release_netfilter().await.map(drop)
     }
 
     async fn read_interfaces(&self) -> Result<Interfaces, GuardError> {
@@ -313,11 +313,25 @@ impl Guard {
 
 /// Lifts protection that no agent holds; says whether there was any.
 pub async fn release(bpffs: &Path) -> Result<bool, GuardError> {
+    let pins = Pins::at(bpffs);
+    // What cannot be read is lifted all the same.
+    let elsewhere = matches!(ReadBack::open(&pins), Ok(Some(state)) if !state.here);
     let snapshot = snapshot().await?;
-    let interfaces = snapshot.links.values().map(|link| link.ifindex);
-    let released = kernel::enforcement::release(&Pins::at(bpffs), interfaces)?;
-    release_netfilter().await?;
-    Ok(released)
+    let interfaces = snapshot
+        .links
+        .values()
+        .filter(|_| !elsewhere)
+        .map(|link| link.ifindex);
+    let released = kernel::enforcement::release(&pins, interfaces)?;
+    if elsewhere {
+        // The tables here are not of that state, and those there cannot be reached from here.
+        log::warn!(
+            "it was enforced in another network namespace, where the nftables tables stay: run \
+             `nft delete table inet leakguard; nft delete table bridge leakguard` there"
+        );
+        return Ok(released);
+    }
+    Ok(release_netfilter().await? || released)
 }
 
 /// Changes one interface's role in state that no agent holds; says whether it was different before.
@@ -370,10 +384,11 @@ async fn apply_netfilter(ruleset: &mut Ruleset) -> Result<bool, NetfilterError> 
     .map(|applied| applied == Applied::Replaced)
 }
 
-async fn release_netfilter() -> Result<(), GuardError> {
+async fn release_netfilter() -> Result<bool, GuardError> {
     match netfilter::remove().await {
+        Ok(removed) => Ok(removed),
         // What cannot have been added need not be removed.
-        Ok(()) | Err(NetfilterError::Missing) => Ok(()),
+        Err(NetfilterError::Missing) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }

@@ -209,6 +209,55 @@ fn apply_is_idempotent() {
 }
 
 #[test]
+fn a_release_from_elsewhere_leaves_the_tables_of_both_places() {
+    let mut device = Device::new();
+    assert_eq!(device.seen(PROBES), (PROBES, PROBES), "control");
+    assert_eq!(
+        device.leakguard(&["apply", "--tunnel", TUNNEL]).ok(),
+        "applied"
+    );
+    let elsewhere = Netns::new("elsewhere").unwrap();
+    let nft = |arguments: &[&str]| {
+        let mut nft = elsewhere.command("nft");
+        nft.args(arguments);
+        Run::of(nft)
+    };
+    nft(&["add", "table", "inet", "leakguard"]).ok();
+
+    let mut release = elsewhere.command(agent_binary());
+    release
+        .arg("release")
+        .arg("--bpffs")
+        .arg(device.bpffs.path());
+    release
+        .arg("--control")
+        .arg(device.directory().join("nobody.sock"));
+    let release = Run::of(release);
+    assert!(
+        release.stderr.contains("another network namespace"),
+        "{release:?}"
+    );
+    assert_eq!(release.stdout.trim(), "released");
+    assert!(
+        nft(&["list", "ruleset"]).ok().contains("leakguard"),
+        "somebody else's"
+    );
+    assert_eq!(
+        device.seen(PROBES),
+        (PROBES, 0),
+        "the second net is still there"
+    );
+
+    assert_eq!(
+        device.leakguard(&["release"]).ok(),
+        "released",
+        "the tables alone"
+    );
+    assert_eq!(device.seen(PROBES), (PROBES, PROBES));
+    device.assert_untouched();
+}
+
+#[test]
 fn a_second_agent_is_refused() {
     let mut device = Device::new();
     let mut agent = device.agent(&[]);

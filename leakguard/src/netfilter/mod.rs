@@ -86,18 +86,19 @@ pub async fn read_back() -> Result<Option<State>, NetfilterError> {
     Ok((inet.is_some() || bridge.is_some()).then_some(State { inet, bridge }))
 }
 
-/// Removes the tables, in one transaction; does nothing where there is none.
-pub async fn remove() -> Result<(), NetfilterError> {
+/// Removes the tables, in one transaction; says whether there were any.
+pub async fn remove() -> Result<bool, NetfilterError> {
     let mut batch = String::new();
     for family in ["inet", "bridge"] {
         if list_table(family).await?.is_some() {
             batch.push_str(&ruleset::deletion(family));
         }
     }
-    if !batch.is_empty() {
-        run(&["-f", "-"], &batch).await?;
+    if batch.is_empty() {
+        return Ok(false);
     }
-    Ok(())
+    run(&["-f", "-"], &batch).await?;
+    Ok(true)
 }
 
 /// Why the second net could not be read or changed.
