@@ -3,10 +3,10 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use leakguard_common::abi::{Outcome, Role, Settings};
+use leakguard_common::abi::{Role, Settings};
 use leakguard_common::packet::LinkLayer;
 
-use super::links::{self, CgroupAttachment, TcAttachment, TcxOutcome};
+use super::links::{self, CgroupAttachment, TcAttachment};
 use super::maps::Maps;
 use super::netns::Identity;
 use super::object::{LINK_LAYERS, Loaded, Object, ProgramHandle, tc_program};
@@ -124,11 +124,6 @@ impl Enforcement {
         self.fresh
     }
 
-    /// What the programs are told.
-    pub fn settings(&self) -> Result<Settings, KernelError> {
-        self.maps.settings()
-    }
-
     /// The role that the programs give an interface now.
     pub fn role(&self, ifindex: u32) -> Role {
         self.maps.role(ifindex)
@@ -222,8 +217,7 @@ impl Enforcement {
     fn attach_device(&self, device: &Device) -> Result<bool, KernelError> {
         let program = self.tc_handle(device.link);
         match self.tc_mode {
-            TcMode::Tcx => links::attach_tcx(&self.pins, device.ifindex, program)
-                .map(|outcome| outcome == TcxOutcome::Changed),
+            TcMode::Tcx => links::attach_tcx(&self.pins, device.ifindex, program),
             TcMode::Clsact => clsact::attach(device.ifindex, program),
         }
     }
@@ -306,11 +300,6 @@ impl ReadBack {
             TcAttachment::Absent => clsact::attachment(ifindex),
             attachment => Ok(attachment),
         }
-    }
-
-    /// How many events had an outcome.
-    pub fn events(&self, outcome: Outcome) -> Result<u64, KernelError> {
-        self.maps.events(outcome)
     }
 }
 

@@ -13,8 +13,8 @@ use super::object::ProgramHandle;
 use super::pins::Pins;
 use super::requirements::check_cgroup;
 use super::syscall::{
-    AttachedTo, Target, link_create, link_detach, link_info, link_update, object_get, object_pin,
-    tcx_egress_programs,
+    AttachedTo, LinkInfo, Target, link_create, link_detach, link_info, link_update, object_get,
+    object_pin, tcx_egress_programs,
 };
 
 /// What the kernel has at the cgroup hook.
@@ -43,14 +43,7 @@ pub enum TcAttachment {
 pub(super) fn check_pinned(pins: &Pins) -> Result<(), KernelError> {
     let tcx = pins.tcx_links()?.into_iter().map(|(_, pin)| pin);
     for pin in tcx.chain([pins.cgroup_link()]) {
-        if let Some(link) = open(&pin)?
-            && link_info(link.as_fd()).is_err()
-        {
-            return Err(KernelError::Foreign {
-                path: pin,
-                expected: "link",
-            });
-        }
+        open_link(&pin)?;
     }
     Ok(())
 }
@@ -63,11 +56,7 @@ pub(super) fn attach_cgroup(
 ) -> Result<bool, KernelError> {
     let pin = pins.cgroup_link();
     let wanted = check_cgroup(cgroup)?;
-    if let Some(link) = open(&pin)? {
-        let info = link_info(link.as_fd()).map_err(|_not_a_link| KernelError::Foreign {
-            path: pin.clone(),
-            expected: "link",
-        })?;
+    if let Some((link, info)) = open_link(&pin)? {
         if info.attached_to == AttachedTo::Cgroup(wanted) {
             return replace(link.as_fd(), info.program_id, program, "cgroup_skb");
         }
@@ -101,15 +90,6 @@ fn create_cgroup(cgroup: &Path, program: &ProgramHandle) -> Result<OwnedFd, Kern
     })
 }
 
-/// The outcome of attaching to one interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum TcxOutcome {
-    Changed,
-    Unchanged,
-    /// The interface went away meanwhile.
-    Gone,
-}
-
 /// Whether this kernel has TCX (6.6 and later).
 pub(super) fn has_tcx() -> Result<bool, KernelError> {
     match tcx_egress_programs(LOOPBACK_IFINDEX) {
@@ -122,28 +102,22 @@ pub(super) fn has_tcx() -> Result<bool, KernelError> {
     }
 }
 
-/// Puts the program at the head of an interface's TCX egress chain, or replaces the one that is there.
+/// Puts the program at the head of an interface's TCX egress chain, or replaces the one that is there; says whether
+/// anything changed.
+///
+/// An interface that is gone is no error.
 pub(super) fn attach_tcx(
     pins: &Pins,
     ifindex: u32,
     program: &ProgramHandle,
-) -> Result<TcxOutcome, KernelError> {
+) -> Result<bool, KernelError> {
     let subject = || format!("interface {ifindex}");
     let pin = pins.tcx_link(ifindex);
-    if let Some(link) = open(&pin)? {
-        let info = link_info(link.as_fd()).map_err(|_not_a_link| KernelError::Foreign {
-            path: pin.clone(),
-            expected: "link",
-        })?;
+    if let Some((link, info)) = open_link(&pin)? {
         let chain = tcx_egress_programs(ifindex)
             .map_err(KernelError::call("BPF_PROG_QUERY (tcx egress)", subject()))?;
         if info.attached_to == AttachedTo::Interface(ifindex) && chain.contains(&info.program_id) {
-            let changed = replace(link.as_fd(), info.program_id, program, &subject())?;
-            return Ok(if changed {
-                TcxOutcome::Changed
-            } else {
-                TcxOutcome::Unchanged
-            });
+            return replace(link.as_fd(), info.program_id, program, &subject());
         }
         // The pinned link belongs to a device that has gone, or that was moved to another namespace with the
         // program on it: there it must stay.
@@ -151,15 +125,13 @@ pub(super) fn attach_tcx(
     }
     let link = match link_create(program.fd.as_fd(), Target::TcxEgress(ifindex)) {
         Ok(link) => link,
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(false),
         Err(error) => {
-            return match error.raw_os_error() {
-                Some(libc::ENODEV) => Ok(TcxOutcome::Gone),
-                _ => Err(KernelError::call("BPF_LINK_CREATE (tcx egress)", subject())(error)),
-            };
+            return Err(KernelError::call("BPF_LINK_CREATE (tcx egress)", subject())(error));
         }
     };
     pin_link(&pin, link.as_fd())?;
-    Ok(TcxOutcome::Changed)
+    Ok(true)
 }
 
 /// Takes the program off an interface; says whether one was there.
@@ -188,13 +160,9 @@ fn detach(pin: &Path) -> Result<bool, KernelError> {
 
 /// Reads back what the pinned cgroup link does; `None` if there is none, or if its cgroup was removed.
 pub fn cgroup_attachment(pins: &Pins) -> Result<Option<CgroupAttachment>, KernelError> {
-    let Some(link) = open(&pins.cgroup_link())? else {
+    let Some((_, info)) = open_link(&pins.cgroup_link())? else {
         return Ok(None);
     };
-    let info = link_info(link.as_fd()).map_err(|_not_a_link| KernelError::Foreign {
-        path: pins.cgroup_link(),
-        expected: "link",
-    })?;
     match info.attached_to {
         AttachedTo::Cgroup(0) | AttachedTo::Interface(_) | AttachedTo::Foreign => Ok(None),
         AttachedTo::Cgroup(cgroup_id) => Ok(Some(CgroupAttachment {
@@ -206,14 +174,13 @@ pub fn cgroup_attachment(pins: &Pins) -> Result<Option<CgroupAttachment>, Kernel
 
 /// Reads back where the pinned link of an interface stands in its chain.
 pub fn tcx_attachment(pins: &Pins, ifindex: u32) -> Result<TcAttachment, KernelError> {
-    let Some(link) = open(&pins.tcx_link(ifindex))? else {
+    let Some((_, info)) = open_link(&pins.tcx_link(ifindex))? else {
         return Ok(TcAttachment::Absent);
     };
-    let subject = format!("interface {ifindex}");
-    let info =
-        link_info(link.as_fd()).map_err(KernelError::call("BPF_OBJ_GET_INFO_BY_FD", &subject))?;
-    let chain = tcx_egress_programs(ifindex)
-        .map_err(KernelError::call("BPF_PROG_QUERY (tcx egress)", &subject))?;
+    let chain = tcx_egress_programs(ifindex).map_err(KernelError::call(
+        "BPF_PROG_QUERY (tcx egress)",
+        format!("interface {ifindex}"),
+    ))?;
     Ok(match chain.iter().position(|&id| id == info.program_id) {
         Some(0) => TcAttachment::Head,
         Some(_) => TcAttachment::Behind,
@@ -277,6 +244,20 @@ fn open(pin: &Path) -> Result<Option<OwnedFd>, KernelError> {
         Err(error) => Err(KernelError::call("BPF_OBJ_GET", pin.display().to_string())(
             error,
         )),
+    }
+}
+
+/// Opens a pinned link; an error if something else is pinned there.
+fn open_link(pin: &Path) -> Result<Option<(OwnedFd, LinkInfo)>, KernelError> {
+    let Some(link) = open(pin)? else {
+        return Ok(None);
+    };
+    match link_info(link.as_fd()) {
+        Ok(info) => Ok(Some((link, info))),
+        Err(_not_a_link) => Err(KernelError::Foreign {
+            path: pin.to_owned(),
+            expected: "link",
+        }),
     }
 }
 
