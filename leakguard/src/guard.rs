@@ -128,6 +128,7 @@ impl Guard {
 
     async fn begin(&mut self) -> Result<bool, GuardError> {
         self.interfaces = self.read_interfaces().await?;
+        warn_of_names(&Interfaces::new(), &self.interfaces);
         let changed = self.bring_in_line().await?;
         // An interface may have come since the first look.
         Ok(self.follow().await? || changed)
@@ -142,6 +143,7 @@ impl Guard {
         for change in describe(&self.interfaces, &interfaces) {
             log::info!("{change}");
         }
+        warn_of_names(&self.interfaces, &interfaces);
         self.interfaces = interfaces;
         self.bring_in_line().await
     }
@@ -347,6 +349,7 @@ pub async fn set_role(bpffs: &Path, name: &str, role: Role) -> Result<bool, Guar
             name: name.to_owned(),
         });
     }
+    warn_of_names(&Interfaces::new(), &interfaces);
     let mut enforcement = Enforcement::prepare(&pins)?;
     // Without the agent's configuration, what the kernel does is what counts.
     for interface in interfaces.values_mut() {
@@ -398,12 +401,19 @@ fn of_role(interfaces: &Interfaces, wanted: impl Fn(&Interface) -> bool) -> BTre
     interfaces
         .values()
         .filter(|interface| wanted(interface))
-        .filter_map(|interface| {
-            Permitted::new(interface.ifindex, &interface.name)
-                .inspect_err(|error| log::warn!("{error}"))
-                .ok()
-        })
+        // Whose name nft cannot express was warned of when it came.
+        .filter_map(|interface| Permitted::new(interface.ifindex, &interface.name).ok())
         .collect()
+}
+
+/// Warns of interfaces that have come with a name that nft cannot express: the second net does not permit them.
+fn warn_of_names(before: &Interfaces, after: &Interfaces) {
+    for (ifindex, Interface { name, .. }) in after {
+        let known = before.get(ifindex).is_some_and(|was| was.name == *name);
+        if !known && let Err(error) = Permitted::new(*ifindex, name) {
+            log::warn!("{error}");
+        }
+    }
 }
 
 fn device(interface: &Interface) -> Device {

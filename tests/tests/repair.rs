@@ -25,10 +25,18 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
+        Self::with("up0", &[])
+    }
+
+    /// An agent whose uplink has a name, started with more arguments.
+    fn with(uplink: &str, arguments: &[&str]) -> Self {
         let netns = Netns::new("repair").unwrap();
         netns
-            .ip_batch("link add up0 type veth peer name up1\nlink set up0 up\nlink set up1 up\n")
+            .ip(&["link", "add", uplink, "type", "veth", "peer", "name", "up1"])
             .unwrap();
+        for end in [uplink, "up1"] {
+            netns.ip(&["link", "set", end, "up"]).unwrap();
+        }
         let bpffs = Bpffs::new().unwrap();
         let cgroup = Cgroup::new("repair").unwrap();
         let agent = Agent::start(&AgentConfig {
@@ -37,7 +45,7 @@ impl Fixture {
             cgroup: &cgroup,
             bpffs: &bpffs,
             tunnels: vec!["tun0".into()],
-            arguments: Vec::new(),
+            arguments: arguments.iter().map(Into::into).collect(),
         })
         .unwrap();
         Self {
@@ -106,4 +114,15 @@ fn an_unpinned_tc_link_is_attached_again() {
             fs::remove_file(pin).unwrap();
         }
     });
+}
+
+#[test]
+fn a_name_that_nft_cannot_express_is_warned_of_once() {
+    let fixture = Fixture::with("odd\"name", &["-v", "--local", "odd*"]);
+    let said = |what: &str| fixture.agent.stderr().matches(what).count();
+    wait_until("the agent reads back a few times", LIMIT, || {
+        Ok(said("brought in line") >= 4)
+    })
+    .unwrap();
+    assert_eq!(said("cannot express"), 1, "{}", fixture.agent.stderr());
 }
