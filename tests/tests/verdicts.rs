@@ -6,6 +6,8 @@
     reason = "a step that fails is a test that fails; what is measured is shown"
 )]
 
+use std::collections::BTreeSet;
+
 use etherparse::{IpNumber, PacketBuilder};
 use leakguard::error::chain;
 use leakguard::kernel::object::{CgroupVariant, LINK_LAYERS, Loaded, Object, tc_program};
@@ -392,7 +394,10 @@ fn observe_mode_and_exempt_classes_let_packets_pass() {
 
 #[test]
 fn there_is_a_program_for_every_link_layer() {
-    let mut names: Vec<_> = LINK_LAYERS.into_iter().map(tc_program).collect();
-    names.dedup();
-    assert_eq!(names.len(), LINK_LAYERS.len());
+    let names: BTreeSet<_> = LINK_LAYERS.into_iter().map(tc_program).collect();
+    assert_eq!(names.len(), LINK_LAYERS.len(), "one of its own: {names:?}");
+    Fixture::new().with(Settings::default(), |object, _| {
+        let loaded: BTreeSet<_> = object.loaded().iter().map(|program| program.name).collect();
+        assert!(names.is_subset(&loaded), "{names:?} of {loaded:?}");
+    });
 }
