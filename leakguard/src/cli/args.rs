@@ -311,7 +311,7 @@ pub struct ControlArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Logging")]
 pub struct LogArgs {
-    /// Form of the log on standard error
+    /// Form of the log on standard error, and of the events that `run` prints
     #[arg(long, value_enum, default_value_t = LogFormat::Text, global = true)]
     pub log_format: LogFormat,
     /// Log more; twice for everything
