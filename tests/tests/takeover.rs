@@ -141,7 +141,9 @@ fn a_missing_link_is_reported_and_attached_again() {
     let mut device = Device::new();
     assert_eq!(device.leakguard(&APPLY).ok(), "applied");
     assert_eq!(device.seen(PROBES), (0, 0));
-    fs::remove_file(pins(&device).cgroup_link()).unwrap();
+    for name in names(&pins(&device).root().join("links")) {
+        fs::remove_file(pins(&device).root().join("links").join(name)).unwrap();
+    }
     wait_until("without an agent that detaches", PATIENCE, || {
         Ok(device.seen(1).0 == 1)
     })

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
 
 use aya::maps::{MapData, RingBuf};
 use aya::programs::{
@@ -83,12 +84,12 @@ impl Object {
     /// Loads with the first of the given cgroup variants that this kernel takes.
     pub fn load_variants(pins: &Pins, variants: &[CgroupVariant]) -> Result<Self, KernelError> {
         maps::check_pinned(pins)?;
-        let offsets = kernel_btf().and_then(|path| Offsets::from_btf(&path));
+        let offsets = offsets();
         let mut loader = EbpfLoader::new();
         for name in maps::names() {
             loader.map_pin_path(name, pins.map(name));
         }
-        if let Some(Offsets { skc_net, net_inum }) = &offsets {
+        if let Some(Offsets { skc_net, net_inum }) = offsets {
             loader.override_global("SKC_NET_OFFSET", skc_net, true);
             loader.override_global("NET_INUM_OFFSET", net_inum, true);
         }
@@ -200,6 +201,14 @@ impl Object {
         let pinned = self.pinned.iter().map(|(_, map)| map.id());
         pinned.filter(|id| ids.contains(id)).collect()
     }
+}
+
+/// Where this kernel keeps what the programs read; looked for once.
+fn offsets() -> Option<&'static Offsets> {
+    static OFFSETS: OnceLock<Option<Offsets>> = OnceLock::new();
+    OFFSETS
+        .get_or_init(|| kernel_btf().and_then(|path| Offsets::from_btf(&path)))
+        .as_ref()
 }
 
 /// Opens what the loader has pinned or found pinned.
