@@ -13,6 +13,7 @@ use leakguard_common::verdict::decide;
 use super::context::Skb;
 use super::counters::count_packets;
 use super::events::{Sender, report};
+use super::facts::{HookFacts, is_engaged};
 use super::maps::SETTINGS;
 
 /// `TCX_NEXT` and `TC_ACT_UNSPEC`: the next program decides; anything else would end the chain for others.
@@ -47,12 +48,19 @@ fn judge(skb: Skb, link: LinkLayer) -> i32 {
     let Some(settings) = SETTINGS.get(0) else {
         return DROP;
     };
-    if skb.is_plainly_other(link, settings) {
+    let engaged = is_engaged(settings);
+    if skb.is_plainly_other(link, settings, engaged) {
         return NEXT;
     }
     let mut packet = Packet::UNKNOWN;
     let parsed = parse(&skb, link, &mut packet);
-    let decision = decide(parsed, &packet, Hook::Tc, settings, || Some(Role::Uplink));
+    let facts = HookFacts {
+        skb,
+        engaged,
+        forwards: true,
+        role: || Some(Role::Uplink),
+    };
+    let decision = decide(parsed, &packet, Hook::Tc, settings, facts);
     if !decision.is_judged() {
         return NEXT;
     }

@@ -9,7 +9,9 @@ use clap::{
 use leakguard_common::abi::Class;
 
 use crate::{
-    config::{Config, Layer, Mode, Source, class_named},
+    config::{
+        Config, Ipv6Policy, KillSwitchLayer, KillSwitchMode, Layer, Mode, Source, class_named,
+    },
     error::{Exit, WithExit as _},
     interfaces::Pattern,
     status::Level,
@@ -256,6 +258,12 @@ pub struct PolicyArgs {
     /// What to block off the tunnel, separated by commas [default: all of them]
     #[arg(long, value_name = "CLASS", value_delimiter = ',', value_parser = class_parser())]
     pub block: Option<Vec<Class>>,
+    /// When uplinks carry nothing but what the file exempts (VPN endpoints, DHCP, LAN) [default: off]
+    #[arg(long, value_name = "MODE", value_enum)]
+    pub kill_switch: Option<KillSwitchMode>,
+    /// What uplinks carry of IPv6 [default: dns-only]
+    #[arg(long, value_name = "POLICY", value_enum)]
+    pub ipv6: Option<Ipv6Policy>,
 }
 
 impl PolicyArgs {
@@ -270,6 +278,11 @@ impl PolicyArgs {
                 .block
                 .as_ref()
                 .map(|classes| classes.iter().copied().collect()),
+            kill_switch: KillSwitchLayer {
+                mode: self.kill_switch,
+                ..KillSwitchLayer::default()
+            },
+            ipv6: self.ipv6,
             ..Layer::default()
         }
     }

@@ -12,6 +12,7 @@ use crate::interfaces::Pattern;
 mod document;
 mod error;
 mod file;
+mod kill_switch;
 mod names;
 mod ports;
 #[cfg(test)]
@@ -20,6 +21,9 @@ mod tests;
 pub use self::{
     error::{ConfigError, Position, Problem, RuleError},
     file::FileError,
+    kill_switch::{
+        Endpoint, EndpointProtocol, Ipv6Policy, KillSwitch, KillSwitchLayer, KillSwitchMode,
+    },
     names::{Mode, OnExit, class_named},
     ports::ExtraPorts,
 };
@@ -44,6 +48,10 @@ pub struct Layer {
     pub block: Option<ClassSet>,
     /// See [`Config::extra_ports`].
     pub ports: Option<ExtraPorts>,
+    /// See [`Config::kill_switch`].
+    pub kill_switch: KillSwitchLayer,
+    /// See [`Config::ipv6`].
+    pub ipv6: Option<Ipv6Policy>,
 }
 
 impl Layer {
@@ -57,6 +65,8 @@ impl Layer {
             uplink: self.uplink.or(below.uplink),
             block: self.block.or(below.block),
             ports: self.ports.or(below.ports),
+            kill_switch: self.kill_switch.over(below.kill_switch),
+            ipv6: self.ipv6.or(below.ipv6),
         }
     }
 }
@@ -110,6 +120,8 @@ pub struct Config {
     uplink: Vec<Pattern>,
     block: ClassSet,
     ports: ExtraPorts,
+    kill_switch: KillSwitch,
+    ipv6: Ipv6Policy,
 }
 
 impl Config {
@@ -129,15 +141,20 @@ impl Config {
             uplink,
             block,
             ports,
+            kill_switch,
+            ipv6,
         } = layer;
+        let block: ClassSet = block.unwrap_or_else(|| Class::ALL.iter().copied().collect());
         let config = Self {
             mode: mode.unwrap_or_default(),
             on_exit: on_exit.unwrap_or_default(),
             tunnel: tunnel.unwrap_or_default(),
             local: local.unwrap_or_default(),
             uplink: uplink.unwrap_or_default(),
-            block: block.unwrap_or_else(|| Class::ALL.iter().copied().collect()),
+            block,
             ports: ports.unwrap_or_default(),
+            kill_switch: kill_switch.complete(|class| block.contains(class))?,
+            ipv6: ipv6.unwrap_or_default(),
         };
         if config.blocked_classes().next().is_none() {
             return Err(RuleError::NothingBlocked);
@@ -192,6 +209,16 @@ impl Config {
     /// Destination ports that are judged as [`Class::Dns`] besides 53.
     pub fn extra_ports(&self) -> &[u16] {
         self.ports.as_slice()
+    }
+
+    /// What uplinks carry while no tunnel is up, or ever.
+    pub fn kill_switch(&self) -> &KillSwitch {
+        &self.kill_switch
+    }
+
+    /// What uplinks carry of IPv6.
+    pub fn ipv6(&self) -> Ipv6Policy {
+        self.ipv6
     }
 
     /// Whether any tunnel is named; without one, all DNS would be dropped.

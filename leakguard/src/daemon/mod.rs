@@ -5,6 +5,7 @@
 
 mod control;
 mod events;
+mod handshakes;
 pub mod protocol;
 
 use std::path::Path;
@@ -15,14 +16,14 @@ use leakguard_common::abi::Role;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until, timeout};
 
 pub use control::{ControlError, connect};
 pub use events::{Feed, Form, Printer};
 
 use crate::config::{Config, OnExit};
 use crate::error::chain;
-use crate::guard::{Guard, GuardError, Interfaces, Place, Presence};
+use crate::guard::{Guard, GuardError, Handshakes, Interfaces, Place, Presence};
 use crate::interfaces::{Changes, WatchError, Watcher};
 use crate::kernel::requirements::check_privileges;
 
@@ -39,6 +40,9 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often what enforces is read back, and mended if somebody has changed it.
 const VERIFY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often the tunnel is vouched for; well within what a word is good for.
+const ATTEND_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long the tasks may take to end.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -101,17 +105,42 @@ pub async fn run(
     let feed = Feed::new(printer);
     let (requests, mut asked) = mpsc::channel(REQUESTS);
     let mut tasks = JoinSet::new();
-    tasks.spawn(events::pump(guard.take_ring()?, named, feed.clone()));
+    tasks.spawn(events::pump(
+        guard.take_ring()?,
+        named.clone(),
+        feed.clone(),
+    ));
+    let (tell, mut handshakes) = watch::channel(Handshakes::new());
+    // The other end stays open: without a task, nothing ever comes.
+    let _tell = if config.kill_switch().handshake_max.is_some() {
+        tasks.spawn(handshakes::watch(named, tell));
+        None
+    } else {
+        Some(tell)
+    };
     tasks.spawn(control::serve(listener, requests, feed));
     started(&guard);
 
     let mut pace = Pace::default();
     let mut verification = interval_at(Instant::now() + VERIFY_INTERVAL, VERIFY_INTERVAL);
     verification.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut attendance = interval(ATTEND_INTERVAL);
+    attendance.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let released = loop {
         tokio::select! {
             changes = watcher.changed() => pace.note(changes?),
             () = pace.due() => follow(&mut guard, &interfaces, &mut pace).await,
+            Ok(()) = handshakes.changed() => {
+                let found = handshakes.borrow_and_update().clone();
+                if let Err(error) = guard.note_handshakes(found) {
+                    log::error!("cannot look after the tunnel: {}", chain(&error));
+                }
+            }
+            _ = attendance.tick() => {
+                if let Err(error) = guard.attend() {
+                    log::error!("cannot look after the tunnel: {}", chain(&error));
+                }
+            }
             _ = verification.tick() => {
                 if let Err(error) = guard.verify().await {
                     log::error!("cannot verify the enforcement: {}", chain(&error));

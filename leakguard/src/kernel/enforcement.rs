@@ -3,9 +3,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use leakguard_common::abi::{Role, Settings};
+use leakguard_common::abi::{Liveness, Role, Settings};
 use leakguard_common::packet::LinkLayer;
+use leakguard_common::restriction;
 
+use super::exemptions::Exemptions;
 use super::links::{self, CgroupAttachment, TcAttachment};
 use super::maps::Maps;
 use super::netns::Identity;
@@ -13,7 +15,7 @@ use super::object::{LINK_LAYERS, Loaded, Object, ProgramHandle, tc_program};
 use super::pins::{Lock, Pins};
 use super::requirements::{check_privileges, lift_memory_limit};
 use super::ring::EventRing;
-use super::{KernelError, clsact};
+use super::{KernelError, boot_time, clsact};
 use crate::error::chain;
 
 /// What enforcement needs to know of an interface.
@@ -28,6 +30,10 @@ pub struct Device {
     /// What its packets start with.
     pub link: LinkLayer,
 }
+
+/// How long a tunnel that was vouched for counts as up, in nanoseconds: without an agent nobody would notice that it is
+/// down.
+const LEASE_NANOSECONDS: u64 = 10_000_000_000;
 
 /// How TC programs are attached on this kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +148,24 @@ impl Enforcement {
         settings.netns_inode = inode;
         let changed = self.maps.set_settings(settings)?;
         Ok(links::attach_cgroup(&self.pins, cgroup, &self.cgroup_program)? || changed)
+    }
+
+    /// Lets exactly this out of an engaged kill switch; says whether it was different before.
+    pub fn exempt(&mut self, exemptions: &Exemptions) -> Result<bool, KernelError> {
+        self.maps.set_exemptions(exemptions)
+    }
+
+    /// Vouches for a tunnel for the next ten seconds, or for none any more.
+    pub fn vouch(&mut self, tunnel: Option<u32>) -> Result<(), KernelError> {
+        let liveness = match tunnel {
+            None => Liveness::default(),
+            Some(tunnel) => Liveness {
+                until: boot_time()?.saturating_add(LEASE_NANOSECONDS),
+                tunnel,
+                ..Liveness::default()
+            },
+        };
+        self.maps.set_liveness(liveness)
     }
 
     /// Lets exactly the tunnels and local interfaces among the devices carry DNS, at once.
@@ -291,6 +315,15 @@ impl ReadBack {
             cgroup,
             maps,
             pins: pins.clone(),
+        }))
+    }
+
+    /// Whether the kill switch is engaged now, as the programs see it.
+    pub fn is_engaged(&self) -> Result<bool, KernelError> {
+        let liveness = self.maps.liveness()?;
+        let now = boot_time()?;
+        Ok(restriction::is_engaged(&self.settings, || {
+            liveness.holds(|| now, |ifindex| self.maps.role(ifindex) == Role::Tunnel)
         }))
     }
 

@@ -6,12 +6,15 @@ use leakguard_common::abi::{ClassSet, Role};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+use self::kill_switch::KillSwitch;
 use self::shape::{List, PortNumber, Table, unplaced};
 use super::{
-    Config, ExtraPorts, Layer, Mode, OnExit, Position, Problem, RuleError, check_role, class_named,
+    Config, ExtraPorts, Ipv6Policy, Layer, Mode, OnExit, Position, Problem, RuleError, check_role,
+    class_named,
 };
 use crate::interfaces::Pattern;
 
+mod kill_switch;
 mod shape;
 #[cfg(test)]
 mod tests;
@@ -26,6 +29,8 @@ struct Document {
     on_exit: Option<Spanned<String>>,
     interfaces: Table<Interfaces>,
     dns: Table<Dns>,
+    kill_switch: Table<KillSwitch>,
+    ipv6: Table<Ipv6>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -41,6 +46,12 @@ struct Interfaces {
 struct Dns {
     block: Option<Spanned<List<String>>>,
     ports: Option<List<PortNumber>>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Ipv6 {
+    policy: Option<Spanned<String>>,
 }
 
 /// What is wrong with a text, and where.
@@ -92,6 +103,10 @@ pub(super) fn render(config: &Config) -> Result<String, toml::ser::Error> {
             block: Some(unplaced(block)),
             ports: Some(List::unplaced(ports)),
         }),
+        kill_switch: Table(KillSwitch::of(config.kill_switch())),
+        ipv6: Table(Ipv6 {
+            policy: Some(unplaced(config.ipv6().name().to_owned())),
+        }),
     })
 }
 
@@ -102,6 +117,8 @@ impl Document {
             on_exit,
             interfaces,
             dns,
+            kill_switch: Table(kill_switch),
+            ipv6: Table(Ipv6 { policy }),
         } = self;
         let Table(Interfaces {
             tunnel,
@@ -128,6 +145,10 @@ impl Document {
                 .transpose()?,
             block: block.map(|list| classes(&list)).transpose()?,
             ports: ports.map(|list| extra_ports(&list)).transpose()?,
+            kill_switch: kill_switch.into_layer()?,
+            ipv6: policy
+                .map(|name| placed(&name, |name| Ipv6Policy::named(name)))
+                .transpose()?,
             tunnel,
         })
     }

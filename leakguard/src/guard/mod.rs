@@ -1,20 +1,29 @@
 //! Protection of the managed namespace: the kernel programs and the second net, kept in step with its interfaces.
 
+mod policy;
+mod tunnels;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-use leakguard_common::abi::{Class, ClassSet, MAX_EXTRA_PORTS, Role, Settings};
+use leakguard_common::abi::{Role, Settings};
 
-use crate::config::{Config, Mode};
+pub use policy::{blocked, ipv6_policy, kill_switch_mode, lan_prefix, ruleset};
+pub use tunnels::Handshakes;
+
+use self::policy::Policy;
+use crate::config::Config;
 use crate::error::chain;
+use crate::host::cgroup2_root;
 use crate::interfaces::{Interface, NetlinkError, Pattern, RolePatterns, classify, snapshot};
 use crate::kernel::enforcement::ReadBack;
 use crate::kernel::object::Loaded;
 use crate::kernel::pins::Pins;
 use crate::kernel::requirements::check_cgroup;
 use crate::kernel::ring::EventRing;
-use crate::kernel::{self, Device, Enforcement, KernelError};
-use crate::netfilter::{self, Action, Applied, NetfilterError, Permitted, Ruleset};
+use crate::kernel::{self, Device, Enforcement, Exemptions, KernelError};
+use crate::netfilter::{self, Applied, NetfilterError, Permitted, Ruleset};
 
 /// The interfaces of the managed namespace by number.
 pub type Interfaces = BTreeMap<u32, Interface>;
@@ -70,7 +79,13 @@ pub enum Presence {
 pub struct Guard {
     enforcement: Enforcement,
     cgroup: PathBuf,
-    settings: Settings,
+    policy: Policy,
+    exemptions: Exemptions,
+    /// How old the last handshake of a tunnel that is up may be, if that counts.
+    handshake_max: Option<Duration>,
+    handshakes: Handshakes,
+    /// What was said of the tunnels last.
+    tunnels: Option<Result<u32, tunnels::Down>>,
     patterns: RolePatterns,
     interfaces: Interfaces,
     ruleset: Ruleset,
@@ -96,18 +111,24 @@ impl Guard {
     ) -> Result<(Self, bool), GuardError> {
         check_cgroup(&place.cgroup)?;
         let enforcement = Enforcement::prepare(&Pins::at(&place.bpffs))?;
-        let settings = settings(config);
+        let policy = Policy::of(config);
+        let exemptions = policy.exemptions(cgroup2_root().ok().as_deref());
+        let ruleset = ruleset(&policy.settings, &exemptions);
         let mut guard = Self {
             enforcement,
             cgroup: place.cgroup.clone(),
-            settings,
+            policy,
+            exemptions,
+            handshake_max: config.kill_switch().handshake_max,
+            handshakes: Handshakes::new(),
+            tunnels: None,
             patterns: RolePatterns {
                 tunnel: config.tunnel().to_vec(),
                 local: config.local().to_vec(),
                 uplink: config.uplink().to_vec(),
             },
             interfaces: Interfaces::new(),
-            ruleset: ruleset(&settings),
+            ruleset,
             ruleset_in_place: false,
             leased: BTreeSet::new(),
             presence,
@@ -168,10 +189,13 @@ impl Guard {
     /// covered uplinks after, so that each attempt is counted and reported by a program where there is one.
     async fn bring_in_line(&mut self) -> Result<bool, GuardError> {
         let devices = self.devices();
+        // First of all: a tunnel that has gone down must not count as up for as long as the rest takes.
+        self.vouch()?;
         let permitted = self.enforcement.permit(&devices)?;
+        let exempted = self.enforcement.exempt(&self.exemptions)?;
         let sockets = self
             .enforcement
-            .enforce_sockets(&self.cgroup, self.settings)?;
+            .enforce_sockets(&self.cgroup, self.policy.settings)?;
         let mut netfilter = self.update_netfilter().await;
         let attached = self.enforcement.attach(&devices);
         if self.presence == Presence::Stays {
@@ -179,11 +203,11 @@ impl Guard {
             netfilter |= self.update_netfilter().await;
         }
         log::debug!(
-            "brought in line; changed: permissions {}, sockets {sockets}, second net {netfilter}, TC {}",
+            "brought in line; changed: permissions {}, exemptions {exempted}, sockets {sockets}, second net {netfilter}, TC {}",
             permitted.changed,
             attached.changed
         );
-        let changed = permitted.changed || sockets || netfilter || attached.changed;
+        let changed = permitted.changed || exempted || sockets || netfilter || attached.changed;
         let failures = [permitted.failures, attached.failures].concat();
         self.complete = failures.is_empty();
         for failure in failures {
@@ -193,6 +217,60 @@ impl Guard {
             self.warned.clear();
         }
         Ok(changed)
+    }
+
+    /// Looks after what has no event: says once more that the tunnel is up, or that it is not, and follows the cgroups
+    /// of exempt endpoints. To be called every second.
+    pub fn attend(&mut self) -> Result<(), GuardError> {
+        self.vouch()?;
+        if self.policy.depends_on_cgroups() {
+            let exemptions = self.policy.exemptions(cgroup2_root().ok().as_deref());
+            if exemptions != self.exemptions {
+                log::info!("a cgroup of an endpoint has come or gone");
+                self.exemptions = exemptions;
+                self.enforcement.exempt(&self.exemptions)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes note of handshakes.
+    pub fn note_handshakes(&mut self, handshakes: Handshakes) -> Result<(), GuardError> {
+        self.handshakes = handshakes;
+        self.vouch()
+    }
+
+    /// Vouches for a tunnel that is up, where that counts. Who leaves at once vouches for nothing.
+    fn vouch(&mut self) -> Result<(), GuardError> {
+        let counts = self.policy.settings.kill_switch == Settings::TUNNEL_DOWN;
+        if !counts || self.presence == Presence::Leaves {
+            return Ok(self.enforcement.vouch(None)?);
+        }
+        let now = SystemTime::now();
+        let tunnels = tunnels::up(&self.interfaces, self.handshake_max, &self.handshakes, now);
+        self.enforcement.vouch(tunnels.as_ref().ok().copied())?;
+        let same = match (&self.tunnels, &tunnels) {
+            // It grows older, which is no news.
+            (Some(Err(_)), Err(_)) => true,
+            (before, now) => before.as_ref() == Some(now),
+        };
+        if !same {
+            match &tunnels {
+                Ok(tunnel) => log::info!(
+                    "the kill switch is not engaged: {} is up",
+                    self.name(*tunnel)
+                ),
+                Err(down) => log::warn!("the kill switch is engaged: {down}"),
+            }
+        }
+        self.tunnels = Some(tunnels);
+        Ok(())
+    }
+
+    fn name(&self, ifindex: u32) -> &str {
+        self.interfaces
+            .get(&ifindex)
+            .map_or("?", |interface| &interface.name)
     }
 
     /// Whether everything is in place; if not, [`Guard::follow`] tries again.
@@ -339,9 +417,10 @@ pub async fn release(bpffs: &Path) -> Result<bool, GuardError> {
 /// Changes one interface's role in state that no agent holds; says whether it was different before.
 pub async fn set_role(bpffs: &Path, name: &str, role: Role) -> Result<bool, GuardError> {
     let pins = Pins::at(bpffs);
-    let Some(ReadBack { settings, .. }) = ReadBack::open(&pins)? else {
+    let Some(ReadBack { settings, maps, .. }) = ReadBack::open(&pins)? else {
         return Err(GuardError::NotEnforcing);
     };
+    let exemptions = maps.exemptions()?;
     let snapshot = snapshot().await?;
     let mut interfaces = classify(&snapshot, &RolePatterns::default());
     if !interfaces.values().any(|interface| interface.name == name) {
@@ -362,7 +441,7 @@ pub async fn set_role(bpffs: &Path, name: &str, role: Role) -> Result<bool, Guar
     let devices: Vec<Device> = interfaces.values().map(device).collect();
     let permitted_now = enforcement.permit(&devices)?;
     let mut changed = permitted_now.changed;
-    let mut ruleset = ruleset(&settings);
+    let mut ruleset = ruleset(&settings, &exemptions);
     ruleset.permitted = of_role(&interfaces, |interface| interface.role != Role::Uplink);
     changed |= apply_netfilter(&mut ruleset).await?;
     let attached = enforcement.attach(&devices);
@@ -430,56 +509,6 @@ fn device(interface: &Interface) -> Device {
         role: *role,
         link: *link_layer,
     }
-}
-
-/// What the programs are told, but for the namespace.
-fn settings(config: &Config) -> Settings {
-    let mut extra_ports = [0; MAX_EXTRA_PORTS];
-    let mut extra_port_count = 0;
-    for (slot, port) in extra_ports.iter_mut().zip(config.extra_ports()) {
-        *slot = *port;
-        extra_port_count += 1;
-    }
-    Settings {
-        mode: match config.mode() {
-            Mode::Enforce => Settings::ENFORCE,
-            Mode::Observe => Settings::OBSERVE,
-        },
-        exempt: config.exempt(),
-        extra_port_count,
-        extra_ports,
-        ..Settings::default()
-    }
-}
-
-/// The second net's version of the programs' settings.
-pub fn ruleset(settings: &Settings) -> Ruleset {
-    let Settings {
-        mode,
-        exempt,
-        extra_port_count,
-        extra_ports,
-        ..
-    } = settings;
-    let action = if *mode == Settings::OBSERVE {
-        Action::Count
-    } else {
-        Action::Drop
-    };
-    let extra = usize::try_from(*extra_port_count).unwrap_or(MAX_EXTRA_PORTS);
-    Ruleset::new(
-        action,
-        blocked(*exempt),
-        extra_ports.get(..extra).unwrap_or(extra_ports),
-    )
-}
-
-/// The classes that are not exempt.
-pub fn blocked(exempt: ClassSet) -> impl Iterator<Item = Class> {
-    Class::ALL
-        .iter()
-        .copied()
-        .filter(move |class| !exempt.contains(*class))
 }
 
 /// One line per interface that came, went or changed its role.
