@@ -3,6 +3,8 @@
 //! Pinned state outlives the agent, so any change to a type, a map's size or a numeric value below needs a new
 //! [`ABI_VERSION`], which is part of the pin path: an older agent's state is then never misread.
 
+use crate::packet::Packet;
+
 /// The version of everything in this module and in [`crate::counter`]; part of the pin directory's name.
 pub const ABI_VERSION: u32 = 2;
 
@@ -336,6 +338,19 @@ pub struct EndpointKey {
     pub protocol: u8,
     /// A [`Family`].
     pub family: u8,
+}
+
+impl EndpointKey {
+    /// Where a packet goes.
+    #[inline(always)]
+    pub fn of(packet: &Packet) -> Self {
+        Self {
+            address: packet.destination,
+            port: packet.destination_port,
+            protocol: packet.protocol,
+            family: packet.family as u8,
+        }
+    }
 }
 
 /// Who may send to an endpoint: whoever meets each condition that is not 0. All zeroes: nobody.

@@ -2,8 +2,8 @@
 //!
 //! Exemptions are about packets that were not found to be DNS; none of them lets DNS out.
 
-use crate::abi::{EndpointKey, Family, Reason, Settings};
-use crate::packet::{Fragment, Packet, protocol};
+use crate::abi::{Family, Reason, Settings};
+use crate::packet::{Packet, protocol};
 use crate::verdict::Facts;
 
 /// Whether the kill switch is engaged; an unknown mode is the strictest.
@@ -45,18 +45,7 @@ fn is_exempt(packet: &Packet, settings: &Settings, facts: &impl Facts) -> bool {
     if settings.exemptions & Settings::DHCP != 0 && is_dhcp(packet) && !facts.is_forwarded() {
         return true;
     }
-    facts.is_lan(packet) || facts.may_use_endpoint(&endpoint(packet))
-}
-
-/// The endpoint that a packet goes to.
-#[inline(always)]
-fn endpoint(packet: &Packet) -> EndpointKey {
-    EndpointKey {
-        address: packet.destination,
-        port: packet.destination_port,
-        protocol: packet.protocol,
-        family: packet.family as u8,
-    }
+    facts.is_lan(packet) || facts.may_use_endpoint(packet)
 }
 
 /// Neighbour and router discovery (RFC 4861), and the membership reports without which a switch may withhold it
@@ -76,33 +65,37 @@ fn is_neighbour_discovery(packet: &Packet) -> bool {
     if !matches!(packet.family, Family::Ipv6) || packet.protocol != protocol::ICMPV6 {
         return false;
     }
-    match packet.icmpv6_type {
-        ROUTER_SOLICITATION | NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT => {
-            packet.hop_limit == 255
+    // Sets rather than comparisons: the verifier walks each branch for every way through the parser.
+    let types = match packet.hop_limit {
+        255 => {
+            bit(ROUTER_SOLICITATION) | bit(NEIGHBOUR_SOLICITATION) | bit(NEIGHBOUR_ADVERTISEMENT)
         }
-        LISTENER_REPORT | LISTENER_DONE | LISTENER_REPORT_V2 => packet.hop_limit == 1,
-        _ => false,
-    }
+        1 => bit(LISTENER_REPORT) | bit(LISTENER_DONE) | bit(LISTENER_REPORT_V2),
+        _ => 0,
+    };
+    packet.icmpv6_type >> 6 == 2 && types & bit(packet.icmpv6_type) != 0
+}
+
+/// The place of an ICMPv6 type from 128 to 191 in a set.
+#[inline(always)]
+const fn bit(icmpv6_type: u8) -> u64 {
+    1 << (icmpv6_type & 63)
 }
 
 /// A client's DHCP: its source port takes `CAP_NET_BIND_SERVICE`, and over IPv6 it goes no further than the site.
 #[inline(always)]
 fn is_dhcp(packet: &Packet) -> bool {
-    const CLIENT: u16 = 68;
-    const SERVER: u16 = 67;
-    const CLIENT_V6: u16 = 546;
-    const SERVER_V6: u16 = 547;
+    const CLIENT_AND_SERVER: u32 = 68 << 16 | 67;
+    const CLIENT_AND_SERVER_V6: u32 = 546 << 16 | 547;
 
-    if packet.protocol != protocol::UDP || matches!(packet.fragment, Fragment::Later) {
+    if packet.protocol != protocol::UDP {
         return false;
     }
+    // Later fragments have no ports.
+    let ports = u32::from(packet.source_port) << 16 | u32::from(packet.destination_port);
     match packet.family {
-        Family::Ipv4 => packet.source_port == CLIENT && packet.destination_port == SERVER,
-        Family::Ipv6 => {
-            packet.source_port == CLIENT_V6
-                && packet.destination_port == SERVER_V6
-                && is_dhcpv6_server(&packet.destination)
-        }
+        Family::Ipv4 => ports == CLIENT_AND_SERVER,
+        Family::Ipv6 => ports == CLIENT_AND_SERVER_V6 && is_dhcpv6_server(&packet.destination),
         Family::Unknown => false,
     }
 }
@@ -110,15 +103,11 @@ fn is_dhcp(packet: &Packet) -> bool {
 /// `ff02::1:2` (relays and servers of the link), `ff05::1:3` (servers of the site), or a link-local address.
 #[inline(always)]
 fn is_dhcpv6_server(address: &[u8; 16]) -> bool {
-    let link_local = address[0] == 0xfe && address[1] & 0xc0 == 0x80;
-    let link = address[0] == 0xff && address[1] == 0x02 && address[15] == 2;
-    let site = address[0] == 0xff && address[1] == 0x05 && address[15] == 3;
-    let group = address[12] == 0 && address[13] == 1 && address[14] == 0;
-    let mut between = 0;
-    let mut index = 2;
-    while index < 12 {
-        between |= address[index];
-        index += 1;
+    let [a, b, c, d, e, f, g, h, low @ ..] = *address;
+    let high = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+    match (high, u64::from_be_bytes(low)) {
+        (0xff02_0000_0000_0000, 0x1_0002) | (0xff05_0000_0000_0000, 0x1_0003) => true,
+        // fe80::/10
+        _ => high >> 54 == 0xfe80 >> 6,
     }
-    link_local || ((link || site) && group && between == 0)
 }

@@ -1,6 +1,6 @@
 //! The verdict: one pure function for every hook.
 
-use crate::abi::{Class, EndpointKey, Hook, Reason, Role, Settings, Verdict};
+use crate::abi::{Class, Hook, Reason, Role, Settings, Verdict};
 use crate::packet::{Fragment, Packet, ParseError, has_ports, protocol};
 use crate::restriction::{is_restricted, objection};
 
@@ -51,8 +51,8 @@ pub trait Facts {
     /// Whether it goes to a prefix of the LAN that is exempt.
     fn is_lan(&self, packet: &Packet) -> bool;
 
-    /// Whether this is an endpoint of a tunnel, and the packet is the tunnel's own.
-    fn may_use_endpoint(&self, endpoint: &EndpointKey) -> bool;
+    /// Whether it goes to an endpoint of a tunnel and is the tunnel's own.
+    fn may_use_endpoint(&self, packet: &Packet) -> bool;
 }
 
 /// A hook that knows the role alone: no kill switch, and nothing is exempt.
@@ -73,7 +73,7 @@ impl<F: Fn() -> Option<Role>> Facts for F {
         false
     }
 
-    fn may_use_endpoint(&self, _endpoint: &EndpointKey) -> bool {
+    fn may_use_endpoint(&self, _packet: &Packet) -> bool {
         false
     }
 }

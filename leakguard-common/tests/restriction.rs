@@ -57,9 +57,10 @@ impl Facts for &Lab {
             .is_some_and(|lan| bytes(lan) == (packet.family, packet.destination))
     }
 
-    fn may_use_endpoint(&self, key: &EndpointKey) -> bool {
+    fn may_use_endpoint(&self, packet: &Packet) -> bool {
+        let key = EndpointKey::of(packet);
         self.endpoint
-            .is_some_and(|(known, endpoint)| known == *key && endpoint.admits(self.mark, |_| 0))
+            .is_some_and(|(known, endpoint)| known == key && endpoint.admits(self.mark, |_| 0))
     }
 }
 

@@ -49,18 +49,31 @@ impl<R: Fn() -> Option<Role>> Facts for HookFacts<R> {
 
     #[inline(always)]
     fn is_lan(&self, packet: &Packet) -> bool {
-        const WHOLE: u32 = PREFIX_FAMILY_BITS + 128;
-
-        let address = prefix(packet.family, &packet.destination);
-        LAN.get(Key::new(WHOLE, address)).is_some()
+        is_lan(packet)
     }
 
     #[inline(always)]
-    fn may_use_endpoint(&self, key: &EndpointKey) -> bool {
-        // SAFETY: an entry that is replaced meanwhile admits whoever the old or the new one admits.
-        let Some(endpoint) = (unsafe { ENDPOINTS.get(key) }) else {
-            return false;
-        };
-        endpoint.admits(self.skb.mark(), |level| self.skb.ancestor_cgroup_id(level))
+    fn may_use_endpoint(&self, packet: &Packet) -> bool {
+        may_use_endpoint(self.skb, packet)
     }
+}
+
+// These two are calls of their own: inlined, their keys would stand on the program's stack beside all the rest, and
+// that is 512 bytes.
+
+#[inline(never)]
+fn is_lan(packet: &Packet) -> bool {
+    const WHOLE: u32 = PREFIX_FAMILY_BITS + 128;
+
+    let address = prefix(packet.family, &packet.destination);
+    LAN.get(Key::new(WHOLE, address)).is_some()
+}
+
+#[inline(never)]
+fn may_use_endpoint(skb: Skb, packet: &Packet) -> bool {
+    // SAFETY: an entry that is replaced meanwhile admits whoever the old or the new one admits.
+    let Some(endpoint) = (unsafe { ENDPOINTS.get(EndpointKey::of(packet)) }) else {
+        return false;
+    };
+    endpoint.admits(skb.mark(), |level| skb.ancestor_cgroup_id(level))
 }

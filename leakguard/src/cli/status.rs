@@ -6,10 +6,11 @@ use serde::Serialize;
 use super::args::StatusArgs;
 use super::output::Output;
 use super::{errors, runtime};
+use crate::config::KillSwitchMode;
 use crate::daemon::connect;
 use crate::daemon::protocol::{Answer, Ask};
 use crate::error::{Exit, escape_control};
-use crate::status::{self, Level, Status};
+use crate::status::{self, KillSwitch, Level, Status};
 
 /// Runs the command.
 pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Exit> {
@@ -64,6 +65,32 @@ fn agent(control: &std::path::Path) -> Option<u32> {
     }
 }
 
+/// The kill switch in a few words.
+fn described(kill_switch: &KillSwitch) -> String {
+    let KillSwitch {
+        mode,
+        engaged,
+        tunnel,
+        endpoints,
+        dhcp,
+        ndp,
+        lan,
+    } = kill_switch;
+    if *mode == KillSwitchMode::Off.name() {
+        return (*mode).to_owned();
+    }
+    let state = match tunnel {
+        Some(tunnel) => format!("not engaged: {} is up", escape_control(tunnel)),
+        None if *engaged => "engaged".to_owned(),
+        None => "not engaged".to_owned(),
+    };
+    let mut exempt = vec![format!("{endpoints} endpoints")];
+    exempt.extend(dhcp.then(|| "dhcp".to_owned()));
+    exempt.extend(ndp.then(|| "ndp".to_owned()));
+    exempt.extend(lan.iter().cloned());
+    format!("{mode}, {state}; exempt: {}", exempt.join(", "))
+}
+
 fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
     let Report { agent, status } = report;
     let level = match status.level {
@@ -88,6 +115,12 @@ fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
         "mode       {mode}, {}",
         status.block.join(" ")
     ))?;
+    if let Some(kill_switch) = &status.kill_switch {
+        output.line(format_args!("kill switch {}", described(kill_switch)))?;
+    }
+    if let Some(ipv6) = status.ipv6 {
+        output.line(format_args!("ipv6       {ipv6}"))?;
+    }
     if let Some(cgroup) = &status.cgroup {
         output.line(format_args!("cgroup     {}", cgroup.display()))?;
     }

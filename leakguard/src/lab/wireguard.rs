@@ -28,11 +28,14 @@ const MTU: u16 = 1420;
 pub struct WireGuard {
     interface: String,
     host: Endpoint,
-    _server: Endpoint,
+    server: Endpoint,
     _logs: Scratch,
 }
 
 impl WireGuard {
+    /// The mark of the packets that carry the tunnel from the host.
+    pub const MARK: u32 = 0xca6c;
+
     /// The server's interface.
     const SERVER_INTERFACE: &'static str = "wgs0";
 
@@ -69,10 +72,11 @@ impl WireGuard {
 
         let host = Endpoint::start(topology.host(), interface, logs.path())?;
         host.configure(&format!(
-            "[Interface]\nPrivateKey = {}\n\
+            "[Interface]\nPrivateKey = {}\nFwMark = {:#x}\n\
              [Peer]\nPublicKey = {}\nEndpoint = {}:{}\n\
              AllowedIPs = 10.8.0.0/24, fd08::/64\n",
             host_keys.private,
+            Self::MARK,
             server_keys.public,
             address::VPN_SERVER_V4,
             address::CARRIER_PORT,
@@ -92,7 +96,7 @@ impl WireGuard {
         Ok(Self {
             interface: interface.to_owned(),
             host,
-            _server: server,
+            server,
             _logs: logs,
         })
     }
@@ -100,6 +104,16 @@ impl WireGuard {
     /// The tunnel's interface on the host.
     pub fn interface(&self) -> &str {
         &self.interface
+    }
+
+    /// Ends the server's process, as a server that crashes: the host's interface stays as it is.
+    pub fn kill_server(&mut self) -> Result<(), LabError> {
+        self.server.daemon.kill().map(drop)
+    }
+
+    /// The process at the host's end.
+    pub fn pid(&self) -> u32 {
+        self.host.daemon.pid()
     }
 
     /// What `wg show` says about the host's end.
