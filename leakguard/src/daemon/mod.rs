@@ -41,8 +41,8 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// How often what enforces is read back, and mended if somebody has changed it.
 const VERIFY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often the tunnel is vouched for; well within what a word is good for.
-const ATTEND_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the tunnel is vouched for, and its carrier looked at.
+const ATTEND_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long the tasks may take to end.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -137,7 +137,7 @@ pub async fn run(
                 }
             }
             _ = attendance.tick() => {
-                if let Err(error) = guard.attend() {
+                if let Err(error) = guard.attend().await {
                     log::error!("cannot look after the tunnel: {}", chain(&error));
                 }
             }

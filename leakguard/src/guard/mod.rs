@@ -16,7 +16,9 @@ use self::policy::Policy;
 use crate::config::Config;
 use crate::error::chain;
 use crate::host::cgroup2_root;
-use crate::interfaces::{Interface, NetlinkError, Pattern, RolePatterns, classify, snapshot};
+use crate::interfaces::{
+    Interface, NetlinkError, Pattern, RolePatterns, classify, is_up, snapshot,
+};
 use crate::kernel::enforcement::ReadBack;
 use crate::kernel::object::Loaded;
 use crate::kernel::pins::Pins;
@@ -219,9 +221,14 @@ impl Guard {
         Ok(changed)
     }
 
-    /// Looks after what has no event: says once more that the tunnel is up, or that it is not, and follows the cgroups
-    /// of exempt endpoints. To be called every second.
-    pub fn attend(&mut self) -> Result<(), GuardError> {
+    /// Looks after what has no event, or a late one: says once more that the tunnel is up, or that it is not, and
+    /// follows the cgroups of exempt endpoints. To be called a few times a second.
+    pub async fn attend(&mut self) -> Result<(), GuardError> {
+        if let Some(Ok(tunnel)) = self.tunnels
+            && !is_up(tunnel).await?
+        {
+            self.follow().await?;
+        }
         self.vouch()?;
         if self.policy.depends_on_cgroups() {
             let exemptions = self.policy.exemptions(cgroup2_root().ok().as_deref());

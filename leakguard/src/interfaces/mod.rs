@@ -20,6 +20,6 @@ pub use self::{
     pattern::{Pattern, PatternError},
     role::{Interface, RolePatterns, classify, visible_tunnels},
     routes::{Reach, Routes},
-    snapshot::{Link, Snapshot, snapshot},
+    snapshot::{Link, Snapshot, is_up, snapshot},
     watch::{Changes, WatchError, Watcher},
 };

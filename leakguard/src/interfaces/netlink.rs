@@ -8,8 +8,8 @@ use std::io;
 
 use bytes::BytesMut;
 use netlink_packet_core::{
-    DecodeError, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP,
-    NLMSG_OVERRUN, NetlinkBuffer, NlaBuffer, NlasIterator,
+    DecodeError, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+    NLMSG_NOOP, NLMSG_OVERRUN, NetlinkBuffer, NlaBuffer, NlasIterator,
 };
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
 
@@ -42,7 +42,7 @@ impl Dumper {
         })
     }
 
-    /// Asks for a dump and hands the payload of each message to `visit`.
+    /// Asks for a dump, or for one link, and hands the payload of each message to `visit`.
     ///
     /// `body` is the request's fixed structure with its attributes. After an error the socket may
     /// hold the rest of the answer: drop it.
@@ -106,6 +106,8 @@ impl Dumper {
 pub enum Request {
     /// `RTM_GETLINK`
     Links,
+    /// `RTM_GETLINK` for one of them
+    Link,
     /// `RTM_GETROUTE`
     Routes,
     /// `RTM_GETNEXTHOP`
@@ -115,9 +117,17 @@ pub enum Request {
 impl Request {
     fn message_type(self) -> u16 {
         match self {
-            Self::Links => 18,
+            Self::Links | Self::Link => 18,
             Self::Routes => 26,
             Self::NextHops => 106,
+        }
+    }
+
+    fn flags(self) -> u16 {
+        match self {
+            // One message has no end of its own: the acknowledgement is.
+            Self::Link => NLM_F_REQUEST | NLM_F_ACK,
+            Self::Links | Self::Routes | Self::NextHops => NLM_F_REQUEST | NLM_F_DUMP,
         }
     }
 
@@ -128,7 +138,7 @@ impl Request {
 
     fn name(self) -> &'static str {
         match self {
-            Self::Links => "links",
+            Self::Links | Self::Link => "links",
             Self::Routes => "routes",
             Self::NextHops => "next hops",
         }
@@ -188,6 +198,12 @@ impl NetlinkError {
     /// Whether reading once more may succeed at once.
     pub(super) fn is_interrupted(&self) -> bool {
         matches!(self, Self::Interrupted { .. })
+    }
+
+    /// Whether there is no such link.
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self, Self::Refused { source, .. }
+            if source.raw_os_error() == Some(nix::libc::ENODEV))
     }
 
     /// Whether the kernel does not know the request (next hops before 5.3).
@@ -269,7 +285,7 @@ fn encode(request: Request, sequence: u32, body: &[u8]) -> Vec<u8> {
     let mut header = NetlinkBuffer::new(&mut message);
     header.set_length(length);
     header.set_message_type(request.message_type());
-    header.set_flags(NLM_F_REQUEST | NLM_F_DUMP);
+    header.set_flags(request.flags());
     header.set_sequence_number(sequence);
     message
 }

@@ -27,6 +27,7 @@ const MTU: u16 = 1420;
 #[derive(Debug)]
 pub struct WireGuard {
     interface: String,
+    configuration: String,
     host: Endpoint,
     server: Endpoint,
     _logs: Scratch,
@@ -71,7 +72,7 @@ impl WireGuard {
             .ip(&["-6", "rule", "add", "from", "fd08::1", "lookup", "108"])?;
 
         let host = Endpoint::start(topology.host(), interface, logs.path())?;
-        host.configure(&format!(
+        let configuration = format!(
             "[Interface]\nPrivateKey = {}\nFwMark = {:#x}\n\
              [Peer]\nPublicKey = {}\nEndpoint = {}:{}\n\
              AllowedIPs = 10.8.0.0/24, fd08::/64\n",
@@ -80,7 +81,8 @@ impl WireGuard {
             server_keys.public,
             address::VPN_SERVER_V4,
             address::CARRIER_PORT,
-        ))?;
+        );
+        host.configure(&configuration)?;
         topology.host().ip_batch(&format!(
             "link set {interface} up mtu {MTU}\n\
              addr add 10.8.0.2/24 dev {interface}\n\
@@ -95,6 +97,7 @@ impl WireGuard {
         }
         Ok(Self {
             interface: interface.to_owned(),
+            configuration,
             host,
             server,
             _logs: logs,
@@ -106,12 +109,17 @@ impl WireGuard {
         &self.interface
     }
 
+    /// Forgets the session: the next packet begins with a handshake.
+    pub fn renew(&self) -> Result<(), LabError> {
+        self.host.configure(&self.configuration)
+    }
+
     /// Ends the server's process, as a server that crashes: the host's interface stays as it is.
     pub fn kill_server(&mut self) -> Result<(), LabError> {
         self.server.daemon.kill().map(drop)
     }
 
-    /// The process at the host's end.
+    /// The process at the host's end, in whose mount namespace its control socket is.
     pub fn pid(&self) -> u32 {
         self.host.daemon.pid()
     }
