@@ -100,21 +100,21 @@ mod tests {
 
     #[test]
     fn one_tunnel_that_is_up_is_enough() {
-        let up = |list: &[_]| {
-            super::up(
+        let up_of = |list: &[_]| {
+            up(
                 &interfaces(list),
                 None,
                 &Handshakes::new(),
                 SystemTime::now(),
             )
         };
-        assert_eq!(up(&[(2, "eth0", Role::Uplink, true)]), Err(Down::Absent));
+        assert_eq!(up_of(&[(2, "eth0", Role::Uplink, true)]), Err(Down::Absent));
         assert_eq!(
-            up(&[(3, "wg0", Role::Tunnel, false)]),
+            up_of(&[(3, "wg0", Role::Tunnel, false)]),
             Err(Down::NoCarrier { name: "wg0".into() })
         );
         assert_eq!(
-            up(&[
+            up_of(&[
                 (3, "wg0", Role::Tunnel, false),
                 (4, "wg1", Role::Tunnel, true)
             ]),
@@ -127,22 +127,22 @@ mod tests {
         let now = SystemTime::now();
         let second = Duration::from_secs(1);
         let list = interfaces(&[(3, "wg0", Role::Tunnel, true)]);
-        let up = |at: Option<SystemTime>| {
+        let up_at = |at: Option<SystemTime>| {
             let handshakes = Handshakes::from([(3, at)]);
-            super::up(&list, Some(10 * second), &handshakes, now)
+            up(&list, Some(10 * second), &handshakes, now)
         };
-        assert_eq!(up(Some(now - 10 * second)), Ok(3));
-        assert_eq!(up(Some(now + 10 * second)), Ok(3));
+        assert_eq!(up_at(Some(now - 10 * second)), Ok(3));
+        assert_eq!(up_at(Some(now + 10 * second)), Ok(3));
         assert_eq!(
-            up(Some(now - 11 * second)),
+            up_at(Some(now - 11 * second)),
             Err(Down::Stale {
                 name: "wg0".into(),
                 age: 11 * second
             })
         );
         let name = "wg0".to_owned();
-        assert_eq!(up(None), Err(Down::NoHandshake { name: name.clone() }));
-        let unknown = super::up(&list, Some(second), &Handshakes::new(), now);
+        assert_eq!(up_at(None), Err(Down::NoHandshake { name: name.clone() }));
+        let unknown = up(&list, Some(second), &Handshakes::new(), now);
         assert_eq!(unknown, Err(Down::NoHandshake { name }));
     }
 }
