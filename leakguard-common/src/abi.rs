@@ -6,7 +6,10 @@
 use crate::packet::Packet;
 
 /// The version of everything in this module and in [`crate::counter`]; part of the pin directory's name.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 2 + NEXT;
+
+/// 1 in the build that stands in for the next version, with another layout, in the tests of an upgrade.
+const NEXT: u32 = cfg!(feature = "next-abi") as u32;
 
 /// Map names as they stand in the object; short, because the kernel keeps 15 characters.
 pub mod map {
@@ -40,7 +43,7 @@ pub const MAX_ENDPOINTS: u32 = 64;
 pub const MAX_LAN: u32 = 256;
 
 /// The size of the event ring in bytes, a power of two and a multiple of the page size.
-pub const EVENT_RING_BYTES: u32 = 1 << 20;
+pub const EVENT_RING_BYTES: u32 = 1 << (20 + NEXT);
 
 /// How many extra ports can be judged as `dns`.
 pub const MAX_EXTRA_PORTS: usize = 16;

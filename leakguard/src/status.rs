@@ -11,7 +11,7 @@ use crate::guard::{GuardError, blocked, ipv6_policy, kill_switch_mode, lan_prefi
 use crate::host::cgroup2_root;
 use crate::interfaces::{RolePatterns, Snapshot, classify, snapshot};
 use crate::kernel::Exemptions;
-use crate::kernel::enforcement::ReadBack;
+use crate::kernel::enforcement::{ReadBack, other_versions};
 use crate::kernel::links::TcAttachment;
 use crate::kernel::pins::Pins;
 use crate::kernel::requirements::{check_cgroup, check_privileges};
@@ -159,8 +159,10 @@ impl Status {
 pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
     check_privileges()?;
     let snapshot = snapshot().await?;
-    let Some(state) = ReadBack::open(&Pins::at(bpffs))? else {
-        return Ok(nothing(&snapshot));
+    let pins = Pins::at(bpffs);
+    let Some(state) = ReadBack::open(&pins)? else {
+        let others = other_versions(&pins)?;
+        return Ok(nothing(&snapshot, others));
     };
     let mut causes = Vec::new();
     if !state.here {
@@ -169,6 +171,8 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
                 .to_owned(),
         );
     }
+    causes.extend(state.gaps.iter().cloned());
+    causes.extend(other_versions(&pins)?.into_iter().map(of_other_version));
     let cgroup = state.cgroup.as_ref().map(|attachment| attachment.cgroup_id);
     let cgroup_path = cgroup.and_then(find_cgroup);
     match cgroup {
@@ -235,11 +239,22 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
     })
 }
 
-fn nothing(snapshot: &Snapshot) -> Status {
+fn of_other_version(path: String) -> String {
+    format!(
+        "another version of leakguard has left its state in {path}, and what that enforces is not known; run that \
+         version, or lift it with `leakguard release`"
+    )
+}
+
+fn nothing(snapshot: &Snapshot, others: Vec<String>) -> Status {
     let interfaces = classify(snapshot, &RolePatterns::default()).into_values();
     Status {
         level: Level::None,
-        causes: vec!["nothing is enforced; start with `leakguard run` or `leakguard apply`".into()],
+        causes: if others.is_empty() {
+            vec!["nothing is enforced; start with `leakguard run` or `leakguard apply`".into()]
+        } else {
+            others.into_iter().map(of_other_version).collect()
+        },
         mode: None,
         block: Vec::new(),
         ports: Vec::new(),

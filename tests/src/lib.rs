@@ -8,6 +8,7 @@
 )]
 
 mod bench;
+mod foreign;
 mod origin;
 mod status;
 mod volley;
@@ -15,6 +16,7 @@ mod volley;
 use std::path::PathBuf;
 
 pub use bench::{Bench, Place, isp};
+pub use foreign::Foreign;
 pub use origin::{Origin, connect};
 pub use status::{interface, packets};
 pub use volley::{Transport, Volley};
@@ -25,8 +27,21 @@ pub use volley::{Transport, Volley};
 ///
 /// If it is not named: a test must not pick up some other build.
 pub fn agent_binary() -> PathBuf {
-    match std::env::var_os("LEAKGUARD_BIN") {
+    binary("LEAKGUARD_BIN")
+}
+
+/// An agent with the next ABI version, for the tests of an upgrade; named in `LEAKGUARD_NEXT_BIN`.
+///
+/// # Panics
+///
+/// If it is not named.
+pub fn next_agent_binary() -> PathBuf {
+    binary("LEAKGUARD_NEXT_BIN")
+}
+
+fn binary(variable: &str) -> PathBuf {
+    match std::env::var_os(variable) {
         Some(path) => path.into(),
-        None => panic!("LEAKGUARD_BIN is not set: run the tests with `cargo xtask test`"),
+        None => panic!("{variable} is not set: run the tests with `cargo xtask test`"),
     }
 }

@@ -362,7 +362,7 @@ fn another_program_replaces_the_one_that_is_attached() {
         let mut attach = |link| {
             let followed = enforcement.attach(&[uplink(link)]);
             assert!(followed.failures.is_empty(), "{:?}", followed.failures);
-            (followed.changed, clsact_filters(netns, "up0"))
+            (!followed.changes.is_empty(), clsact_filters(netns, "up0"))
         };
         let (changed, first) = attach(LinkLayer::Unknown);
         assert!(changed);
@@ -378,11 +378,11 @@ fn another_program_replaces_the_one_that_is_attached() {
 fn a_deleted_qdisc_is_noticed() {
     with_enforcement(|netns, enforcement| {
         let device = [uplink(LinkLayer::Ethernet)];
-        assert!(enforcement.attach(&device).changed);
+        assert!(!enforcement.attach(&device).changes.is_empty());
         let before = clsact_filters(netns, "up0").len();
         if expected_tc() == "clsact" {
             run(netns, "tc", &["qdisc", "del", "dev", "up0", "clsact"]);
-            assert!(enforcement.attach(&device).changed);
+            assert!(!enforcement.attach(&device).changes.is_empty());
         }
         assert_eq!(clsact_filters(netns, "up0").len(), before);
     });
@@ -411,9 +411,9 @@ fn foreign_filters_and_their_qdisc_stay() {
         let before = list();
         assert!(before.contains("u32"), "{before}");
         let mut device = uplink(LinkLayer::Ethernet);
-        assert!(enforcement.attach(&[device.clone()]).changed);
+        assert!(!enforcement.attach(&[device.clone()]).changes.is_empty());
         device.role = Role::Local;
-        assert!(enforcement.attach(&[device]).changed);
+        assert!(!enforcement.attach(&[device]).changes.is_empty());
         assert_eq!(list(), before);
         assert_eq!(clsact_filters(netns, "up0"), Vec::<String>::new());
     });

@@ -7,8 +7,8 @@ use super::args::StatusArgs;
 use super::output::Output;
 use super::{errors, runtime};
 use crate::config::KillSwitchMode;
-use crate::daemon::connect;
 use crate::daemon::protocol::{Answer, Ask};
+use crate::daemon::{HealthReport, connect};
 use crate::error::{Exit, escape_control};
 use crate::status::{self, KillSwitch, Level, Status};
 
@@ -23,8 +23,10 @@ pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Exit> {
     let status = runtime()?
         .block_on(status::read(&bpffs.bpffs))
         .map_err(errors::guard)?;
+    let (agent, health) = agent(&control.control).unzip();
     let report = Report {
-        agent: agent(&control.control),
+        agent,
+        health,
         status,
     };
     let mut output = Output::stdout();
@@ -45,18 +47,20 @@ pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Exit> {
 struct Report {
     /// The agent's process; absent when none runs, which leaves enforcement as it is.
     agent: Option<u32>,
+    /// What the agent has had to mend since it started; absent with it.
+    health: Option<HealthReport>,
     #[serde(flatten)]
     status: Status,
 }
 
 /// The agent that answers; one that does not is as good as none.
-fn agent(control: &std::path::Path) -> Option<u32> {
+fn agent(control: &std::path::Path) -> Option<(u32, HealthReport)> {
     let answer = connect(control, &Ask::Hello {}).and_then(|agent| match agent {
         Some(mut agent) => agent.answer().map(Some),
         None => Ok(None),
     });
     match answer {
-        Ok(Some(Answer::Agent { pid, .. })) => Some(pid),
+        Ok(Some(Answer::Agent { pid, health, .. })) => Some((pid, health)),
         Ok(_) => None,
         Err(error) => {
             log::warn!("{error}");
@@ -92,7 +96,11 @@ fn described(kill_switch: &KillSwitch) -> String {
 }
 
 fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
-    let Report { agent, status } = report;
+    let Report {
+        agent,
+        health,
+        status,
+    } = report;
     let level = match status.level {
         Level::Full => "full",
         Level::Reduced => "reduced",
@@ -107,6 +115,25 @@ fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
         None if status.mode.is_none() => output.line("agent      not running")?,
         None => output
             .line("agent      not running: new interfaces are blocked, but not attached to")?,
+    }
+    if let Some(HealthReport {
+        repairs,
+        netlink_resyncs,
+    }) = health
+    {
+        let mended: Vec<String> = repairs
+            .iter()
+            .filter(|&(_, &count)| count > 0)
+            .map(|(part, count)| format!("{part} {count}"))
+            .collect();
+        let mended = if mended.is_empty() {
+            "none".to_owned()
+        } else {
+            mended.join(", ")
+        };
+        output.line(format_args!(
+            "repairs    {mended}; netlink re-read {netlink_resyncs} times"
+        ))?;
     }
     let Some(mode) = status.mode else {
         return Ok(());

@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream as Client;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use leakguard_common::abi::Role;
@@ -17,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::protocol::{Answer, Ask, MAX_ASK};
-use super::{Feed, Request};
+use super::{Feed, Health, Request};
 use crate::error::chain;
 
 /// How long a client may take to ask, and to take a line of an answer.
@@ -124,13 +125,23 @@ pub(super) fn listen(path: &Path) -> Result<(UnixListener, SocketName), ControlE
 }
 
 /// Serves clients until the listener fails.
-pub(super) async fn serve(listener: UnixListener, requests: mpsc::Sender<Request>, feed: Feed) {
+pub(super) async fn serve(
+    listener: UnixListener,
+    requests: mpsc::Sender<Request>,
+    feed: Feed,
+    health: Arc<Health>,
+) {
     let mut clients = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) if clients.len() < MAX_CLIENTS => {
-                    clients.spawn(client(stream, requests.clone(), feed.clone()));
+                    clients.spawn(client(
+                        stream,
+                        requests.clone(),
+                        feed.clone(),
+                        Arc::clone(&health),
+                    ));
                 }
                 Ok(_) => log::warn!("more than {MAX_CLIENTS} clients at once: refused one"),
                 Err(error) => {
@@ -147,8 +158,13 @@ pub(super) async fn serve(listener: UnixListener, requests: mpsc::Sender<Request
     }
 }
 
-async fn client(stream: UnixStream, requests: mpsc::Sender<Request>, feed: Feed) {
-    if let Err(error) = converse(stream, requests, feed).await {
+async fn client(
+    stream: UnixStream,
+    requests: mpsc::Sender<Request>,
+    feed: Feed,
+    health: Arc<Health>,
+) {
+    if let Err(error) = converse(stream, requests, feed, &health).await {
         log::debug!("a client has gone: {error}");
     }
 }
@@ -157,6 +173,7 @@ async fn converse(
     stream: UnixStream,
     requests: mpsc::Sender<Request>,
     feed: Feed,
+    health: &Health,
 ) -> io::Result<()> {
     let peer = stream.peer_cred()?.uid();
     let (receive, mut send) = stream.into_split();
@@ -171,6 +188,7 @@ async fn converse(
         Ok(Ask::Hello {}) => Answer::Agent {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").into(),
+            health: health.report(),
         },
         Ok(Ask::Events { follow }) => return events(&mut send, &feed, follow).await,
         Ok(Ask::Allow { interface, allow }) => {

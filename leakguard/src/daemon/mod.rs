@@ -6,7 +6,9 @@
 mod control;
 mod events;
 mod handshakes;
+mod health;
 pub mod protocol;
+mod tamper;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,12 +22,15 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_unti
 
 pub use control::{ControlError, connect};
 pub use events::{Feed, Form, Printer};
+pub use health::{Health, HealthReport};
 
 use crate::config::{Config, OnExit};
 use crate::error::chain;
+use crate::event::Notice;
 use crate::guard::{Guard, GuardError, Handshakes, Interfaces, Place, Presence};
 use crate::interfaces::{Changes, WatchError, Watcher};
 use crate::kernel::requirements::check_privileges;
+use tamper::{Suspicion, Tampering};
 
 /// The time between readings that nothing but routes call for, in the long run: a routing daemon changes them all the
 /// time.
@@ -102,7 +107,10 @@ pub async fn run(
     let mut watcher = Watcher::new()?;
     let (mut guard, _) = Guard::establish(config, place, Presence::Stays).await?;
     let (interfaces, named) = watch::channel(Arc::new(guard.interfaces().clone()));
+    let mut tampering = Tampering::new(guard.has_filters());
+    let mut suspicion = Suspicion::default();
     let feed = Feed::new(printer);
+    let health = Arc::new(Health::default());
     let (requests, mut asked) = mpsc::channel(REQUESTS);
     let mut tasks = JoinSet::new();
     tasks.spawn(events::pump(
@@ -118,7 +126,12 @@ pub async fn run(
     } else {
         Some(tell)
     };
-    tasks.spawn(control::serve(listener, requests, feed));
+    tasks.spawn(control::serve(
+        listener,
+        requests,
+        feed.clone(),
+        Arc::clone(&health),
+    ));
     started(&guard);
 
     let mut pace = Pace::default();
@@ -128,7 +141,23 @@ pub async fn run(
     attendance.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let released = loop {
         tokio::select! {
-            changes = watcher.changed() => pace.note(changes?),
+            changes = watcher.changed() => {
+                let changes = changes?;
+                if changes.overrun {
+                    health.resynced();
+                }
+                pace.note(changes);
+            }
+            signs = tampering.noticed() => {
+                if signs.lost {
+                    health.resynced();
+                }
+                suspicion.note();
+            }
+            () = suspicion.due() => {
+                suspicion.looked();
+                verify(&mut guard).await;
+            }
             () = pace.due() => follow(&mut guard, &interfaces, &mut pace).await,
             Ok(()) = handshakes.changed() => {
                 let found = handshakes.borrow_and_update().clone();
@@ -142,9 +171,8 @@ pub async fn run(
                 }
             }
             _ = verification.tick() => {
-                if let Err(error) = guard.verify().await {
-                    log::error!("cannot verify the enforcement: {}", chain(&error));
-                }
+                verify(&mut guard).await;
+                guard.renew_leases().await;
             }
             request = asked.recv() => match request {
                 Some(Request::SetRole(name, role, reply)) => {
@@ -161,6 +189,10 @@ pub async fn run(
                 break None;
             }
             () = either(&mut interrupt, &mut terminate) => break None,
+        }
+        for change in guard.take_mended() {
+            health.repaired(change.part);
+            feed.notify(Notice::repair(change));
         }
     };
 
@@ -182,6 +214,12 @@ pub async fn run(
         log::warn!("the agent's tasks did not end in time");
     }
     Ok(ended)
+}
+
+async fn verify(guard: &mut Guard) {
+    if let Err(error) = guard.verify().await {
+        log::error!("cannot verify the enforcement: {}", chain(&error));
+    }
 }
 
 async fn follow(guard: &mut Guard, interfaces: &watch::Sender<Arc<Interfaces>>, pace: &mut Pace) {

@@ -1,5 +1,6 @@
 //! What the agent and its clients say to each other: one JSON object per line.
 
+use super::health::HealthReport;
 use serde::{Deserialize, Serialize};
 
 /// What a client asks; each connection asks once.
@@ -35,6 +36,9 @@ pub enum Answer {
         pid: u32,
         /// Its version.
         version: String,
+        /// Its counters.
+        #[serde(default)]
+        health: HealthReport,
     },
     /// It is done.
     Done {

@@ -13,13 +13,14 @@ pub use policy::{blocked, ipv6_policy, kill_switch_mode, lan_prefix, ruleset};
 pub use tunnels::Handshakes;
 
 use self::policy::Policy;
+use crate::change::{Change, Part};
 use crate::config::Config;
 use crate::error::chain;
 use crate::host::cgroup2_root;
 use crate::interfaces::{
     Interface, NetlinkError, Pattern, RolePatterns, classify, is_up, snapshot,
 };
-use crate::kernel::enforcement::ReadBack;
+use crate::kernel::enforcement::{Followed, ReadBack, TcMode};
 use crate::kernel::object::Loaded;
 use crate::kernel::pins::Pins;
 use crate::kernel::requirements::check_cgroup;
@@ -96,8 +97,12 @@ pub struct Guard {
     /// The uplinks that the second net leaves to their TC program; only an agent, which renews that, has any.
     leased: BTreeSet<u32>,
     presence: Presence,
+    /// Everything was in place once: what fails from now on is reported, and does not keep the rest from being mended.
+    established: bool,
     /// Every interface is covered as its role wants; if not, it is tried again.
     complete: bool,
+    /// What was mended and not reported yet.
+    mended: Vec<Change>,
     /// What was warned of and has not been mended since: a retry that fails again is no news.
     warned: BTreeSet<String>,
 }
@@ -134,7 +139,9 @@ impl Guard {
             ruleset_in_place: false,
             leased: BTreeSet::new(),
             presence,
+            established: false,
             complete: false,
+            mended: Vec::new(),
             warned: BTreeSet::new(),
         };
         match guard.begin().await {
@@ -152,9 +159,13 @@ impl Guard {
     async fn begin(&mut self) -> Result<bool, GuardError> {
         self.interfaces = self.read_interfaces().await?;
         warn_of_names(&Interfaces::new(), &self.interfaces);
-        let changed = self.bring_in_line().await?;
+        let changed = !self.bring_in_line().await?.is_empty();
         // An interface may have come since the first look.
-        Ok(self.follow().await? || changed)
+        let changed = self.follow().await? || changed;
+        // An older version's state goes when everything it did is done, never before.
+        let superseded = !self.enforcement.supersede()?.is_empty();
+        self.established = true;
+        Ok(changed || superseded)
     }
 
     /// Reads the interfaces again and follows them; says whether anything changed in the kernel.
@@ -167,21 +178,46 @@ impl Guard {
             log::info!("{change}");
         }
         warn_of_names(&self.interfaces, &interfaces);
+        let again = interfaces == self.interfaces;
         self.interfaces = interfaces;
-        self.bring_in_line().await
+        let changes = self.bring_in_line().await?;
+        let changed = !changes.is_empty();
+        if again && self.established {
+            // No interface called for it: something was wrong, and could not be mended before.
+            self.mend(changes);
+        }
+        Ok(changed)
     }
 
-    /// Reads back what enforces and mends what somebody has changed; says whether there was anything to mend.
-    pub async fn verify(&mut self) -> Result<bool, GuardError> {
+    /// Reads back what enforces and mends what somebody has changed; [`Guard::take_mended`] says what that was.
+    pub async fn verify(&mut self) -> Result<(), GuardError> {
         // What has come or gone by itself is not to mend.
         self.follow().await?;
         self.ruleset_in_place = false;
         let mended = self.bring_in_line().await?;
-        self.renew_leases().await;
-        if mended {
-            log::warn!("enforcement had been changed from outside, and is mended");
+        self.mend(mended);
+        Ok(())
+    }
+
+    fn mend(&mut self, mended: Vec<Change>) {
+        if let Some(first) = mended.first() {
+            let rest = match mended.len() - 1 {
+                0 => String::new(),
+                rest => format!(" (and {rest} more, see `leakguard events`)"),
+            };
+            log::warn!("enforcement had been changed from outside, and is mended: {first}{rest}");
         }
-        Ok(mended)
+        self.mended.extend(mended);
+    }
+
+    /// What was mended since the last call.
+    pub fn take_mended(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.mended)
+    }
+
+    /// Whether filters on the clsact qdisc enforce, whose changes netlink reports; it does not report those of links.
+    pub fn has_filters(&self) -> bool {
+        self.enforcement.tc_mode() == TcMode::Clsact
     }
 
     /// Makes the kernel do what the interfaces, as they were last read, call for: permissions first, because they
@@ -189,28 +225,43 @@ impl Guard {
     ///
     /// The second net catches what no TC program judges: it closes before programs are attached, and opens for the
     /// covered uplinks after, so that each attempt is counted and reported by a program where there is one.
-    async fn bring_in_line(&mut self) -> Result<bool, GuardError> {
+    async fn bring_in_line(&mut self) -> Result<Vec<Change>, GuardError> {
         let devices = self.devices();
         // First of all: a tunnel that has gone down must not count as up for as long as the rest takes.
         self.vouch()?;
+        let kept = self.enforcement.keep_pinned();
         let permitted = self.enforcement.permit(&devices)?;
         let exempted = self.enforcement.exempt(&self.exemptions)?;
-        let sockets = self
-            .enforcement
-            .enforce_sockets(&self.cgroup, self.policy.settings)?;
+        let sockets = self.enforce_sockets()?;
         let mut netfilter = self.update_netfilter().await;
         let attached = self.enforcement.attach(&devices);
         if self.presence == Presence::Stays {
             self.leased = attached.covered;
             netfilter |= self.update_netfilter().await;
         }
-        log::debug!(
-            "brought in line; changed: permissions {}, exemptions {exempted}, sockets {sockets}, second net {netfilter}, TC {}",
-            permitted.changed,
-            attached.changed
-        );
-        let changed = permitted.changed || exempted || sockets || netfilter || attached.changed;
-        let failures = [permitted.failures, attached.failures].concat();
+        let mut changes = [
+            kept.changes,
+            permitted.changes,
+            exempted.changes,
+            sockets.changes,
+        ]
+        .concat();
+        if netfilter {
+            changes.push(Change::new(
+                Part::Netfilter,
+                "leakguard",
+                "the tables were not as they should be: replaced",
+            ));
+        }
+        changes.extend(attached.changes);
+        log::debug!("brought in line; changed: {changes:?}");
+        let failures = [
+            kept.failures,
+            permitted.failures,
+            sockets.failures,
+            attached.failures,
+        ]
+        .concat();
         self.complete = failures.is_empty();
         for failure in failures {
             self.warn(failure);
@@ -218,7 +269,28 @@ impl Guard {
         if self.is_complete() {
             self.warned.clear();
         }
-        Ok(changed)
+        Ok(changes)
+    }
+
+    /// Judges local sockets. A cgroup that was removed, or a pin that cannot be made, ends nothing that is established.
+    fn enforce_sockets(&mut self) -> Result<Followed, GuardError> {
+        let enforced = self
+            .enforcement
+            .enforce_sockets(&self.cgroup, self.policy.settings);
+        if self.established {
+            return Ok(enforced.unwrap_or_else(|error| Followed {
+                failures: vec![format!("local sockets are not judged: {}", chain(&error))],
+                ..Followed::default()
+            }));
+        }
+        let enforced = enforced?;
+        if enforced.failures.is_empty() {
+            Ok(enforced)
+        } else {
+            Err(GuardError::Incomplete {
+                failures: enforced.failures,
+            })
+        }
     }
 
     /// Looks after what has no event, or a late one: says once more that the tunnel is up, or that it is not, and
@@ -379,8 +451,8 @@ impl Guard {
         })
     }
 
-    /// Says once more which uplinks have a TC program.
-    async fn renew_leases(&mut self) {
+    /// Says once more which uplinks have a TC program. Call it on an interval: what it changes is reported too.
+    pub async fn renew_leases(&mut self) {
         if !self.ruleset_in_place || self.ruleset.covered.is_empty() {
             return;
         }
@@ -402,7 +474,7 @@ impl Guard {
 pub async fn release(bpffs: &Path) -> Result<bool, GuardError> {
     let pins = Pins::at(bpffs);
     // What cannot be read is lifted all the same.
-    let elsewhere = matches!(ReadBack::open(&pins), Ok(Some(state)) if !state.here);
+    let elsewhere = kernel::enforcement::is_elsewhere(&pins).unwrap_or(false);
     let snapshot = snapshot().await?;
     let interfaces = snapshot
         .links
@@ -447,14 +519,14 @@ pub async fn set_role(bpffs: &Path, name: &str, role: Role) -> Result<bool, Guar
     }
     let devices: Vec<Device> = interfaces.values().map(device).collect();
     let permitted_now = enforcement.permit(&devices)?;
-    let mut changed = permitted_now.changed;
+    let mut changed = !permitted_now.changes.is_empty();
     let mut ruleset = ruleset(&settings, &exemptions);
     ruleset.permitted = of_role(&interfaces, |interface| interface.role != Role::Uplink);
     changed |= apply_netfilter(&mut ruleset).await?;
     let attached = enforcement.attach(&devices);
     let failures = [permitted_now.failures, attached.failures].concat();
     if failures.is_empty() {
-        Ok(changed || attached.changed)
+        Ok(changed || !attached.changes.is_empty())
     } else {
         Err(GuardError::Incomplete { failures })
     }

@@ -8,6 +8,7 @@
 //! not known and an event that was lost all end in [`Role::Uplink`](leakguard_common::abi::Role) or
 //! in a full re-read.
 
+mod listener;
 mod netlink;
 mod pattern;
 mod role;
@@ -15,6 +16,7 @@ mod routes;
 mod snapshot;
 mod watch;
 
+pub(crate) use self::listener::{Listener, each_message};
 pub use self::{
     netlink::NetlinkError,
     pattern::{Pattern, PatternError},

@@ -1,5 +1,7 @@
 //! Typed access to the maps, whether just loaded or found pinned.
 
+use std::collections::BTreeMap;
+
 use aya::Ebpf;
 use aya::maps::{
     Array, DevMapHash, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf,
@@ -69,6 +71,30 @@ const fn layout(
     }
 }
 
+impl Layout {
+    fn fits(&self, info: &MapInfo) -> bool {
+        let Self {
+            name: _,
+            kind,
+            key_size,
+            value_size,
+            max_entries,
+        } = self;
+        info.map_type().is_ok_and(|found| found == *kind)
+            && info.key_size() == *key_size
+            && info.value_size() == *value_size
+            && info.max_entries() == *max_entries
+    }
+}
+
+/// Which of leakguard's maps this one is, by its name in the kernel and its layout.
+pub(super) fn name_of(info: &MapInfo) -> Option<&'static str> {
+    let layout = LAYOUTS
+        .iter()
+        .find(|layout| info.name() == layout.name.as_bytes())?;
+    layout.fits(info).then_some(layout.name)
+}
+
 /// The names of all maps.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     LAYOUTS.iter().map(|layout| layout.name)
@@ -77,14 +103,8 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 /// Checks every map that is pinned; says whether all are there.
 pub(super) fn check_pinned(pins: &Pins) -> Result<bool, KernelError> {
     let mut complete = true;
-    for Layout {
-        name,
-        kind,
-        key_size,
-        value_size,
-        max_entries,
-    } in &LAYOUTS
-    {
+    for layout in &LAYOUTS {
+        let name = layout.name;
         let path = pins.map(name);
         if !path.exists() {
             complete = false;
@@ -95,11 +115,7 @@ pub(super) fn check_pinned(pins: &Pins) -> Result<bool, KernelError> {
             expected: "map",
         };
         let info = MapInfo::from_pin(&path).map_err(|error| KernelError::map(name, error))?;
-        let same = info.map_type().is_ok_and(|found| found == *kind)
-            && info.key_size() == *key_size
-            && info.value_size() == *value_size
-            && info.max_entries() == *max_entries;
-        if !same {
+        if !layout.fits(&info) {
             return Err(foreign());
         }
     }
@@ -127,14 +143,19 @@ impl Maps {
             .map(Some)
     }
 
+    /// Opens the maps that programs work on; an error if they do not use all of them.
+    pub(super) fn of_programs(
+        used: &BTreeMap<&'static str, Vec<MapInfo>>,
+    ) -> Result<Self, KernelError> {
+        Self::collect(|name| match used.get(name).and_then(|maps| maps.first()) {
+            Some(info) => MapData::from_id(info.id()).and_then(Map::from_map_data),
+            None => Err(absent(name)),
+        })
+    }
+
     /// Takes the maps out of a loaded object.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        Self::collect(|name| {
-            ebpf.take_map(name).ok_or_else(|| MapError::PinError {
-                name: Some(name.into()),
-                error: aya::pin::PinError::NoFd { name: name.into() },
-            })
-        })
+        Self::collect(|name| ebpf.take_map(name).ok_or_else(|| absent(name)))
     }
 
     fn collect(
@@ -261,6 +282,13 @@ impl Maps {
     /// How many events had an outcome.
     pub fn events(&self, outcome: Outcome) -> Result<u64, KernelError> {
         total(map::OUTCOMES, &self.outcomes, u32::from(outcome as u8))
+    }
+}
+
+fn absent(name: &str) -> MapError {
+    MapError::PinError {
+        name: Some(name.into()),
+        error: aya::pin::PinError::NoFd { name: name.into() },
     }
 }
 

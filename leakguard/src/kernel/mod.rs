@@ -9,6 +9,10 @@
 //! | [`exemptions`] | what an engaged kill switch lets out |
 //! | [`maps`] | typed access to the pinned maps |
 //! | `clsact` | the filter that stands in for TCX on old kernels |
+//! | `held` | links and maps that this process holds open, and their pins |
+//! | `inherit` | what an earlier process has left: checked, completed |
+//! | `overtake` | how often a foreign TC program may be overtaken |
+//! | `versions` | the state of other versions: refused, or superseded |
 //! | `rtnetlink` | what the filter needs of netlink |
 //! | [`links`] | attach, replace and find links, and read back what the kernel has |
 //! | [`enforcement`] | the whole of it: establish, follow the interfaces, release |
@@ -18,15 +22,19 @@ mod btf;
 mod clsact;
 pub mod enforcement;
 pub mod exemptions;
+mod held;
+mod inherit;
 pub mod links;
 pub mod maps;
 pub mod netns;
 pub mod object;
+mod overtake;
 pub mod pins;
 pub mod requirements;
 pub mod ring;
 mod rtnetlink;
 mod syscall;
+mod versions;
 
 use std::io;
 use std::path::PathBuf;
@@ -95,6 +103,17 @@ pub enum KernelError {
     )]
     OtherNamespace {
         /// The pin directory.
+        path: PathBuf,
+        /// The bpffs directory it was found through.
+        bpffs: PathBuf,
+    },
+    /// A version that this one does not know has left its state.
+    #[error(
+        "the state under {path} is of another version of leakguard, which this one cannot take over; run that \
+         version, or lift it with `leakguard release --bpffs {bpffs}`"
+    )]
+    OtherVersion {
+        /// Its directory.
         path: PathBuf,
         /// The bpffs directory it was found through.
         bpffs: PathBuf,

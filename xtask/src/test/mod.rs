@@ -156,6 +156,8 @@ struct Session {
     log_dir: PathBuf,
     /// The agent under test, once it is built.
     agent: Option<PathBuf>,
+    /// The one with the next ABI.
+    next_agent: Option<PathBuf>,
 }
 
 impl Session {
@@ -167,6 +169,7 @@ impl Session {
             filter,
             log_dir,
             agent: None,
+            next_agent: None,
         })
     }
 
@@ -191,6 +194,13 @@ impl Session {
                 None => self.agent.insert(build::agent(true)?),
             };
             envs.push(("LEAKGUARD_BIN", agent.to_string_lossy().into_owned()));
+        }
+        if tier == Tier::Netns {
+            let next = match &self.next_agent {
+                Some(next) => next,
+                None => self.next_agent.insert(build::next_agent()?),
+            };
+            envs.push(("LEAKGUARD_NEXT_BIN", next.to_string_lossy().into_owned()));
         }
 
         say("test", format_args!("{} tier: building", tier.name()));
