@@ -375,6 +375,9 @@ fn a_tunnel_that_goes_down_engages_it_within_milliseconds() {
         stderr.contains("the kill switch is engaged: wg0 is down or has no carrier"),
         "{stderr}"
     );
+    let events = lab.bench.agent().events_json().unwrap();
+    let last = events.iter().rfind(|event| event["kind"] == "kill_switch");
+    assert_eq!(last.unwrap()["subject"], "engaged", "{last:?}");
 }
 
 /// The kernel takes the tunnel out of the table of tunnels, and whoever is not in there is not up.

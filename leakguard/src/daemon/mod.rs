@@ -26,8 +26,8 @@ pub use health::{Health, HealthReport};
 
 use crate::config::{Config, OnExit};
 use crate::error::chain;
-use crate::event::Notice;
-use crate::guard::{Guard, GuardError, Handshakes, Interfaces, Place, Presence};
+use crate::event::{Notice, NoticeKind};
+use crate::guard::{Guard, GuardError, Handshakes, Interfaces, Place, Presence, Switched};
 use crate::interfaces::{Changes, WatchError, Watcher};
 use crate::kernel::requirements::check_privileges;
 use tamper::{Suspicion, Tampering};
@@ -166,8 +166,12 @@ pub async fn run(
                 }
             }
             _ = attendance.tick() => {
-                if let Err(error) = guard.attend().await {
-                    log::error!("cannot look after the tunnel: {}", chain(&error));
+                match guard.attend().await {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        interfaces.send_replace(Arc::new(guard.interfaces().clone()));
+                    }
+                    Err(error) => log::error!("cannot look after the tunnel: {}", chain(&error)),
                 }
             }
             _ = verification.tick() => {
@@ -193,6 +197,15 @@ pub async fn run(
         for change in guard.take_mended() {
             health.repaired(change.part);
             feed.notify(Notice::repair(change));
+        }
+        if let Some(Switched { engaged, message }) = guard.take_switched() {
+            let subject = if engaged { "engaged" } else { "not engaged" };
+            feed.notify(Notice::new(
+                NoticeKind::KillSwitch,
+                "kill_switch",
+                subject,
+                message,
+            ));
         }
     };
 

@@ -1,14 +1,16 @@
 //! Protection of the managed namespace: the kernel programs and the second net, kept in step with its interfaces.
 
+mod kill_switch;
 mod policy;
 mod tunnels;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use leakguard_common::abi::{Role, Settings};
 
+pub use kill_switch::Switched;
 pub use policy::{blocked, ipv6_policy, kill_switch_mode, lan_prefix, ruleset};
 pub use tunnels::Handshakes;
 
@@ -17,9 +19,7 @@ use crate::change::{Change, Part};
 use crate::config::Config;
 use crate::error::chain;
 use crate::host::cgroup2_root;
-use crate::interfaces::{
-    Interface, NetlinkError, Pattern, RolePatterns, classify, is_up, snapshot,
-};
+use crate::interfaces::{Interface, NetlinkError, Pattern, RolePatterns, classify, snapshot};
 use crate::kernel::enforcement::{Followed, ReadBack, TcMode};
 use crate::kernel::object::Loaded;
 use crate::kernel::pins::Pins;
@@ -89,6 +89,8 @@ pub struct Guard {
     handshakes: Handshakes,
     /// What was said of the tunnels last.
     tunnels: Option<Result<u32, tunnels::Down>>,
+    /// What has become of the kill switch, until somebody takes the news.
+    switched: Option<Switched>,
     patterns: RolePatterns,
     interfaces: Interfaces,
     ruleset: Ruleset,
@@ -129,6 +131,7 @@ impl Guard {
             handshake_max: config.kill_switch().handshake_max,
             handshakes: Handshakes::new(),
             tunnels: None,
+            switched: None,
             patterns: RolePatterns {
                 tunnel: config.tunnel().to_vec(),
                 local: config.local().to_vec(),
@@ -291,65 +294,6 @@ impl Guard {
                 failures: enforced.failures,
             })
         }
-    }
-
-    /// Looks after what has no event, or a late one: says once more that the tunnel is up, or that it is not, and
-    /// follows the cgroups of exempt endpoints. To be called a few times a second.
-    pub async fn attend(&mut self) -> Result<(), GuardError> {
-        if let Some(Ok(tunnel)) = self.tunnels
-            && !is_up(tunnel).await?
-        {
-            self.follow().await?;
-        }
-        self.vouch()?;
-        if self.policy.depends_on_cgroups() {
-            let exemptions = self.policy.exemptions(cgroup2_root().ok().as_deref());
-            if exemptions != self.exemptions {
-                log::info!("a cgroup of an endpoint has come or gone");
-                self.exemptions = exemptions;
-                self.enforcement.exempt(&self.exemptions)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes note of handshakes.
-    pub fn note_handshakes(&mut self, handshakes: Handshakes) -> Result<(), GuardError> {
-        self.handshakes = handshakes;
-        self.vouch()
-    }
-
-    /// Vouches for a tunnel that is up, where that counts. Who leaves at once vouches for nothing.
-    fn vouch(&mut self) -> Result<(), GuardError> {
-        let counts = self.policy.settings.kill_switch == Settings::TUNNEL_DOWN;
-        if !counts || self.presence == Presence::Leaves {
-            return Ok(self.enforcement.vouch(None)?);
-        }
-        let now = SystemTime::now();
-        let tunnels = tunnels::up(&self.interfaces, self.handshake_max, &self.handshakes, now);
-        self.enforcement.vouch(tunnels.as_ref().ok().copied())?;
-        let same = match (&self.tunnels, &tunnels) {
-            // It grows older, which is no news.
-            (Some(Err(_)), Err(_)) => true,
-            (before, now) => before.as_ref() == Some(now),
-        };
-        if !same {
-            match &tunnels {
-                Ok(tunnel) => log::info!(
-                    "the kill switch is not engaged: {} is up",
-                    self.name(*tunnel)
-                ),
-                Err(down) => log::warn!("the kill switch is engaged: {down}"),
-            }
-        }
-        self.tunnels = Some(tunnels);
-        Ok(())
-    }
-
-    fn name(&self, ifindex: u32) -> &str {
-        self.interfaces
-            .get(&ifindex)
-            .map_or("?", |interface| &interface.name)
     }
 
     /// Whether everything is in place; if not, [`Guard::follow`] tries again.
