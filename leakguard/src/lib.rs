@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod confirm;
 pub mod daemon;
 pub mod error;
 pub mod event;
@@ -11,4 +12,5 @@ pub mod interfaces;
 pub mod kernel;
 pub mod lab;
 pub mod netfilter;
+pub mod preflight;
 pub mod status;

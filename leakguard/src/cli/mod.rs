@@ -16,11 +16,13 @@ mod allow;
 mod apply;
 pub mod args;
 mod config;
+mod confirm;
 mod demo;
 mod errors;
 mod events;
 mod logging;
 mod output;
+mod preflight;
 mod release;
 mod run;
 mod status;
@@ -57,6 +59,8 @@ enum Command {
     Run(args::RunArgs),
     /// Enforce without an agent, then exit (early boot, cron, Ansible)
     Apply(args::ApplyArgs),
+    /// Keep what `apply --confirm` has enforced
+    Confirm(args::ConfirmArgs),
     /// Show what is enforced now, with or without an agent
     Status(args::StatusArgs),
     /// Show the packets that were dropped and who sent them
@@ -85,6 +89,7 @@ pub fn main() -> ExitCode {
     let result = match &command {
         Command::Run(args) => run::run(args, log.log_format),
         Command::Apply(args) => apply::run(args),
+        Command::Confirm(args) => confirm::run(args),
         Command::Status(args) => status::run(args),
         Command::Events(args) => events::run(args),
         Command::Allow(args) => allow::run(args),

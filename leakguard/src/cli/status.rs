@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::args::StatusArgs;
 use super::output::Output;
 use super::{errors, runtime};
+use crate::confirm::{self, Pending};
 use crate::daemon::connect;
 use crate::daemon::protocol::{Answer, Ask};
 use crate::error::{Exit, escape_control};
@@ -24,6 +25,7 @@ pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Exit> {
         .map_err(errors::guard)?;
     let report = Report {
         agent: agent(&control.control),
+        confirmation: confirmation(&control.control),
         status,
     };
     let mut output = Output::stdout();
@@ -44,8 +46,41 @@ pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Exit> {
 struct Report {
     /// The agent's process; absent when none runs, which leaves enforcement as it is.
     agent: Option<u32>,
+    /// What waits for `leakguard confirm`; absent if nothing does.
+    confirmation: Option<Confirmation>,
     #[serde(flatten)]
     status: Status,
+}
+
+/// What `apply --confirm` has enforced.
+#[derive(Debug, Serialize)]
+struct Confirmation {
+    /// `pending`; or `abandoned`, if the process that waited was killed, so that nothing will roll it back.
+    state: &'static str,
+    /// The process that will roll it back.
+    pid: Option<u32>,
+    /// The time until then, in seconds.
+    remaining: Option<u64>,
+}
+
+fn confirmation(control: &std::path::Path) -> Option<Confirmation> {
+    match confirm::pending(control) {
+        Ok(Pending::Yes { pid, remaining }) => Some(Confirmation {
+            state: "pending",
+            pid: Some(pid),
+            remaining: Some(remaining.as_secs()),
+        }),
+        Ok(Pending::Abandoned) => Some(Confirmation {
+            state: "abandoned",
+            pid: None,
+            remaining: None,
+        }),
+        Ok(Pending::No) => None,
+        Err(error) => {
+            log::warn!("{error}");
+            None
+        }
+    }
 }
 
 /// The agent that answers; one that does not is as good as none.
@@ -65,7 +100,11 @@ fn agent(control: &std::path::Path) -> Option<u32> {
 }
 
 fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
-    let Report { agent, status } = report;
+    let Report {
+        agent,
+        confirmation,
+        status,
+    } = report;
     let level = match status.level {
         Level::Full => "full",
         Level::Reduced => "reduced",
@@ -80,6 +119,15 @@ fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
         None if status.mode.is_none() => output.line("agent      not running")?,
         None => output
             .line("agent      not running: new interfaces are blocked, but not attached to")?,
+    }
+    match confirmation {
+        Some(Confirmation { remaining: Some(remaining), .. }) => output.line(format_args!(
+            "confirm    pending: rolled back in {remaining} s unless you run `leakguard confirm`"
+        ))?,
+        Some(_) => output.line(
+            "confirm    the process that waited was killed: nothing will roll back; keep it with `leakguard confirm`",
+        )?,
+        None => {}
     }
     let Some(mode) = status.mode else {
         return Ok(());

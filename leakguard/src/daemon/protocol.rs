@@ -20,6 +20,8 @@ pub enum Ask {
         /// Whether it may.
         allow: bool,
     },
+    /// Keep what is enforced on trial.
+    Confirm {},
     /// Lift enforcement and end.
     // Braces: serde looks for unknown fields only in variants that can have some.
     Release {},
@@ -35,6 +37,13 @@ pub enum Answer {
         pid: u32,
         /// Its version.
         version: String,
+    },
+    /// The process that rolls back unless it is told to keep what is enforced.
+    Pending {
+        /// Its process.
+        pid: u32,
+        /// The time left.
+        remaining_ms: u64,
     },
     /// It is done.
     Done {

@@ -8,6 +8,7 @@
 //! not known and an event that was lost all end in [`Role::Uplink`](leakguard_common::abi::Role) or
 //! in a full re-read.
 
+mod lookup;
 mod netlink;
 mod pattern;
 mod role;
@@ -16,6 +17,7 @@ mod snapshot;
 mod watch;
 
 pub use self::{
+    lookup::{Exit, exit_towards},
     netlink::NetlinkError,
     pattern::{Pattern, PatternError},
     role::{Interface, RolePatterns, classify, visible_tunnels},

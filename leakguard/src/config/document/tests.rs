@@ -20,6 +20,7 @@ fn every_key_is_read() {
         r#"
         mode = "observe"
         on_exit = "release"
+        preflight = "refuse"
         [interfaces]
         tunnel = ["wg0", "tun*"]
         local = ["br-*"]
@@ -36,6 +37,7 @@ fn every_key_is_read() {
     let expected = Layer {
         mode: Some(Mode::Observe),
         on_exit: Some(OnExit::Release),
+        preflight: Some(Preflight::Refuse),
         tunnel: Some(patterns_of(&["wg0", "tun*"])),
         local: Some(patterns_of(&["br-*"])),
         uplink: Some(patterns_of(&["eth0"])),
@@ -71,7 +73,7 @@ fn the_example_is_the_defaults_and_a_tunnel() {
 fn what_is_shown_reads_back_the_same() {
     for text in [
         "",
-        "mode = 'observe'\non_exit = 'release'",
+        "mode = 'observe'\non_exit = 'release'\npreflight = 'off'",
         "[interfaces]\ntunnel = ['auto', 'tun*']\nlocal = ['br[0-9]']\nuplink = ['eth0']",
         "[dns]\nblock = ['netbios', 'dns']\nports = [1, 65535]",
     ] {
@@ -84,11 +86,11 @@ fn what_is_shown_reads_back_the_same() {
 fn unknown_keys_are_refused_and_the_known_ones_listed() {
     assert_eq!(
         error("mode = \"enforce\"\nkill_switch = 1\n"),
-        "2:1: unknown field `kill_switch`, expected one of `mode`, `on_exit`, `interfaces`, `dns`"
+        "2:1: unknown field `kill_switch`, expected one of `mode`, `on_exit`, `preflight`, `interfaces`, `dns`"
     );
     assert_eq!(
         error("[kill_switch]\nmode = 'off'"),
-        "1:2: unknown field `kill_switch`, expected one of `mode`, `on_exit`, `interfaces`, `dns`"
+        "1:2: unknown field `kill_switch`, expected one of `mode`, `on_exit`, `preflight`, `interfaces`, `dns`"
     );
     assert_eq!(
         error("[interfaces]\ntunnels = []"),
@@ -109,6 +111,10 @@ fn unknown_names_are_refused_and_the_known_ones_listed() {
     assert_eq!(
         error("on_exit = ''"),
         "1:11: unknown on_exit ``; allowed: keep, release"
+    );
+    assert_eq!(
+        error("preflight = 'no'"),
+        "1:13: unknown preflight `no`; allowed: warn, refuse, off"
     );
     assert_eq!(
         error("[dns]\nblock = [\"dns\",\n  \"doh\"]"),
