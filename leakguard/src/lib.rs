@@ -13,4 +13,5 @@ pub mod kernel;
 pub mod lab;
 pub mod netfilter;
 pub mod preflight;
+pub mod purge;
 pub mod status;

@@ -19,6 +19,7 @@ use leakguard::kernel::enforcement::ReadBack;
 use leakguard::kernel::pins::Pins;
 use leakguard::lab::{Topology, wait_until};
 use leakguard_common::abi::Settings;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -305,7 +306,11 @@ fn terminal() -> [OwnedFd; 2] {
     };
     assert_eq!(opened, 0, "{}", std::io::Error::last_os_error());
     // SAFETY: the C library has just opened both, and nothing else owns them.
-    [master, slave].map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+    let terminal = [master, slave].map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    for end in &terminal {
+        fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
+    }
+    terminal
 }
 
 #[test]
@@ -385,15 +390,18 @@ fn only_the_owner_may_confirm() {
     assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
     assert_eq!(metadata.uid(), 0);
     let binary = device.public_binary();
-    let mut confirm = device.command_of(binary, &["confirm"]);
-    confirm.uid(65534).gid(65534);
-    Run::of(confirm).refused(4, &["run leakguard as root"]);
+    let stranger = |device: &Device| {
+        let command = device.command_of(&binary, &["confirm"]);
+        let mut stranger = device.host().command("setpriv");
+        stranger.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        stranger.arg(command.get_program()).args(command.get_args());
+        Run::of(stranger)
+    };
+    stranger(&device).refused(4, &["run leakguard as root"]);
     // Also if it could reach the socket.
     fs::set_permissions(socket.parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
-    let mut confirm = device.command_of(device.directory().join("leakguard"), &["confirm"]);
-    confirm.uid(65534).gid(65534);
-    Run::of(confirm).refused(4, &["run leakguard as root"]);
+    stranger(&device).refused(4, &["run leakguard as root"]);
     assert_eq!(device.status()["confirmation"]["state"], "pending");
 
     // Who says nothing, or nonsense, does not keep others from confirming.

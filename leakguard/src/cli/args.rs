@@ -193,6 +193,23 @@ pub struct ReleaseArgs {
     pub control: ControlArgs,
 }
 
+/// Options of `leakguard purge`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Removes enforcement, pins, nftables tables, filters, sockets and directories, and
+the bpffs if leakguard has mounted it. The configuration file is yours and stays.
+
+Before the package or the binary is removed:
+  leakguard purge")]
+pub struct PurgeArgs {
+    /// What to remove.
+    #[command(flatten)]
+    pub bpffs: BpffsArgs,
+    /// The agent to end, and the socket to remove.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
 /// Options of `leakguard config`.
 #[derive(Debug, Args)]
 #[command(after_help = "\

@@ -23,6 +23,7 @@ mod events;
 mod logging;
 mod output;
 mod preflight;
+mod purge;
 mod release;
 mod run;
 mod status;
@@ -69,6 +70,8 @@ enum Command {
     Allow(args::AllowArgs),
     /// Lift enforcement
     Release(args::ReleaseArgs),
+    /// Lift enforcement and remove every trace but the configuration file
+    Purge(args::PurgeArgs),
     /// Check a configuration file, or show what applies
     Config(args::ConfigArgs),
     /// Show a leak, and how it is stopped, in a throw-away network
@@ -94,6 +97,7 @@ pub fn main() -> ExitCode {
         Command::Events(args) => events::run(args),
         Command::Allow(args) => allow::run(args),
         Command::Release(args) => release::run(args),
+        Command::Purge(args) => purge::run(args),
         Command::Config(args) => config::run(args),
         Command::Demo => demo::run(),
     };

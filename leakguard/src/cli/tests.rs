@@ -105,6 +105,7 @@ fn the_other_commands_parse() {
         "allow list",
         "release",
         "confirm",
+        "purge",
         "config check",
         "config check F",
         "config show",
