@@ -8,7 +8,9 @@
 )]
 
 mod bench;
+pub mod dhcp;
 mod origin;
+pub mod radvd;
 mod status;
 mod volley;
 
