@@ -423,7 +423,7 @@ fn packet_count((series, count): (Series, u64)) -> PacketCount {
 }
 
 /// The directory of a cgroup, by its id.
-fn find_cgroup(id: u64) -> Option<PathBuf> {
+pub(crate) fn find_cgroup(id: u64) -> Option<PathBuf> {
     let mut pending = vec![cgroup2_root().ok()?];
     while let Some(directory) = pending.pop() {
         if check_cgroup(&directory).is_ok_and(|found| found == id) {

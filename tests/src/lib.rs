@@ -8,8 +8,10 @@
 )]
 
 mod bench;
+pub mod dhcp;
 mod foreign;
 mod origin;
+pub mod radvd;
 mod status;
 mod volley;
 

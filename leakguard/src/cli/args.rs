@@ -1,16 +1,19 @@
 //! The options of every command.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{
     ArgAction, Args, Subcommand, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser as _},
 };
+use jiff::SignedDuration;
 use leakguard_common::abi::Class;
 
 use crate::{
     config::{
-        Config, Ipv6Policy, KillSwitchLayer, KillSwitchMode, Layer, Mode, Source, class_named,
+        Config, Ipv6Policy, KillSwitchLayer, KillSwitchMode, Layer, Mode, Preflight, Source,
+        class_named,
     },
     error::{Exit, WithExit as _},
     interfaces::Pattern,
@@ -57,8 +60,9 @@ pub struct RunArgs {
 Says `unchanged` if all of it is enforced already. It does not watch interfaces:
 a tunnel that comes up later needs another `apply`, or use `leakguard run`.
 
-Example:
-  leakguard apply --tunnel wg0")]
+Examples:
+  leakguard apply --tunnel wg0
+  leakguard apply --tunnel wg0 --confirm 60s    over SSH: undone by itself unless you can still confirm")]
 pub struct ApplyArgs {
     /// What to enforce.
     #[command(flatten)]
@@ -69,6 +73,25 @@ pub struct ApplyArgs {
     /// Where to pin.
     #[command(flatten)]
     pub bpffs: BpffsArgs,
+    /// Where the confirmation is waited for.
+    #[command(flatten)]
+    pub control: ControlArgs,
+    /// Go back to what was enforced before unless `leakguard confirm` is run within this time, such as 60s or 5m
+    #[arg(long, value_name = "TIME", value_parser = trial_limit)]
+    pub confirm: Option<Duration>,
+}
+
+/// Options of `leakguard confirm`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Fails if nothing waits for it, for example because it came too late.
+
+Example:
+  leakguard apply --tunnel wg0 --confirm 60s && leakguard confirm")]
+pub struct ConfirmArgs {
+    /// Where the confirmation is waited for.
+    #[command(flatten)]
+    pub control: ControlArgs,
 }
 
 /// Options of `leakguard status`.
@@ -173,6 +196,23 @@ pub struct ReleaseArgs {
     pub control: ControlArgs,
 }
 
+/// Options of `leakguard purge`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Removes enforcement, pins, nftables tables, filters, sockets and directories, and
+the bpffs if leakguard has mounted it. The configuration file is yours and stays.
+
+Before the package or the binary is removed:
+  leakguard purge")]
+pub struct PurgeArgs {
+    /// What to remove.
+    #[command(flatten)]
+    pub bpffs: BpffsArgs,
+    /// The agent to end, and the socket to remove.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
 /// Options of `leakguard config`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -255,6 +295,9 @@ pub struct PolicyArgs {
     /// Whether to drop DNS off the tunnel or only to report it
     #[arg(long, value_enum)]
     pub mode: Option<Mode>,
+    /// What to do if, before enforcing, no resolver is found behind a tunnel [default: warn]
+    #[arg(long, value_enum)]
+    pub preflight: Option<Preflight>,
     /// What to block off the tunnel, separated by commas [default: all of them]
     #[arg(long, value_name = "CLASS", value_delimiter = ',', value_parser = class_parser())]
     pub block: Option<Vec<Class>>,
@@ -271,6 +314,7 @@ impl PolicyArgs {
     pub fn layer(&self) -> Layer {
         Layer {
             mode: self.mode,
+            preflight: self.preflight,
             tunnel: self.tunnel.clone(),
             local: self.local.clone(),
             uplink: self.uplink.clone(),
@@ -344,6 +388,20 @@ pub enum LogFormat {
 fn class_parser() -> impl clap::builder::TypedValueParser<Value = Class> {
     PossibleValuesParser::new(Class::ALL.iter().map(|class| class.name()))
         .try_map(|name| class_named(&name))
+}
+
+/// Accepts a time from one second to one day.
+fn trial_limit(text: &str) -> Result<Duration, &'static str> {
+    const RANGE: std::ops::RangeInclusive<Duration> =
+        Duration::from_secs(1)..=Duration::from_hours(24);
+
+    let parsed: SignedDuration = text
+        .parse()
+        .or(Err("not a time; write it with its unit, such as 60s or 5m"))?;
+    Duration::try_from(parsed)
+        .ok()
+        .filter(|limit| RANGE.contains(limit))
+        .ok_or("not between 1s and 24h")
 }
 
 /// Accepts what the kernel accepts as the name of an interface (`dev_valid_name` in `net/core/dev.c`).

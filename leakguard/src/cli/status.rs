@@ -7,6 +7,7 @@ use super::args::StatusArgs;
 use super::output::Output;
 use super::{errors, runtime};
 use crate::config::KillSwitchMode;
+use crate::confirm::{self, Pending};
 use crate::daemon::protocol::{Answer, Ask};
 use crate::daemon::{HealthReport, connect};
 use crate::error::{Exit, escape_control};
@@ -27,6 +28,7 @@ pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Exit> {
     let report = Report {
         agent,
         health,
+        confirmation: confirmation(&control.control),
         status,
     };
     let mut output = Output::stdout();
@@ -49,8 +51,41 @@ struct Report {
     agent: Option<u32>,
     /// What the agent has had to mend since it started; absent with it.
     health: Option<HealthReport>,
+    /// What waits for `leakguard confirm`; absent if nothing does.
+    confirmation: Option<Confirmation>,
     #[serde(flatten)]
     status: Status,
+}
+
+/// What `apply --confirm` has enforced.
+#[derive(Debug, Serialize)]
+struct Confirmation {
+    /// `pending`; or `abandoned`, if the process that waited was killed, so that nothing will roll it back.
+    state: &'static str,
+    /// The process that will roll it back.
+    pid: Option<u32>,
+    /// The time until then, in seconds.
+    remaining: Option<u64>,
+}
+
+fn confirmation(control: &std::path::Path) -> Option<Confirmation> {
+    match confirm::pending(control) {
+        Ok(Pending::Yes { pid, remaining }) => Some(Confirmation {
+            state: "pending",
+            pid: Some(pid),
+            remaining: Some(remaining.as_secs()),
+        }),
+        Ok(Pending::Abandoned) => Some(Confirmation {
+            state: "abandoned",
+            pid: None,
+            remaining: None,
+        }),
+        Ok(Pending::No) => None,
+        Err(error) => {
+            log::warn!("{error}");
+            None
+        }
+    }
 }
 
 /// The agent that answers; one that does not is as good as none.
@@ -99,6 +134,7 @@ fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
     let Report {
         agent,
         health,
+        confirmation,
         status,
     } = report;
     let level = match status.level {
@@ -134,6 +170,15 @@ fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
         output.line(format_args!(
             "repairs    {mended}; netlink re-read {netlink_resyncs} times"
         ))?;
+    }
+    match confirmation {
+        Some(Confirmation { remaining: Some(remaining), .. }) => output.line(format_args!(
+            "confirm    pending: rolled back in {remaining} s unless you run `leakguard confirm`"
+        ))?,
+        Some(_) => output.line(
+            "confirm    the process that waited was killed: nothing will roll back; keep it with `leakguard confirm`",
+        )?,
+        None => {}
     }
     let Some(mode) = status.mode else {
         return Ok(());

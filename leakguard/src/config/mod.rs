@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use leakguard_common::abi::{Class, ClassSet, Role};
 
-use crate::interfaces::Pattern;
+use crate::interfaces::{Pattern, RolePatterns};
 
 mod document;
 mod error;
@@ -24,7 +24,7 @@ pub use self::{
     kill_switch::{
         Endpoint, EndpointProtocol, Ipv6Policy, KillSwitch, KillSwitchLayer, KillSwitchMode,
     },
-    names::{Mode, OnExit, class_named},
+    names::{Mode, OnExit, Preflight, class_named},
     ports::ExtraPorts,
 };
 
@@ -38,6 +38,8 @@ pub struct Layer {
     pub mode: Option<Mode>,
     /// See [`Config::on_exit`].
     pub on_exit: Option<OnExit>,
+    /// See [`Config::preflight`].
+    pub preflight: Option<Preflight>,
     /// See [`Config::tunnel`].
     pub tunnel: Option<Vec<Pattern>>,
     /// See [`Config::local`].
@@ -60,6 +62,7 @@ impl Layer {
         Self {
             mode: self.mode.or(below.mode),
             on_exit: self.on_exit.or(below.on_exit),
+            preflight: self.preflight.or(below.preflight),
             tunnel: self.tunnel.or(below.tunnel),
             local: self.local.or(below.local),
             uplink: self.uplink.or(below.uplink),
@@ -115,6 +118,7 @@ impl Source {
 pub struct Config {
     mode: Mode,
     on_exit: OnExit,
+    preflight: Preflight,
     tunnel: Vec<Pattern>,
     local: Vec<Pattern>,
     uplink: Vec<Pattern>,
@@ -136,6 +140,7 @@ impl Config {
         let Layer {
             mode,
             on_exit,
+            preflight,
             tunnel,
             local,
             uplink,
@@ -148,6 +153,7 @@ impl Config {
         let config = Self {
             mode: mode.unwrap_or_default(),
             on_exit: on_exit.unwrap_or_default(),
+            preflight: preflight.unwrap_or_default(),
             tunnel: tunnel.unwrap_or_default(),
             local: local.unwrap_or_default(),
             uplink: uplink.unwrap_or_default(),
@@ -177,6 +183,11 @@ impl Config {
         self.on_exit
     }
 
+    /// What happens when the look before enforcing finds something.
+    pub fn preflight(&self) -> Preflight {
+        self.preflight
+    }
+
     /// The interfaces that may carry DNS.
     pub fn tunnel(&self) -> &[Pattern] {
         &self.tunnel
@@ -190,6 +201,15 @@ impl Config {
     /// Interfaces that are uplinks, besides those that are detected; wins over [`Config::local`].
     pub fn uplink(&self) -> &[Pattern] {
         &self.uplink
+    }
+
+    /// All three lists, as roles are given by them.
+    pub fn role_patterns(&self) -> RolePatterns {
+        RolePatterns {
+            tunnel: self.tunnel.clone(),
+            local: self.local.clone(),
+            uplink: self.uplink.clone(),
+        }
     }
 
     /// The classes that are blocked off the tunnel; never empty.

@@ -20,7 +20,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until, timeout};
 
-pub use control::{ControlError, connect};
+pub use control::{ControlError, SocketName, connect};
+pub(crate) use control::{answer_to, hear, listen};
 pub use events::{Feed, Form, Printer};
 pub use health::{Health, HealthReport};
 
@@ -100,7 +101,7 @@ pub async fn run(
 ) -> Result<Ended, DaemonError> {
     check_privileges().map_err(GuardError::from)?;
     // Before anything is enforced: an agent that cannot be asked must not leave traces.
-    let (listener, socket) = control::listen(control)?;
+    let (listener, socket) = listen(control)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
     // Before the first look at the interfaces, so that no change falls in between.

@@ -21,6 +21,8 @@ pub enum Ask {
         /// Whether it may.
         allow: bool,
     },
+    /// Keep what is enforced on trial.
+    Confirm {},
     /// Lift enforcement and end.
     // Braces: serde looks for unknown fields only in variants that can have some.
     Release {},
@@ -39,6 +41,13 @@ pub enum Answer {
         /// Its counters.
         #[serde(default)]
         health: HealthReport,
+    },
+    /// The process that rolls back unless it is told to keep what is enforced.
+    Pending {
+        /// Its process.
+        pid: u32,
+        /// The time left.
+        remaining_ms: u64,
     },
     /// It is done.
     Done {

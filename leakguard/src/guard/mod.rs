@@ -81,6 +81,7 @@ pub enum Presence {
 /// Protection that this process holds. Dropping it leaves the kernel side in place.
 pub struct Guard {
     enforcement: Enforcement,
+    pins: Pins,
     cgroup: PathBuf,
     policy: Policy,
     exemptions: Exemptions,
@@ -118,35 +119,7 @@ impl Guard {
         place: &Place,
         presence: Presence,
     ) -> Result<(Self, bool), GuardError> {
-        check_cgroup(&place.cgroup)?;
-        let enforcement = Enforcement::prepare(&Pins::at(&place.bpffs))?;
-        let policy = Policy::of(config);
-        let exemptions = policy.exemptions(cgroup2_root().ok().as_deref());
-        let ruleset = ruleset(&policy.settings, &exemptions);
-        let mut guard = Self {
-            enforcement,
-            cgroup: place.cgroup.clone(),
-            policy,
-            exemptions,
-            handshake_max: config.kill_switch().handshake_max,
-            handshakes: Handshakes::new(),
-            tunnels: None,
-            switched: None,
-            patterns: RolePatterns {
-                tunnel: config.tunnel().to_vec(),
-                local: config.local().to_vec(),
-                uplink: config.uplink().to_vec(),
-            },
-            interfaces: Interfaces::new(),
-            ruleset,
-            ruleset_in_place: false,
-            leased: BTreeSet::new(),
-            presence,
-            established: false,
-            complete: false,
-            mended: Vec::new(),
-            warned: BTreeSet::new(),
-        };
+        let mut guard = Self::prepare(config, place, presence)?;
         match guard.begin().await {
             Ok(changed) => Ok((guard, changed)),
             Err(error) if guard.enforcement.is_fresh() => {
@@ -159,7 +132,39 @@ impl Guard {
         }
     }
 
-    async fn begin(&mut self) -> Result<bool, GuardError> {
+    /// Takes the lock and loads what is needed; nothing is changed before [`Guard::begin`].
+    pub fn prepare(config: &Config, place: &Place, presence: Presence) -> Result<Self, GuardError> {
+        check_cgroup(&place.cgroup)?;
+        let pins = Pins::at(&place.bpffs);
+        let enforcement = Enforcement::prepare(&pins)?;
+        let policy = Policy::of(config);
+        let exemptions = policy.exemptions(cgroup2_root().ok().as_deref());
+        let ruleset = ruleset(&policy.settings, &exemptions);
+        Ok(Self {
+            enforcement,
+            pins,
+            cgroup: place.cgroup.clone(),
+            policy,
+            exemptions,
+            handshake_max: config.kill_switch().handshake_max,
+            handshakes: Handshakes::new(),
+            tunnels: None,
+            switched: None,
+            patterns: config.role_patterns(),
+            interfaces: Interfaces::new(),
+            ruleset,
+            ruleset_in_place: false,
+            leased: BTreeSet::new(),
+            presence,
+            established: false,
+            complete: false,
+            mended: Vec::new(),
+            warned: BTreeSet::new(),
+        })
+    }
+
+    /// Makes the kernel do what was prepared; says whether anything was different before.
+    pub async fn begin(&mut self) -> Result<bool, GuardError> {
         self.interfaces = self.read_interfaces().await?;
         warn_of_names(&Interfaces::new(), &self.interfaces);
         let changed = !self.bring_in_line().await?.is_empty();
@@ -336,6 +341,21 @@ impl Guard {
         self.follow().await
     }
 
+    /// Where the state is pinned.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// The cgroup whose sockets are judged.
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
+    /// The kernel side, to go back to an earlier state.
+    pub(crate) fn enforcement(&mut self) -> &mut Enforcement {
+        &mut self.enforcement
+    }
+
     /// Takes the event ring; there is one.
     pub fn take_ring(&mut self) -> Result<EventRing, GuardError> {
         Ok(self.enforcement.take_ring()?)
@@ -461,16 +481,25 @@ pub async fn set_role(bpffs: &Path, name: &str, role: Role) -> Result<bool, Guar
             enforcement.role(interface.ifindex)
         };
     }
+    carry_out(&mut enforcement, &interfaces, &settings, &exemptions).await
+}
+
+/// Makes the kernel do what these roles call for; says whether it was different before.
+pub(crate) async fn carry_out(
+    enforcement: &mut Enforcement,
+    interfaces: &Interfaces,
+    settings: &Settings,
+    exemptions: &Exemptions,
+) -> Result<bool, GuardError> {
     let devices: Vec<Device> = interfaces.values().map(device).collect();
-    let permitted_now = enforcement.permit(&devices)?;
-    let mut changed = !permitted_now.changes.is_empty();
-    let mut ruleset = ruleset(&settings, &exemptions);
-    ruleset.permitted = of_role(&interfaces, |interface| interface.role != Role::Uplink);
-    changed |= apply_netfilter(&mut ruleset).await?;
+    let permitted = enforcement.permit(&devices)?;
+    let mut ruleset = ruleset(settings, exemptions);
+    ruleset.permitted = of_role(interfaces, |interface| interface.role != Role::Uplink);
+    let netfilter = apply_netfilter(&mut ruleset).await?;
     let attached = enforcement.attach(&devices);
-    let failures = [permitted_now.failures, attached.failures].concat();
+    let failures = [permitted.failures, attached.failures].concat();
     if failures.is_empty() {
-        Ok(changed || !attached.changes.is_empty())
+        Ok(!permitted.changes.is_empty() || netfilter || !attached.changes.is_empty())
     } else {
         Err(GuardError::Incomplete { failures })
     }

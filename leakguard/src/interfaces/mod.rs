@@ -9,6 +9,7 @@
 //! in a full re-read.
 
 mod listener;
+mod lookup;
 mod netlink;
 mod pattern;
 mod role;
@@ -18,6 +19,7 @@ mod watch;
 
 pub(crate) use self::listener::{Listener, each_message};
 pub use self::{
+    lookup::{Exit, exit_towards},
     netlink::NetlinkError,
     pattern::{Pattern, PatternError},
     role::{Interface, RolePatterns, classify, visible_tunnels},

@@ -9,8 +9,8 @@ use toml::Spanned;
 use self::kill_switch::KillSwitch;
 use self::shape::{List, PortNumber, Table, unplaced};
 use super::{
-    Config, ExtraPorts, Ipv6Policy, Layer, Mode, OnExit, Position, Problem, RuleError, check_role,
-    class_named,
+    Config, ExtraPorts, Ipv6Policy, Layer, Mode, OnExit, Position, Preflight, Problem, RuleError,
+    check_role, class_named,
 };
 use crate::interfaces::Pattern;
 
@@ -27,6 +27,7 @@ mod tests;
 struct Document {
     mode: Option<Spanned<String>>,
     on_exit: Option<Spanned<String>>,
+    preflight: Option<Spanned<String>>,
     interfaces: Table<Interfaces>,
     dns: Table<Dns>,
     kill_switch: Table<KillSwitch>,
@@ -94,6 +95,7 @@ pub(super) fn render(config: &Config) -> Result<String, toml::ser::Error> {
     toml::to_string(&Document {
         mode: Some(unplaced(config.mode().name().to_owned())),
         on_exit: Some(unplaced(config.on_exit().name().to_owned())),
+        preflight: Some(unplaced(config.preflight().name().to_owned())),
         interfaces: Table(Interfaces {
             tunnel: patterns(config.tunnel()),
             local: patterns(config.local()),
@@ -115,6 +117,7 @@ impl Document {
         let Self {
             mode,
             on_exit,
+            preflight,
             interfaces,
             dns,
             kill_switch: Table(kill_switch),
@@ -136,6 +139,9 @@ impl Document {
                 .transpose()?,
             on_exit: on_exit
                 .map(|name| placed(&name, |name| OnExit::named(name)))
+                .transpose()?,
+            preflight: preflight
+                .map(|name| placed(&name, |name| Preflight::named(name)))
                 .transpose()?,
             local: local
                 .map(|list| patterns(&list, others(Role::Local)))

@@ -23,6 +23,7 @@ fn every_key_is_read() {
         r#"
         mode = "observe"
         on_exit = "release"
+        preflight = "refuse"
         [interfaces]
         tunnel = ["wg0", "tun*"]
         local = ["br-*"]
@@ -51,6 +52,7 @@ fn every_key_is_read() {
     let expected = Layer {
         mode: Some(Mode::Observe),
         on_exit: Some(OnExit::Release),
+        preflight: Some(Preflight::Refuse),
         tunnel: Some(patterns_of(&["wg0", "tun*"])),
         local: Some(patterns_of(&["br-*"])),
         uplink: Some(patterns_of(&["eth0"])),
@@ -113,7 +115,7 @@ fn the_example_is_the_defaults_and_a_tunnel() {
 fn what_is_shown_reads_back_the_same() {
     for text in [
         "",
-        "mode = 'observe'\non_exit = 'release'",
+        "mode = 'observe'\non_exit = 'release'\npreflight = 'off'",
         "[interfaces]\ntunnel = ['auto', 'tun*']\nlocal = ['br[0-9]']\nuplink = ['eth0']",
         "[dns]\nblock = ['netbios', 'dns']\nports = [1, 65535]",
         "[ipv6]\npolicy = 'block-off-tunnel'",
@@ -130,7 +132,7 @@ fn what_is_shown_reads_back_the_same() {
 fn unknown_keys_are_refused_and_the_known_ones_listed() {
     assert_eq!(
         error("mode = \"enforce\"\nverify = 1\n"),
-        "2:1: unknown field `verify`, expected one of `mode`, `on_exit`, `interfaces`, `dns`, `kill_switch`, `ipv6`"
+        "2:1: unknown field `verify`, expected one of `mode`, `on_exit`, `preflight`, `interfaces`, `dns`, `kill_switch`, `ipv6`"
     );
     assert_eq!(
         error("[kill_switch]\nlans = []"),
@@ -215,6 +217,10 @@ fn unknown_names_are_refused_and_the_known_ones_listed() {
     assert_eq!(
         error("on_exit = ''"),
         "1:11: unknown on_exit ``; allowed: keep, release"
+    );
+    assert_eq!(
+        error("preflight = 'no'"),
+        "1:13: unknown preflight `no`; allowed: warn, refuse, off"
     );
     assert_eq!(
         error("[dns]\nblock = [\"dns\",\n  \"doh\"]"),
