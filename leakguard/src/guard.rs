@@ -7,7 +7,9 @@ use leakguard_common::abi::{Class, ClassSet, MAX_EXTRA_PORTS, Role, Settings};
 
 use crate::config::{Config, Mode};
 use crate::error::chain;
-use crate::interfaces::{Interface, NetlinkError, Pattern, RolePatterns, classify, snapshot};
+use crate::interfaces::{
+    Interface, NetlinkError, Pattern, RolePatterns, classify, snapshot, tunnel_of_kind,
+};
 use crate::kernel::enforcement::ReadBack;
 use crate::kernel::object::Loaded;
 use crate::kernel::pins::Pins;
@@ -209,28 +211,37 @@ impl Guard {
     pub async fn set_role(&mut self, name: &str, role: Role) -> Result<bool, GuardError> {
         // Interfaces come and go; what was followed last may be out of date.
         self.follow().await?;
-        if !self
+        let Some(interface) = self
             .interfaces
             .values()
-            .any(|interface| interface.name == name)
-        {
+            .find(|interface| interface.name == name)
+        else {
             return Err(GuardError::NoInterface {
                 name: name.to_owned(),
             });
-        }
-        let pattern = Pattern::exact(name);
+        };
+        let kind = interface.kind.clone();
         let RolePatterns {
             tunnel,
             local,
             uplink,
         } = &mut self.patterns;
-        for patterns in [&mut *tunnel, &mut *local, &mut *uplink] {
-            patterns.retain(|known| *known != pattern);
+        for patterns in [&mut *local, &mut *uplink] {
+            patterns.retain(|known| !known.is_name(name));
+        }
+        if role != Role::Tunnel {
+            tunnel.retain(|known| !known.is_name(name));
         }
         match role {
-            Role::Tunnel => tunnel.push(pattern),
-            Role::Local => local.push(pattern),
-            Role::Uplink => uplink.push(pattern),
+            // Who permits an interface means the one that is there, not another kind that takes its name later.
+            Role::Tunnel => {
+                let pattern = Pattern::exact_of_kind(name, kind.as_deref());
+                if !tunnel.contains(&pattern) {
+                    tunnel.push(pattern);
+                }
+            }
+            Role::Local => local.push(Pattern::exact(name)),
+            Role::Uplink => uplink.push(Pattern::exact(name)),
         }
         self.follow().await
     }
@@ -406,14 +417,42 @@ fn of_role(interfaces: &Interfaces, wanted: impl Fn(&Interface) -> bool) -> BTre
         .collect()
 }
 
-/// Warns of interfaces that have come with a name that nft cannot express: the second net does not permit them.
+/// Warns of interfaces that have come with a name that nft cannot express, which the second net does not permit, or with
+/// a tunnel's name but not its kind.
 fn warn_of_names(before: &Interfaces, after: &Interfaces) {
-    for (ifindex, Interface { name, .. }) in after {
-        let known = before.get(ifindex).is_some_and(|was| was.name == *name);
-        if !known && let Err(error) = Permitted::new(*ifindex, name) {
+    for (ifindex, interface) in after {
+        let Interface { name, .. } = interface;
+        if before.get(ifindex).is_some_and(|was| was.name == *name) {
+            continue;
+        }
+        if let Err(error) = Permitted::new(*ifindex, name) {
             log::warn!("{error}");
         }
+        if let Some(warning) = passed_over(interface) {
+            log::warn!("{warning}");
+        }
     }
+}
+
+/// What to say of an interface that a tunnel's pattern names, but is of a kind that the pattern does not take.
+fn passed_over(interface: &Interface) -> Option<String> {
+    let Interface {
+        ifindex,
+        name,
+        role,
+        kind,
+        passed_over,
+        ..
+    } = interface;
+    let pattern = passed_over.as_ref()?;
+    let kind_text = kind
+        .as_ref()
+        .map_or_else(|| "no kind".to_owned(), |kind| format!("kind {kind}"));
+    Some(format!(
+        "{name} ({ifindex}) has a name of the tunnel `{pattern}`, but is of {kind_text}: it is no tunnel, and stays \
+         {role}; if it is meant, name it `{}`",
+        tunnel_of_kind(name, kind.as_deref())
+    ))
 }
 
 fn device(interface: &Interface) -> Device {

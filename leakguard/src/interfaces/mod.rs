@@ -13,13 +13,16 @@ mod pattern;
 mod role;
 mod routes;
 mod snapshot;
+mod tunnels;
 mod watch;
 
+pub(crate) use self::pattern::tunnel_of_kind;
 pub use self::{
     netlink::NetlinkError,
     pattern::{Pattern, PatternError},
-    role::{Interface, RolePatterns, classify, visible_tunnels},
+    role::{Interface, RolePatterns, classify},
     routes::{Reach, Routes},
     snapshot::{Link, Snapshot, snapshot},
+    tunnels::visible_tunnels,
     watch::{Changes, WatchError, Watcher},
 };
