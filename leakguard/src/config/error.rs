@@ -4,7 +4,7 @@ use std::{error::Error as _, fmt, path::PathBuf};
 
 use leakguard_common::abi::{Class, MAX_EXTRA_PORTS, Role};
 
-use super::FileError;
+use super::{FileError, NetlinkBuffer};
 use crate::interfaces::PatternError;
 
 /// A configuration that cannot be used.
@@ -97,6 +97,15 @@ pub enum RuleError {
     /// More ports than the kernel programs hold.
     #[error("too many extra ports; allowed: {MAX_EXTRA_PORTS}")]
     TooManyPorts,
+    /// A receive buffer that is too small to work with, or larger than the kernel makes one.
+    #[error(
+        "a netlink_buffer of {bytes} bytes is not allowed; set it from {} to {}, or leave it out for {}",
+        NetlinkBuffer::BOUNDS.start(), NetlinkBuffer::BOUNDS.end(), NetlinkBuffer::default().bytes()
+    )]
+    NetlinkBuffer {
+        /// What was given.
+        bytes: i64,
+    },
     /// `auto` outside of the tunnel list.
     #[error("`auto` stands for tunnels and cannot be in `{role}`; name the interfaces")]
     AutoNotTunnel {

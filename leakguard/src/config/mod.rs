@@ -13,6 +13,7 @@ mod document;
 mod error;
 mod file;
 mod names;
+mod netlink;
 mod ports;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ pub use self::{
     error::{ConfigError, Position, Problem, RuleError},
     file::FileError,
     names::{Mode, OnExit, class_named},
+    netlink::NetlinkBuffer,
     ports::ExtraPorts,
 };
 
@@ -40,6 +42,8 @@ pub struct Layer {
     pub local: Option<Vec<Pattern>>,
     /// See [`Config::uplink`].
     pub uplink: Option<Vec<Pattern>>,
+    /// See [`Config::netlink_buffer`].
+    pub netlink_buffer: Option<NetlinkBuffer>,
     /// See [`Config::blocked`].
     pub block: Option<ClassSet>,
     /// See [`Config::extra_ports`].
@@ -55,6 +59,7 @@ impl Layer {
             tunnel: self.tunnel.or(below.tunnel),
             local: self.local.or(below.local),
             uplink: self.uplink.or(below.uplink),
+            netlink_buffer: self.netlink_buffer.or(below.netlink_buffer),
             block: self.block.or(below.block),
             ports: self.ports.or(below.ports),
         }
@@ -108,6 +113,7 @@ pub struct Config {
     tunnel: Vec<Pattern>,
     local: Vec<Pattern>,
     uplink: Vec<Pattern>,
+    netlink_buffer: NetlinkBuffer,
     block: ClassSet,
     ports: ExtraPorts,
 }
@@ -127,6 +133,7 @@ impl Config {
             tunnel,
             local,
             uplink,
+            netlink_buffer,
             block,
             ports,
         } = layer;
@@ -136,6 +143,7 @@ impl Config {
             tunnel: tunnel.unwrap_or_default(),
             local: local.unwrap_or_default(),
             uplink: uplink.unwrap_or_default(),
+            netlink_buffer: netlink_buffer.unwrap_or_default(),
             block: block.unwrap_or_else(|| Class::ALL.iter().copied().collect()),
             ports: ports.unwrap_or_default(),
         };
@@ -173,6 +181,11 @@ impl Config {
     /// Interfaces that are uplinks, besides those that are detected; wins over [`Config::local`].
     pub fn uplink(&self) -> &[Pattern] {
         &self.uplink
+    }
+
+    /// How many bytes of unread interface events the kernel keeps for the agent.
+    pub fn netlink_buffer(&self) -> NetlinkBuffer {
+        self.netlink_buffer
     }
 
     /// The classes that are blocked off the tunnel; never empty.

@@ -95,7 +95,7 @@ pub async fn run(
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
     // Before the first look at the interfaces, so that no change falls in between.
-    let mut watcher = Watcher::new()?;
+    let mut watcher = Watcher::with_receive_buffer(config.netlink_buffer().bytes())?;
     let (mut guard, _) = Guard::establish(config, place, Presence::Stays).await?;
     let (interfaces, named) = watch::channel(Arc::new(guard.interfaces().clone()));
     let feed = Feed::new(printer);

@@ -11,9 +11,6 @@ use nix::{
     sys::socket::{setsockopt, sockopt::RcvBufForce},
 };
 
-/// What the socket may hold before the kernel drops events, in bytes.
-const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
-
 /// Events are not read but looked at, so what does not fit here may be cut.
 const DATAGRAM: usize = 32 * 1024;
 
@@ -91,12 +88,15 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Subscribes in the network namespace of the calling thread.
+    /// What the socket holds by default before the kernel drops events, in bytes.
+    pub const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
+
+    /// Subscribes in the network namespace of the calling thread, with the default room for events.
     pub fn new() -> Result<Self, WatchError> {
-        Self::with_receive_buffer(RECEIVE_BUFFER)
+        Self::with_receive_buffer(Self::RECEIVE_BUFFER)
     }
 
-    /// Subscribes with room for `bytes` of unread events, which a test sets low to provoke a loss.
+    /// Subscribes with room for `bytes` of unread events.
     pub fn with_receive_buffer(bytes: usize) -> Result<Self, WatchError> {
         let subscribe = |source| WatchError::Subscribe { source };
         let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(subscribe)?;

@@ -8,7 +8,8 @@ use toml::Spanned;
 
 use self::shape::{List, PortNumber, Table, unplaced};
 use super::{
-    Config, ExtraPorts, Layer, Mode, OnExit, Position, Problem, RuleError, check_role, class_named,
+    Config, ExtraPorts, Layer, Mode, NetlinkBuffer, OnExit, Position, Problem, RuleError,
+    check_role, class_named,
 };
 use crate::interfaces::Pattern;
 
@@ -34,6 +35,7 @@ struct Interfaces {
     tunnel: Option<List<String>>,
     local: Option<List<String>>,
     uplink: Option<List<String>>,
+    netlink_buffer: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -87,6 +89,9 @@ pub(super) fn render(config: &Config) -> Result<String, toml::ser::Error> {
             tunnel: patterns(config.tunnel()),
             local: patterns(config.local()),
             uplink: patterns(config.uplink()),
+            netlink_buffer: i64::try_from(config.netlink_buffer().bytes())
+                .ok()
+                .map(unplaced),
         }),
         dns: Table(Dns {
             block: Some(unplaced(block)),
@@ -107,6 +112,7 @@ impl Document {
             tunnel,
             local,
             uplink,
+            netlink_buffer,
         }) = interfaces;
         let Table(Dns { block, ports }) = dns;
 
@@ -125,6 +131,9 @@ impl Document {
                 .transpose()?,
             uplink: uplink
                 .map(|list| patterns(&list, others(Role::Uplink)))
+                .transpose()?,
+            netlink_buffer: netlink_buffer
+                .map(|bytes| placed(&bytes, |&bytes| NetlinkBuffer::new(bytes)))
                 .transpose()?,
             block: block.map(|list| classes(&list)).transpose()?,
             ports: ports.map(|list| extra_ports(&list)).transpose()?,
