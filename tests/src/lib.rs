@@ -8,15 +8,21 @@
 )]
 
 mod bench;
+mod memory;
 mod origin;
+mod scene;
 mod status;
+mod storm;
 mod volley;
 
 use std::path::PathBuf;
 
 pub use bench::{Bench, Place, isp};
+pub use memory::MemoryLimit;
 pub use origin::{Origin, connect};
+pub use scene::{Scene, soaks};
 pub use status::{interface, packets};
+pub use storm::{KINDS, Storm, Stormed, Tally, escaped};
 pub use volley::{Transport, Volley};
 
 /// The agent under test; `cargo xtask test` builds it and names it in `LEAKGUARD_BIN`.

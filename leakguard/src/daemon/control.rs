@@ -183,6 +183,11 @@ async fn converse(
             }
         }
         Ok(Ask::Release {}) => return release(&mut send, &requests).await,
+        #[cfg(debug_assertions)]
+        Ok(Ask::Panic {}) => match requests.send(Request::Panic).await {
+            Ok(()) => Answer::Done { changed: true },
+            Err(_) => refused("the agent is ending"),
+        },
         Err(error) => refused(&format!("not a question: {error}")),
     };
     write(&mut send, &answer).await
@@ -287,6 +292,8 @@ pub fn connect(path: &Path, question: &Ask) -> Result<Option<Conversation>, Cont
     };
     let limit = match question {
         Ask::Hello {} => Some(HELLO_LIMIT),
+        #[cfg(debug_assertions)]
+        Ask::Panic {} => Some(HELLO_LIMIT),
         // Who follows waits for as long as nothing happens.
         Ask::Events { follow: true } => None,
         Ask::Events { follow: false } | Ask::Allow { .. } | Ask::Release {} => Some(ANSWER_LIMIT),

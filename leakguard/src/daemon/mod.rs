@@ -70,6 +70,9 @@ pub(crate) enum Request {
     SetRole(String, Role, oneshot::Sender<Result<bool, GuardError>>),
     /// Lift protection and end. The second half says when the client has been told.
     Release(oneshot::Sender<()>, oneshot::Receiver<()>),
+    /// Panic.
+    #[cfg(debug_assertions)]
+    Panic,
 }
 
 /// Why the agent ended.
@@ -124,6 +127,9 @@ pub async fn run(
                     answer(reply, result);
                 }
                 Some(Request::Release(reply, told)) => break Some((reply, told)),
+                #[cfg(debug_assertions)]
+                #[expect(clippy::panic, reason = "it is what was asked for")]
+                Some(Request::Panic) => panic!("somebody has asked for it"),
                 None => break None,
             },
             Some(ended) = tasks.join_next() => {
