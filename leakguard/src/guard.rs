@@ -150,6 +150,12 @@ impl Guard {
         self.bring_in_line().await
     }
 
+    /// Takes nothing that was put in place for granted: [`Guard::follow`] looks at all of it next time, also if the
+    /// interfaces read as they did before.
+    pub fn distrust(&mut self) {
+        self.complete = false;
+    }
+
     /// Reads back what enforces and mends what somebody has changed; says whether there was anything to mend.
     pub async fn verify(&mut self) -> Result<bool, GuardError> {
         // What has come or gone by itself is not to mend.

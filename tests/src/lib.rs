@@ -13,7 +13,9 @@ mod origin;
 mod scene;
 mod status;
 mod storm;
+mod tun;
 mod volley;
+mod way;
 
 use std::path::PathBuf;
 
@@ -23,7 +25,9 @@ pub use origin::{Origin, connect};
 pub use scene::{Scene, soaks};
 pub use status::{interface, packets};
 pub use storm::{KINDS, Storm, Stormed, Tally, escaped};
+pub use tun::Tun;
 pub use volley::{Transport, Volley};
+pub use way::Carrier;
 
 /// The agent under test; `cargo xtask test` builds it and names it in `LEAKGUARD_BIN`.
 ///

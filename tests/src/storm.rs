@@ -39,6 +39,9 @@ const TICK: Duration = Duration::from_micros(666);
 /// How long a storm may take to send what is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How long it may make up for a pause before it is stopped.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
 /// A question for `storm.lab.test`, whatever the port.
 const QUESTION: &[u8] =
     b"\x4c\x47\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x05storm\x03lab\x04test\x00\x00\x01\x00\x01";
@@ -120,8 +123,16 @@ impl Storm {
         .unwrap();
     }
 
-    /// Ends it.
+    /// Ends it, after it has made up for what a busy machine was late with, if that is soon.
     pub fn stop(mut self) -> Stormed {
+        let behind = |elapsed: Duration| {
+            let salvoes = u128::from(self.shared.salvoes.load(Ordering::Relaxed));
+            salvoes * 1000 < u128::from(RATE) * elapsed.as_millis()
+        };
+        // What cannot be made up for is told by the figures.
+        drop(wait_until("the storm is up to its rate", CATCH_UP, || {
+            Ok(!behind(self.started.elapsed()))
+        }));
         self.shared.stop.store(true, Ordering::Relaxed);
         let elapsed = self.started.elapsed();
         Stormed {

@@ -113,7 +113,13 @@ pub async fn run(
     verification.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let released = loop {
         tokio::select! {
-            changes = watcher.changed() => pace.note(changes?),
+            changes = watcher.changed() => {
+                let changes = changes?;
+                if changes.gone || changes.overrun {
+                    guard.distrust();
+                }
+                pace.note(changes);
+            }
             () = pace.due() => follow(&mut guard, &interfaces, &mut pace).await,
             _ = verification.tick() => {
                 if let Err(error) = guard.verify().await {
@@ -209,6 +215,7 @@ impl Pace {
     fn note(&mut self, changes: Changes) {
         let Changes {
             links,
+            gone,
             routes,
             overrun,
         } = changes;
@@ -216,7 +223,7 @@ impl Pace {
         if overrun {
             log::warn!("netlink events were lost: reading everything again");
         }
-        if links || overrun {
+        if links || gone || overrun {
             self.due = Some(now);
         } else if routes {
             let credit = ROUTES_INTERVAL * (ROUTES_BURST - 1);
@@ -254,6 +261,7 @@ mod tests {
 
     const ROUTES: Changes = Changes {
         links: false,
+        gone: false,
         routes: true,
         overrun: false,
     };

@@ -34,6 +34,9 @@ const GROUPS: [u32; 4] = [
 pub struct Changes {
     /// A link came, went or changed. The routes over it may have changed without an event.
     pub links: bool,
+    /// A link went. It may be back already, with the same number and name: what reads the same is not the same then,
+    /// and what the kernel held for it is gone.
+    pub gone: bool,
     /// A route or next hop came, went or changed. Under a routing daemon this is true most of the
     /// time: limit the rate of what it leads to.
     pub routes: bool,
@@ -46,10 +49,11 @@ impl Changes {
     pub fn any(self) -> bool {
         let Self {
             links,
+            gone,
             routes,
             overrun,
         } = self;
-        links || routes || overrun
+        links || gone || routes || overrun
     }
 
     /// Notes what the messages of one datagram are about.
@@ -61,7 +65,11 @@ impl Changes {
                 return;
             };
             match message.message_type() {
-                libc::RTM_NEWLINK | libc::RTM_DELLINK => self.links = true,
+                libc::RTM_NEWLINK => self.links = true,
+                libc::RTM_DELLINK => {
+                    self.links = true;
+                    self.gone = true;
+                }
                 libc::RTM_NEWROUTE | libc::RTM_DELROUTE | RTM_NEWNEXTHOP | RTM_DELNEXTHOP => {
                     self.routes = true;
                 }
@@ -197,16 +205,19 @@ mod tests {
 
     const LINKS: Changes = Changes {
         links: true,
+        gone: false,
         routes: false,
         overrun: false,
     };
     const ROUTES: Changes = Changes {
         links: false,
+        gone: false,
         routes: true,
         overrun: false,
     };
     const OVERRUN: Changes = Changes {
         links: false,
+        gone: false,
         routes: false,
         overrun: true,
     };
@@ -229,7 +240,11 @@ mod tests {
     #[test]
     fn links_and_routes_are_told_apart() {
         assert_eq!(noted(&message(libc::RTM_NEWLINK, 16)), LINKS);
-        assert_eq!(noted(&message(libc::RTM_DELLINK, 16)), LINKS);
+        let gone = Changes {
+            gone: true,
+            ..LINKS
+        };
+        assert_eq!(noted(&message(libc::RTM_DELLINK, 16)), gone);
         for kind in [
             libc::RTM_NEWROUTE,
             libc::RTM_DELROUTE,
