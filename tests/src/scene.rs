@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::storm::USUAL;
 use super::{Bench, KINDS, Place, Storm, Stormed, escaped};
 
 /// How many probes of each kind the control sends.
@@ -25,7 +26,7 @@ impl Scene {
     pub fn new(mut bench: Bench) -> Self {
         // What has led here does not count.
         all_escaped(&mut bench);
-        let storm = start(&bench);
+        let storm = start(&bench, USUAL);
         storm.go_on(CONTROL);
         let sent = storm.stop();
         sent.assert_rate();
@@ -44,9 +45,14 @@ impl Scene {
 
     /// Begins the storm over the device, which is protected now.
     pub fn begin(&mut self) {
+        self.begin_at(USUAL);
+    }
+
+    /// Begins a storm of that many probes of each kind in a second.
+    pub fn begin_at(&mut self, rate: u32) {
         // What got out before does not count.
         all_escaped(&mut self.bench);
-        self.storm = Some(start(&self.bench));
+        self.storm = Some(start(&self.bench, rate));
         self.storm().go_on(100);
     }
 
@@ -67,8 +73,9 @@ impl Scene {
     }
 }
 
-fn start(bench: &Bench) -> Storm {
-    Storm::start([Place::Host, Place::Client].map(|place| (place, bench.origin(place))))
+fn start(bench: &Bench, rate: u32) -> Storm {
+    let origins = [Place::Host, Place::Client].map(|place| (place, bench.origin(place)));
+    Storm::start_at(rate, origins)
 }
 
 /// What has got out since the last look.

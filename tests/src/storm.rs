@@ -30,11 +30,11 @@ pub const KINDS: [(&str, Transport, u16); 7] = [
 /// The least number of probes of each kind in a second.
 const RATE: u64 = 1000;
 
+/// How many are sent, to be on the safe side.
+pub(crate) const USUAL: u32 = 1500;
+
 /// Where probes come from: two places, two families.
 const ORIGINS: u64 = 4;
-
-/// The pause between two salvoes. A salvo is one probe of each kind from one of the origins, which take turns.
-const TICK: Duration = Duration::from_micros(666);
 
 /// How long a storm may take to send what is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -87,8 +87,14 @@ struct Gun {
 }
 
 impl Storm {
-    /// Starts it from two places.
+    /// Starts it from two places, at the usual rate.
     pub fn start(origins: [(Place, Origin<'_>); 2]) -> Self {
+        Self::start_at(USUAL, origins)
+    }
+
+    /// Starts it at a rate: that many of each kind in a second, in salvoes of one of each kind from one of the places
+    /// over one of the families, which take turns.
+    pub fn start_at(rate: u32, origins: [(Place, Origin<'_>); 2]) -> Self {
         let guns: Vec<(Place, Vec<Gun>)> = (0..2)
             .flat_map(|family| origins.map(|(place, origin)| (place, load(origin, family))))
             .collect();
@@ -96,7 +102,7 @@ impl Storm {
         let shared = Arc::new(Shared::default());
         let thread = thread::spawn({
             let shared = Arc::clone(&shared);
-            move || rage(&guns, &shared)
+            move || rage(&guns, Duration::from_secs(1) / rate, &shared)
         });
         Self {
             shared,
@@ -253,7 +259,7 @@ fn load(origin: Origin<'_>, family: usize) -> Vec<Gun> {
     KINDS.iter().map(gun).collect()
 }
 
-fn rage(guns: &[(Place, Vec<Gun>)], shared: &Shared) -> [Tally; KINDS.len()] {
+fn rage(guns: &[(Place, Vec<Gun>)], pause: Duration, shared: &Shared) -> [Tally; KINDS.len()] {
     let mut tallies: [Tally; KINDS.len()] = Default::default();
     let mut due = Instant::now();
     for (place, guns) in guns.iter().cycle() {
@@ -272,7 +278,7 @@ fn rage(guns: &[(Place, Vec<Gun>)], shared: &Shared) -> [Tally; KINDS.len()] {
         }
         shared.salvoes.fetch_add(1, Ordering::Relaxed);
         // The pace of the load, not a wait for anything. What a busy machine was late with is made up for.
-        due += TICK;
+        due += pause;
         thread::sleep(due.saturating_duration_since(Instant::now()));
     }
     tallies
