@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use leakguard_common::abi::{Class, ClassSet, MAX_EXTRA_PORTS, Role, Settings};
 
@@ -17,6 +18,13 @@ use crate::kernel::requirements::check_cgroup;
 use crate::kernel::ring::EventRing;
 use crate::kernel::{self, Device, Enforcement, KernelError};
 use crate::netfilter::{self, Action, Applied, NetfilterError, Permitted, Ruleset};
+
+/// How long new uplinks are covered before the interfaces are looked at again, and a tunnel that has come meanwhile is
+/// permitted.
+const ATTACH_TIME: Duration = Duration::from_millis(40);
+
+/// What is added to that for each interface, because looking at thousands takes a while itself.
+const READ_TIME: Duration = Duration::from_micros(20);
 
 /// The interfaces of the managed namespace by number.
 pub type Interfaces = BTreeMap<u32, Interface>;
@@ -83,6 +91,8 @@ pub struct Guard {
     presence: Presence,
     /// Every interface is covered as its role wants; if not, it is tried again.
     complete: bool,
+    /// Nothing has failed, but there was no time for all of it.
+    postponed: bool,
     /// What was warned of and has not been mended since: a retry that fails again is no news.
     warned: BTreeSet<String>,
 }
@@ -114,6 +124,7 @@ impl Guard {
             leased: BTreeSet::new(),
             presence,
             complete: false,
+            postponed: false,
             warned: BTreeSet::new(),
         };
         match guard.begin().await {
@@ -131,9 +142,13 @@ impl Guard {
     async fn begin(&mut self) -> Result<bool, GuardError> {
         self.interfaces = self.read_interfaces().await?;
         warn_of_names(&Interfaces::new(), &self.interfaces);
-        let changed = self.bring_in_line().await?;
+        let mut changed = self.bring_in_line().await?;
         // An interface may have come since the first look.
-        Ok(self.follow().await? || changed)
+        changed |= self.follow().await?;
+        while self.postponed {
+            changed |= self.follow().await?;
+        }
+        Ok(changed)
     }
 
     /// Reads the interfaces again and follows them; says whether anything changed in the kernel.
@@ -160,8 +175,10 @@ impl Guard {
     pub async fn verify(&mut self) -> Result<bool, GuardError> {
         // What has come or gone by itself is not to mend.
         self.follow().await?;
+        // What there was no time for before is not to mend either.
+        let postponed = self.postponed;
         self.ruleset_in_place = false;
-        let mended = self.bring_in_line().await?;
+        let mended = self.bring_in_line().await? && !postponed;
         self.renew_leases().await;
         if mended {
             log::warn!("enforcement had been changed from outside, and is mended");
@@ -181,8 +198,11 @@ impl Guard {
             .enforcement
             .enforce_sockets(&self.cgroup, self.settings)?;
         let mut netfilter = self.update_netfilter().await;
-        let attached = self.enforcement.attach(&devices);
-        if self.presence == Presence::Stays {
+        let time = ATTACH_TIME + READ_TIME * u32::try_from(devices.len()).unwrap_or(u32::MAX);
+        let attached = self.enforcement.attach(&devices, time);
+        self.postponed = attached.postponed;
+        // The second net goes on catching for those that come next: it is told of all of them at once.
+        if self.presence == Presence::Stays && !self.postponed {
             self.leased = attached.covered;
             netfilter |= self.update_netfilter().await;
         }
@@ -193,7 +213,7 @@ impl Guard {
         );
         let changed = permitted.changed || sockets || netfilter || attached.changed;
         let failures = [permitted.failures, attached.failures].concat();
-        self.complete = failures.is_empty();
+        self.complete = failures.is_empty() && !self.postponed;
         for failure in failures {
             self.warn(failure);
         }
@@ -206,6 +226,11 @@ impl Guard {
     /// Whether everything is in place; if not, [`Guard::follow`] tries again.
     pub fn is_complete(&self) -> bool {
         self.complete && self.ruleset_in_place
+    }
+
+    /// Whether [`Guard::follow`] has more to do than it had time for: call it again, after what is more urgent.
+    pub fn is_postponed(&self) -> bool {
+        self.postponed
     }
 
     /// The interfaces as they were last followed.
@@ -382,7 +407,7 @@ pub async fn set_role(bpffs: &Path, name: &str, role: Role) -> Result<bool, Guar
     let mut ruleset = ruleset(&settings);
     ruleset.permitted = of_role(&interfaces, |interface| interface.role != Role::Uplink);
     changed |= apply_netfilter(&mut ruleset).await?;
-    let attached = enforcement.attach(&devices);
+    let attached = enforcement.attach(&devices, Duration::MAX);
     let failures = [permitted_now.failures, attached.failures].concat();
     if failures.is_empty() {
         Ok(changed || attached.changed)

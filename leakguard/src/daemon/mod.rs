@@ -112,6 +112,9 @@ pub async fn run(
     let mut verification = interval_at(Instant::now() + VERIFY_INTERVAL, VERIFY_INTERVAL);
     verification.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let released = loop {
+        if guard.is_postponed() {
+            pace.resume();
+        }
         tokio::select! {
             changes = watcher.changed() => {
                 let changes = changes?;
@@ -234,6 +237,11 @@ impl Pace {
 
     fn retry(&mut self) {
         self.sooner(Instant::now() + RETRY_INTERVAL);
+    }
+
+    /// Goes on at once, after what else there is to do.
+    fn resume(&mut self) {
+        self.due = Some(Instant::now());
     }
 
     fn start(&mut self) {

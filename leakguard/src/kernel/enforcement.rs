@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use leakguard_common::abi::{Role, Settings};
 use leakguard_common::packet::LinkLayer;
@@ -60,6 +61,8 @@ pub struct Followed {
     pub failures: Vec<String>,
     /// The uplinks that a TC program judges now.
     pub covered: BTreeSet<u32>,
+    /// There are more uplinks to cover than the time allowed.
+    pub postponed: bool,
 }
 
 impl Followed {
@@ -166,14 +169,24 @@ impl Enforcement {
     /// Puts the TC program on every uplink among the devices, and takes it off the others.
     ///
     /// An interface that goes away meanwhile is no failure; one that fails does not keep the others from being
-    /// covered.
-    pub fn attach(&mut self, devices: &[Device]) -> Followed {
+    /// covered. New uplinks are covered for about as long as `time`, so that a burst of them does not hold up what is
+    /// more urgent: each waits for an RCU grace period, about 12 ms (`tcx_entry_sync` in `include/net/tcx.h`, 6.18).
+    pub fn attach(&mut self, devices: &[Device], time: Duration) -> Followed {
         let mut followed = Followed::default();
+        let mut spent = Duration::ZERO;
         followed.note(
             "links of interfaces that are gone",
             links::sweep(&self.pins),
         );
         for device in devices {
+            let started = Instant::now();
+            let is_new = device.role == Role::Uplink
+                && self.tc_mode == TcMode::Tcx
+                && !self.pins.tcx_link(device.ifindex).exists();
+            if is_new && spent >= time {
+                followed.postponed = true;
+                continue;
+            }
             let result = match device.role {
                 Role::Uplink => self.attach_device(device),
                 Role::Tunnel | Role::Local => self.detach_device(device),
@@ -182,6 +195,9 @@ impl Enforcement {
                 followed.covered.insert(device.ifindex);
             }
             followed.note(&device.name, result);
+            if is_new {
+                spent += started.elapsed();
+            }
         }
         self.devices = devices.to_vec();
         followed
