@@ -81,9 +81,10 @@ impl Bench {
         self.agent.insert(agent)
     }
 
-    /// The tunnel that it was built with.
-    pub fn tunnel(&mut self) -> &mut WireGuard {
-        &mut self.tunnel.as_mut().unwrap().0
+    /// The tunnel that it was built with, and the namespace it is in.
+    pub fn tunnel(&mut self) -> (&mut WireGuard, &Netns) {
+        let (tunnel, _) = self.tunnel.as_mut().unwrap();
+        (tunnel, self.topology.host())
     }
 
     /// Lifts enforcement and ends the agent.

@@ -471,7 +471,7 @@ fn applying_it_twice_changes_nothing() {
 fn a_handshake_that_ages_out_engages_it() {
     const LIMIT: Duration = Duration::from_secs(10);
     let mut lab = Lab::new();
-    let tunnel = lab.bench.tunnel().pid();
+    let tunnel = lab.bench.tunnel().0.pid().unwrap();
     // The tunnel's control socket is in a mount namespace of its own.
     let script = format!(
         "#!/bin/sh\nexec nsenter --mount=/proc/{tunnel}/ns/mnt -- {} \"$@\"\n",
@@ -483,7 +483,7 @@ fn a_handshake_that_ages_out_engages_it() {
     lab.bench
         .protect_with(wrapper, &["--config", file.to_str().unwrap()]);
     // A new handshake, however long the start has taken.
-    lab.bench.tunnel().renew().unwrap();
+    lab.bench.tunnel().0.renew().unwrap();
     wait_until("a new handshake counts", PATIENCE, || {
         lab.assert_tunnel_works();
         Ok(!lab.is_engaged())
@@ -491,7 +491,7 @@ fn a_handshake_that_ages_out_engages_it() {
     .unwrap();
     lab.assert_open();
     let began = Instant::now();
-    lab.bench.tunnel().kill_server().unwrap();
+    lab.bench.tunnel().0.kill_server().unwrap();
     let refused = until_refused(&lab.sender());
     println!("measured: refused {refused:?} after the server's death, with a limit of {LIMIT:?}");
     assert!(

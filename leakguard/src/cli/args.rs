@@ -138,8 +138,10 @@ pub struct EventsArgs {
 /// Options of `leakguard allow`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A change lasts until the interface goes or the configuration is applied anew;
-what is to stay belongs into the configuration file.
+An interface may be of any kind here; another kind that takes its name later
+is not let through. A change lasts until the interface goes or the
+configuration is applied anew; what is to stay belongs into the
+configuration file.
 
 Example:
   leakguard allow add wg1")]
@@ -283,7 +285,8 @@ pub struct PolicyArgs {
         value_name = "PATTERN",
         value_delimiter = ',',
         help = "Interface that may carry DNS: a name, a glob such as 'tun*', or `auto` for WireGuard and tun \
-                devices; repeat it or separate by commas"
+                devices; of a kind that can be a tunnel, unless a kind is said, as in veth:vpn0 or any:vpn0; repeat \
+                it or separate by commas"
     )]
     pub tunnel: Option<Vec<Pattern>>,
     /// Interface whose packets stay on this host, besides those that are detected

@@ -4,7 +4,7 @@ use std::{error::Error as _, fmt, net::IpAddr, path::PathBuf};
 
 use leakguard_common::abi::{Class, MAX_ENDPOINTS, MAX_EXTRA_PORTS, MAX_LAN, Role};
 
-use super::FileError;
+use super::{FileError, NetlinkBuffer};
 use crate::interfaces::PatternError;
 
 /// A configuration that cannot be used.
@@ -162,6 +162,15 @@ pub enum RuleError {
     Duration {
         /// What was given.
         text: String,
+    },
+    /// A receive buffer that is too small to work with, or larger than the kernel makes one.
+    #[error(
+        "a netlink_buffer of {bytes} bytes is not allowed; set it from {} to {}, or leave it out for {}",
+        NetlinkBuffer::BOUNDS.start(), NetlinkBuffer::BOUNDS.end(), NetlinkBuffer::default().bytes()
+    )]
+    NetlinkBuffer {
+        /// What was given.
+        bytes: i64,
     },
     /// `auto` outside of the tunnel list.
     #[error("`auto` stands for tunnels and cannot be in `{role}`; name the interfaces")]

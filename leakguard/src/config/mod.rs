@@ -14,6 +14,7 @@ mod error;
 mod file;
 mod kill_switch;
 mod names;
+mod netlink;
 mod ports;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ pub use self::{
         Endpoint, EndpointProtocol, Ipv6Policy, KillSwitch, KillSwitchLayer, KillSwitchMode,
     },
     names::{Mode, OnExit, Preflight, class_named},
+    netlink::NetlinkBuffer,
     ports::ExtraPorts,
 };
 
@@ -46,6 +48,8 @@ pub struct Layer {
     pub local: Option<Vec<Pattern>>,
     /// See [`Config::uplink`].
     pub uplink: Option<Vec<Pattern>>,
+    /// See [`Config::netlink_buffer`].
+    pub netlink_buffer: Option<NetlinkBuffer>,
     /// See [`Config::blocked`].
     pub block: Option<ClassSet>,
     /// See [`Config::extra_ports`].
@@ -66,6 +70,7 @@ impl Layer {
             tunnel: self.tunnel.or(below.tunnel),
             local: self.local.or(below.local),
             uplink: self.uplink.or(below.uplink),
+            netlink_buffer: self.netlink_buffer.or(below.netlink_buffer),
             block: self.block.or(below.block),
             ports: self.ports.or(below.ports),
             kill_switch: self.kill_switch.over(below.kill_switch),
@@ -122,6 +127,7 @@ pub struct Config {
     tunnel: Vec<Pattern>,
     local: Vec<Pattern>,
     uplink: Vec<Pattern>,
+    netlink_buffer: NetlinkBuffer,
     block: ClassSet,
     ports: ExtraPorts,
     kill_switch: KillSwitch,
@@ -144,6 +150,7 @@ impl Config {
             tunnel,
             local,
             uplink,
+            netlink_buffer,
             block,
             ports,
             kill_switch,
@@ -157,6 +164,7 @@ impl Config {
             tunnel: tunnel.unwrap_or_default(),
             local: local.unwrap_or_default(),
             uplink: uplink.unwrap_or_default(),
+            netlink_buffer: netlink_buffer.unwrap_or_default(),
             block,
             ports: ports.unwrap_or_default(),
             kill_switch: kill_switch.complete(|class| block.contains(class))?,
@@ -210,6 +218,11 @@ impl Config {
             local: self.local.clone(),
             uplink: self.uplink.clone(),
         }
+    }
+
+    /// How many bytes of unread interface events the kernel keeps for the agent.
+    pub fn netlink_buffer(&self) -> NetlinkBuffer {
+        self.netlink_buffer
     }
 
     /// The classes that are blocked off the tunnel; never empty.

@@ -197,6 +197,11 @@ async fn converse(
         }
         Ask::Confirm {} => refused("an agent needs no confirmation"),
         Ask::Release {} => return release(&mut send, &requests).await,
+        #[cfg(debug_assertions)]
+        Ask::Panic {} => match requests.send(Request::Panic).await {
+            Ok(()) => Answer::Done { changed: true },
+            Err(_) => refused("the agent is ending"),
+        },
     };
     answer_to(&mut send, &answer).await
 }
@@ -325,6 +330,8 @@ pub fn connect(path: &Path, question: &Ask) -> Result<Option<Conversation>, Cont
     };
     let limit = match question {
         Ask::Hello {} => Some(HELLO_LIMIT),
+        #[cfg(debug_assertions)]
+        Ask::Panic {} => Some(HELLO_LIMIT),
         // Who follows waits for as long as nothing happens.
         Ask::Events { follow: true } => None,
         Ask::Events { follow: false } | Ask::Allow { .. } | Ask::Confirm {} | Ask::Release {} => {

@@ -80,6 +80,9 @@ pub(crate) enum Request {
     SetRole(String, Role, oneshot::Sender<Result<bool, GuardError>>),
     /// Lift protection and end. The second half says when the client has been told.
     Release(oneshot::Sender<()>, oneshot::Receiver<()>),
+    /// Panic.
+    #[cfg(debug_assertions)]
+    Panic,
 }
 
 /// Why the agent ended.
@@ -105,7 +108,7 @@ pub async fn run(
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
     // Before the first look at the interfaces, so that no change falls in between.
-    let mut watcher = Watcher::new()?;
+    let mut watcher = Watcher::with_receive_buffer(config.netlink_buffer().bytes())?;
     let (mut guard, _) = Guard::establish(config, place, Presence::Stays).await?;
     let (interfaces, named) = watch::channel(Arc::new(guard.interfaces().clone()));
     let mut tampering = Tampering::new(guard.has_filters());
@@ -141,11 +144,17 @@ pub async fn run(
     let mut attendance = interval(ATTEND_INTERVAL);
     attendance.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let released = loop {
+        if guard.is_postponed() {
+            pace.resume();
+        }
         tokio::select! {
             changes = watcher.changed() => {
                 let changes = changes?;
                 if changes.overrun {
                     health.resynced();
+                }
+                if changes.gone || changes.overrun {
+                    guard.distrust();
                 }
                 pace.note(changes);
             }
@@ -186,6 +195,9 @@ pub async fn run(
                     answer(reply, result);
                 }
                 Some(Request::Release(reply, told)) => break Some((reply, told)),
+                #[cfg(debug_assertions)]
+                #[expect(clippy::panic, reason = "it is what was asked for")]
+                Some(Request::Panic) => panic!("somebody has asked for it"),
                 None => break None,
             },
             Some(ended) = tasks.join_next() => {
@@ -284,6 +296,7 @@ impl Pace {
     fn note(&mut self, changes: Changes) {
         let Changes {
             links,
+            gone,
             routes,
             overrun,
         } = changes;
@@ -291,7 +304,7 @@ impl Pace {
         if overrun {
             log::warn!("netlink events were lost: reading everything again");
         }
-        if links || overrun {
+        if links || gone || overrun {
             self.due = Some(now);
         } else if routes {
             let credit = ROUTES_INTERVAL * (ROUTES_BURST - 1);
@@ -302,6 +315,11 @@ impl Pace {
 
     fn retry(&mut self) {
         self.sooner(Instant::now() + RETRY_INTERVAL);
+    }
+
+    /// Goes on at once, after what else there is to do.
+    fn resume(&mut self) {
+        self.due = Some(Instant::now());
     }
 
     fn start(&mut self) {
@@ -329,6 +347,7 @@ mod tests {
 
     const ROUTES: Changes = Changes {
         links: false,
+        gone: false,
         routes: true,
         overrun: false,
     };

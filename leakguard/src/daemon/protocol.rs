@@ -26,6 +26,9 @@ pub enum Ask {
     /// Lift enforcement and end.
     // Braces: serde looks for unknown fields only in variants that can have some.
     Release {},
+    /// Panic: shows what becomes of enforcement then.
+    #[cfg(debug_assertions)]
+    Panic {},
 }
 
 /// What the agent answers, but for events, which are lines of their own form.

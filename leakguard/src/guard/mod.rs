@@ -19,7 +19,9 @@ use crate::change::{Change, Part};
 use crate::config::Config;
 use crate::error::chain;
 use crate::host::cgroup2_root;
-use crate::interfaces::{Interface, NetlinkError, Pattern, RolePatterns, classify, snapshot};
+use crate::interfaces::{
+    Interface, NetlinkError, Pattern, RolePatterns, classify, snapshot, tunnel_of_kind,
+};
 use crate::kernel::enforcement::{Followed, ReadBack, TcMode};
 use crate::kernel::object::Loaded;
 use crate::kernel::pins::Pins;
@@ -27,6 +29,13 @@ use crate::kernel::requirements::check_cgroup;
 use crate::kernel::ring::EventRing;
 use crate::kernel::{self, Device, Enforcement, Exemptions, KernelError};
 use crate::netfilter::{self, Applied, NetfilterError, Permitted, Ruleset};
+
+/// How long new uplinks are covered before the interfaces are looked at again, and a tunnel that has come meanwhile is
+/// permitted.
+const ATTACH_TIME: Duration = Duration::from_millis(40);
+
+/// What is added to that for each interface, because looking at thousands takes a while itself.
+const READ_TIME: Duration = Duration::from_micros(20);
 
 /// The interfaces of the managed namespace by number.
 pub type Interfaces = BTreeMap<u32, Interface>;
@@ -106,6 +115,8 @@ pub struct Guard {
     complete: bool,
     /// What was mended and not reported yet.
     mended: Vec<Change>,
+    /// Nothing has failed, but there was no time for all of it.
+    postponed: bool,
     /// What was warned of and has not been mended since: a retry that fails again is no news.
     warned: BTreeSet<String>,
 }
@@ -159,6 +170,7 @@ impl Guard {
             established: false,
             complete: false,
             mended: Vec::new(),
+            postponed: false,
             warned: BTreeSet::new(),
         })
     }
@@ -169,7 +181,10 @@ impl Guard {
         warn_of_names(&Interfaces::new(), &self.interfaces);
         let changed = !self.bring_in_line().await?.is_empty();
         // An interface may have come since the first look.
-        let changed = self.follow().await? || changed;
+        let mut changed = self.follow().await? || changed;
+        while self.postponed {
+            changed |= self.follow().await?;
+        }
         // An older version's state goes when everything it did is done, never before.
         let superseded = !self.enforcement.supersede()?.is_empty();
         self.established = true;
@@ -197,13 +212,23 @@ impl Guard {
         Ok(changed)
     }
 
+    /// Takes nothing that was put in place for granted: [`Guard::follow`] looks at all of it next time, also if the
+    /// interfaces read as they did before.
+    pub fn distrust(&mut self) {
+        self.complete = false;
+    }
+
     /// Reads back what enforces and mends what somebody has changed; [`Guard::take_mended`] says what that was.
     pub async fn verify(&mut self) -> Result<(), GuardError> {
         // What has come or gone by itself is not to mend.
         self.follow().await?;
+        // What there was no time for before is not to mend either.
+        let postponed = self.postponed;
         self.ruleset_in_place = false;
         let mended = self.bring_in_line().await?;
-        self.mend(mended);
+        if !postponed {
+            self.mend(mended);
+        }
         Ok(())
     }
 
@@ -242,8 +267,11 @@ impl Guard {
         let exempted = self.enforcement.exempt(&self.exemptions)?;
         let sockets = self.enforce_sockets()?;
         let mut netfilter = self.update_netfilter().await;
-        let attached = self.enforcement.attach(&devices);
-        if self.presence == Presence::Stays {
+        let time = ATTACH_TIME + READ_TIME * u32::try_from(devices.len()).unwrap_or(u32::MAX);
+        let attached = self.enforcement.attach(&devices, time);
+        self.postponed = attached.postponed;
+        // The second net goes on catching for those that come next: it is told of all of them at once.
+        if self.presence == Presence::Stays && !self.postponed {
             self.leased = attached.covered;
             netfilter |= self.update_netfilter().await;
         }
@@ -270,7 +298,7 @@ impl Guard {
             attached.failures,
         ]
         .concat();
-        self.complete = failures.is_empty();
+        self.complete = failures.is_empty() && !self.postponed;
         for failure in failures {
             self.warn(failure);
         }
@@ -306,6 +334,11 @@ impl Guard {
         self.complete && self.ruleset_in_place
     }
 
+    /// Whether [`Guard::follow`] has more to do than it had time for: call it again, after what is more urgent.
+    pub fn is_postponed(&self) -> bool {
+        self.postponed
+    }
+
     /// The interfaces as they were last followed.
     pub fn interfaces(&self) -> &Interfaces {
         &self.interfaces
@@ -315,28 +348,37 @@ impl Guard {
     pub async fn set_role(&mut self, name: &str, role: Role) -> Result<bool, GuardError> {
         // Interfaces come and go; what was followed last may be out of date.
         self.follow().await?;
-        if !self
+        let Some(interface) = self
             .interfaces
             .values()
-            .any(|interface| interface.name == name)
-        {
+            .find(|interface| interface.name == name)
+        else {
             return Err(GuardError::NoInterface {
                 name: name.to_owned(),
             });
-        }
-        let pattern = Pattern::exact(name);
+        };
+        let kind = interface.kind.clone();
         let RolePatterns {
             tunnel,
             local,
             uplink,
         } = &mut self.patterns;
-        for patterns in [&mut *tunnel, &mut *local, &mut *uplink] {
-            patterns.retain(|known| *known != pattern);
+        for patterns in [&mut *local, &mut *uplink] {
+            patterns.retain(|known| !known.is_name(name));
+        }
+        if role != Role::Tunnel {
+            tunnel.retain(|known| !known.is_name(name));
         }
         match role {
-            Role::Tunnel => tunnel.push(pattern),
-            Role::Local => local.push(pattern),
-            Role::Uplink => uplink.push(pattern),
+            // Who permits an interface means the one that is there, not another kind that takes its name later.
+            Role::Tunnel => {
+                let pattern = Pattern::exact_of_kind(name, kind.as_deref());
+                if !tunnel.contains(&pattern) {
+                    tunnel.push(pattern);
+                }
+            }
+            Role::Local => local.push(Pattern::exact(name)),
+            Role::Uplink => uplink.push(Pattern::exact(name)),
         }
         self.follow().await
     }
@@ -496,7 +538,7 @@ pub(crate) async fn carry_out(
     let mut ruleset = ruleset(settings, exemptions);
     ruleset.permitted = of_role(interfaces, |interface| interface.role != Role::Uplink);
     let netfilter = apply_netfilter(&mut ruleset).await?;
-    let attached = enforcement.attach(&devices);
+    let attached = enforcement.attach(&devices, Duration::MAX);
     let failures = [permitted.failures, attached.failures].concat();
     if failures.is_empty() {
         Ok(!permitted.changes.is_empty() || netfilter || !attached.changes.is_empty())
@@ -537,14 +579,42 @@ fn of_role(interfaces: &Interfaces, wanted: impl Fn(&Interface) -> bool) -> BTre
         .collect()
 }
 
-/// Warns of interfaces that have come with a name that nft cannot express: the second net does not permit them.
+/// Warns of interfaces that have come with a name that nft cannot express, which the second net does not permit, or with
+/// a tunnel's name but not its kind.
 fn warn_of_names(before: &Interfaces, after: &Interfaces) {
-    for (ifindex, Interface { name, .. }) in after {
-        let known = before.get(ifindex).is_some_and(|was| was.name == *name);
-        if !known && let Err(error) = Permitted::new(*ifindex, name) {
+    for (ifindex, interface) in after {
+        let Interface { name, .. } = interface;
+        if before.get(ifindex).is_some_and(|was| was.name == *name) {
+            continue;
+        }
+        if let Err(error) = Permitted::new(*ifindex, name) {
             log::warn!("{error}");
         }
+        if let Some(warning) = passed_over(interface) {
+            log::warn!("{warning}");
+        }
     }
+}
+
+/// What to say of an interface that a tunnel's pattern names, but is of a kind that the pattern does not take.
+fn passed_over(interface: &Interface) -> Option<String> {
+    let Interface {
+        ifindex,
+        name,
+        role,
+        kind,
+        passed_over,
+        ..
+    } = interface;
+    let pattern = passed_over.as_ref()?;
+    let kind_text = kind
+        .as_ref()
+        .map_or_else(|| "no kind".to_owned(), |kind| format!("kind {kind}"));
+    Some(format!(
+        "{name} ({ifindex}) has a name of the tunnel `{pattern}`, but is of {kind_text}: it is no tunnel, and stays \
+         {role}; if it is meant, name it `{}`",
+        tunnel_of_kind(name, kind.as_deref())
+    ))
 }
 
 fn device(interface: &Interface) -> Device {

@@ -92,6 +92,7 @@ mod tests {
             kind: None,
             link_layer: LinkLayer::Ip,
             up,
+            passed_over: None,
         };
         list.iter()
             .map(|entry| (entry.0, interface(entry)))

@@ -99,11 +99,6 @@ impl Link {
         self.kind.as_deref() == Some(kind)
     }
 
-    /// Whether `auto` takes it for a tunnel: WireGuard, or tun at layer 3.
-    pub(super) fn is_detected_tunnel(&self) -> bool {
-        self.is_kind("wireguard") || self.is_kind("tun") && self.hardware_type == libc::ARPHRD_NONE
-    }
-
     /// Whether its role depends on the routes over it.
     fn needs_routes(&self) -> bool {
         self.is_tap()

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use leakguard_common::abi::{ABI_VERSION, Liveness, Role, Settings, map};
 use leakguard_common::packet::LinkLayer;
@@ -99,6 +99,8 @@ pub struct Followed {
     pub failures: Vec<String>,
     /// The uplinks that a TC program judges now, before any other.
     pub covered: BTreeSet<u32>,
+    /// There are more uplinks to cover than the time allowed.
+    pub postponed: bool,
 }
 
 impl Followed {
@@ -316,11 +318,13 @@ impl Enforcement {
     /// Puts the TC program first on every uplink among the devices, and takes it off the others.
     ///
     /// An interface that goes away meanwhile is no failure; one that fails does not keep the others from being
-    /// covered.
-    pub fn attach(&mut self, devices: &[Device]) -> Followed {
+    /// covered. New uplinks are covered for about as long as `time`, so that a burst of them does not hold up what is
+    /// more urgent: each waits for an RCU grace period, about 12 ms (`tcx_entry_sync` in `include/net/tcx.h`, 6.18).
+    pub fn attach(&mut self, devices: &[Device], time: Duration) -> Followed {
         let mut followed = Followed::default();
         let swept = self.links.sweep(&mut followed);
         followed.note("links of interfaces that are gone", swept);
+        let mut spent = Duration::ZERO;
         let known: BTreeSet<u32> = devices.iter().map(|device| device.ifindex).collect();
         self.overtakings.retain(|ifindex| known.contains(&ifindex));
         self.devices = devices.to_vec();
@@ -331,12 +335,22 @@ impl Enforcement {
                 followed.note(&device.name, detached);
                 continue;
             }
+            let started = Instant::now();
+            let is_new =
+                self.tc_mode == TcMode::Tcx && !self.pins.tcx_link(device.ifindex).exists();
+            if is_new && spent >= time {
+                followed.postponed = true;
+                continue;
+            }
             match self.attach_device(device, &mut followed) {
                 Ok(Standing::Behind) => behind.push(device),
                 Ok(Standing::First | Standing::Gone) => {
                     followed.covered.insert(device.ifindex);
                 }
                 Err(error) => followed.note(&device.name, Err(error)),
+            }
+            if is_new {
+                spent += started.elapsed();
             }
         }
         self.overtake(&behind, &mut followed);

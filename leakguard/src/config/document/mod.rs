@@ -9,8 +9,8 @@ use toml::Spanned;
 use self::kill_switch::KillSwitch;
 use self::shape::{List, PortNumber, Table, unplaced};
 use super::{
-    Config, ExtraPorts, Ipv6Policy, Layer, Mode, OnExit, Position, Preflight, Problem, RuleError,
-    check_role, class_named,
+    Config, ExtraPorts, Ipv6Policy, Layer, Mode, NetlinkBuffer, OnExit, Position, Preflight,
+    Problem, RuleError, check_role, class_named,
 };
 use crate::interfaces::Pattern;
 
@@ -40,6 +40,7 @@ struct Interfaces {
     tunnel: Option<List<String>>,
     local: Option<List<String>>,
     uplink: Option<List<String>>,
+    netlink_buffer: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -100,6 +101,9 @@ pub(super) fn render(config: &Config) -> Result<String, toml::ser::Error> {
             tunnel: patterns(config.tunnel()),
             local: patterns(config.local()),
             uplink: patterns(config.uplink()),
+            netlink_buffer: i64::try_from(config.netlink_buffer().bytes())
+                .ok()
+                .map(unplaced),
         }),
         dns: Table(Dns {
             block: Some(unplaced(block)),
@@ -127,6 +131,7 @@ impl Document {
             tunnel,
             local,
             uplink,
+            netlink_buffer,
         }) = interfaces;
         let Table(Dns { block, ports }) = dns;
 
@@ -148,6 +153,9 @@ impl Document {
                 .transpose()?,
             uplink: uplink
                 .map(|list| patterns(&list, others(Role::Uplink)))
+                .transpose()?,
+            netlink_buffer: netlink_buffer
+                .map(|bytes| placed(&bytes, |&bytes| NetlinkBuffer::new(bytes)))
                 .transpose()?,
             block: block.map(|list| classes(&list)).transpose()?,
             ports: ports.map(|list| extra_ports(&list)).transpose()?,

@@ -28,6 +28,7 @@ fn every_key_is_read() {
         tunnel = ["wg0", "tun*"]
         local = ["br-*"]
         uplink = ["eth0"]
+        netlink_buffer = 65536
         [dns]
         block = ["dot", "dns", "dot"]
         ports = [5300, 1]
@@ -56,6 +57,7 @@ fn every_key_is_read() {
         tunnel: Some(patterns_of(&["wg0", "tun*"])),
         local: Some(patterns_of(&["br-*"])),
         uplink: Some(patterns_of(&["eth0"])),
+        netlink_buffer: Some(NetlinkBuffer::new(65536).unwrap()),
         block: Some(
             ["dns", "dot"]
                 .iter()
@@ -117,6 +119,7 @@ fn what_is_shown_reads_back_the_same() {
         "",
         "mode = 'observe'\non_exit = 'release'\npreflight = 'off'",
         "[interfaces]\ntunnel = ['auto', 'tun*']\nlocal = ['br[0-9]']\nuplink = ['eth0']",
+        "[interfaces]\ntunnel = ['veth:vpn0', 'any:x']\nnetlink_buffer = 70000",
         "[dns]\nblock = ['netbios', 'dns']\nports = [1, 65535]",
         "[ipv6]\npolicy = 'block-off-tunnel'",
         "[kill_switch]\nmode = 'always'\ndhcp = false\nlan = ['10.0.0.0/8']\nhandshake_max = '1500ms'\n\
@@ -144,7 +147,7 @@ fn unknown_keys_are_refused_and_the_known_ones_listed() {
     );
     assert_eq!(
         error("[interfaces]\ntunnels = []"),
-        "2:1: unknown field `tunnels`, expected one of `tunnel`, `local`, `uplink`"
+        "2:1: unknown field `tunnels`, expected one of `tunnel`, `local`, `uplink`, `netlink_buffer`"
     );
     assert_eq!(
         error("[dns]\n\nredirect = []"),
@@ -308,6 +311,16 @@ fn rules_are_located() {
         (
             "[interfaces]\nlocal = ['auto']",
             "2:10: `auto` stands for tunnels and cannot be in `local`; name the interfaces",
+        ),
+        (
+            "[interfaces]\nnetlink_buffer = 4096",
+            "2:18: a netlink_buffer of 4096 bytes is not allowed; set it from 65536 to 536870912, or leave it out \
+             for 8388608",
+        ),
+        (
+            "[interfaces]\nnetlink_buffer = 1000000000000",
+            "2:18: a netlink_buffer of 1000000000000 bytes is not allowed; set it from 65536 to 536870912, or leave it \
+             out for 8388608",
         ),
         (
             "[dns]\nports = [1, 70000]",
