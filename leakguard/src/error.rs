@@ -22,6 +22,20 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// The meaning of a code that a process of this program has ended with.
+    pub fn with_code(code: i32) -> Self {
+        [
+            Self::Done,
+            Self::Failed,
+            Self::Usage,
+            Self::NotProtected,
+            Self::Missing,
+        ]
+        .into_iter()
+        .find(|exit| *exit as i32 == code)
+        .unwrap_or(Self::Failed)
+    }
+
     /// The exit code an error asks for: that of its outermost mark, or [`Exit::Failed`].
     pub fn of(error: &anyhow::Error) -> Self {
         error
@@ -153,6 +167,8 @@ mod tests {
         .map(|exit| exit as u8);
         assert_eq!(numbers, [0, 1, 2, 3, 4]);
         assert_eq!(ExitCode::from(Exit::Missing), ExitCode::from(4));
+        assert_eq!(Exit::with_code(3), Exit::NotProtected);
+        assert_eq!(Exit::with_code(101), Exit::Failed);
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub struct Mount {
     pub point: PathBuf,
     /// The file system's type, such as `cgroup2` or `bpf`.
     pub fs_type: String,
+    /// What was mounted: a device, or any name that whoever mounted it gave.
+    pub source: String,
 }
 
 /// The mounts of this process's mount namespace, in the order of the kernel's table.
@@ -52,14 +54,16 @@ pub fn cgroup2_root() -> Result<PathBuf, HostError> {
 }
 
 /// Parses one line as described in `proc_pid_mountinfo(5)`: the mount point is the fifth field, and
-/// the type follows a lone hyphen, because the number of optional fields before it varies.
+/// type and source follow a lone hyphen, because the number of optional fields before it varies.
 fn parse_mount(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
     let point = unescape(fields.nth(4)?);
-    let fs_type = fields.skip_while(|field| *field != b"-").nth(1)?;
+    let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
+    let mut text = || Some(String::from_utf8_lossy(rest.next()?).into_owned());
     Some(Mount {
         point,
-        fs_type: String::from_utf8_lossy(fs_type).into_owned(),
+        fs_type: text()?,
+        source: text()?,
     })
 }
 

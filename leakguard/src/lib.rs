@@ -3,6 +3,7 @@
 pub mod change;
 pub mod cli;
 pub mod config;
+pub mod confirm;
 pub mod daemon;
 pub mod error;
 pub mod event;
@@ -12,4 +13,6 @@ pub mod interfaces;
 pub mod kernel;
 pub mod lab;
 pub mod netfilter;
+pub mod preflight;
+pub mod purge;
 pub mod status;

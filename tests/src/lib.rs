@@ -8,18 +8,30 @@
 )]
 
 mod bench;
+pub mod dhcp;
 mod foreign;
+mod memory;
 mod origin;
+pub mod radvd;
+mod scene;
 mod status;
+mod storm;
+mod tun;
 mod volley;
+mod way;
 
 use std::path::PathBuf;
 
 pub use bench::{Bench, Place, isp};
 pub use foreign::Foreign;
+pub use memory::MemoryLimit;
 pub use origin::{Origin, connect};
+pub use scene::{Scene, soaks};
 pub use status::{interface, packets};
+pub use storm::{KINDS, Storm, Stormed, Tally, escaped};
+pub use tun::Tun;
 pub use volley::{Transport, Volley};
+pub use way::Carrier;
 
 /// The agent under test; `cargo xtask test` builds it and names it in `LEAKGUARD_BIN`.
 ///

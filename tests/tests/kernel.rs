@@ -360,7 +360,7 @@ fn with_enforcement(test: impl FnOnce(&Netns, &mut Enforcement) + Send) {
 fn another_program_replaces_the_one_that_is_attached() {
     with_enforcement(|netns, enforcement| {
         let mut attach = |link| {
-            let followed = enforcement.attach(&[uplink(link)]);
+            let followed = enforcement.attach(&[uplink(link)], Duration::MAX);
             assert!(followed.failures.is_empty(), "{:?}", followed.failures);
             (!followed.changes.is_empty(), clsact_filters(netns, "up0"))
         };
@@ -378,11 +378,21 @@ fn another_program_replaces_the_one_that_is_attached() {
 fn a_deleted_qdisc_is_noticed() {
     with_enforcement(|netns, enforcement| {
         let device = [uplink(LinkLayer::Ethernet)];
-        assert!(!enforcement.attach(&device).changes.is_empty());
+        assert!(
+            !enforcement
+                .attach(&device, Duration::MAX)
+                .changes
+                .is_empty()
+        );
         let before = clsact_filters(netns, "up0").len();
         if expected_tc() == "clsact" {
             run(netns, "tc", &["qdisc", "del", "dev", "up0", "clsact"]);
-            assert!(!enforcement.attach(&device).changes.is_empty());
+            assert!(
+                !enforcement
+                    .attach(&device, Duration::MAX)
+                    .changes
+                    .is_empty()
+            );
         }
         assert_eq!(clsact_filters(netns, "up0").len(), before);
     });
@@ -392,7 +402,9 @@ fn a_deleted_qdisc_is_noticed() {
 fn an_ingress_qdisc_is_not_taken_for_clsact() {
     with_enforcement(|netns, enforcement| {
         run(netns, "tc", &["qdisc", "add", "dev", "up0", "ingress"]);
-        let failures = enforcement.attach(&[uplink(LinkLayer::Ethernet)]).failures;
+        let failures = enforcement
+            .attach(&[uplink(LinkLayer::Ethernet)], Duration::MAX)
+            .failures;
         // TCX does not need a qdisc.
         assert_eq!(failures.len(), usize::from(expected_tc() == "clsact"));
         let filters = run(netns, "tc", &["filter", "show", "dev", "up0", "ingress"]);
@@ -411,9 +423,19 @@ fn foreign_filters_and_their_qdisc_stay() {
         let before = list();
         assert!(before.contains("u32"), "{before}");
         let mut device = uplink(LinkLayer::Ethernet);
-        assert!(!enforcement.attach(&[device.clone()]).changes.is_empty());
+        assert!(
+            !enforcement
+                .attach(&[device.clone()], Duration::MAX)
+                .changes
+                .is_empty()
+        );
         device.role = Role::Local;
-        assert!(!enforcement.attach(&[device]).changes.is_empty());
+        assert!(
+            !enforcement
+                .attach(&[device], Duration::MAX)
+                .changes
+                .is_empty()
+        );
         assert_eq!(list(), before);
         assert_eq!(clsact_filters(netns, "up0"), Vec::<String>::new());
     });

@@ -6,7 +6,7 @@ mod device;
 
 use std::fs;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use device::{Device, Flood, Flooded, PATIENCE, Run, RunningAgent, TUNNEL};
 use leakguard::kernel::pins::Pins;
@@ -338,7 +338,7 @@ fn programs_are_replaced_without_a_gap() {
         enforcement.permit(&devices).unwrap();
         let enforced = enforcement.enforce_sockets(device.cgroup.path(), Settings::default());
         assert!(enforced.unwrap().failures.is_empty());
-        let attached = enforcement.attach(&devices);
+        let attached = enforcement.attach(&devices, Duration::MAX);
         assert!(attached.failures.is_empty(), "{attached:?}");
         let floods = device.flood();
         go_on(&floods, 200);
@@ -361,7 +361,7 @@ fn programs_are_replaced_without_a_gap() {
         );
         go_on(&floods, 200);
         // Nothing has to be done after them.
-        let attached = enforcement.attach(&devices);
+        let attached = enforcement.attach(&devices, Duration::MAX);
         assert!(attached.changes.is_empty(), "{attached:?}");
         floods
     });

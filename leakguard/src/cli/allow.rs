@@ -4,6 +4,7 @@ use anyhow::bail;
 use leakguard_common::abi::Role;
 
 use super::args::{AllowArgs, AllowChangeArgs, AllowCommand, AllowListArgs};
+use super::confirm::refuse_if_pending;
 use super::output::Output;
 use super::{errors, runtime};
 use crate::daemon::connect;
@@ -41,6 +42,7 @@ fn change(args: &AllowChangeArgs, allow: bool) -> anyhow::Result<Exit> {
                 other => bail!("the agent gave an answer to another question: {other:?}"),
             }
         } else {
+            refuse_if_pending(&control.control)?;
             let role = if allow { Role::Tunnel } else { Role::Uplink };
             runtime()?
                 .block_on(guard::set_role(&bpffs.bpffs, interface, role))

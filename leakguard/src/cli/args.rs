@@ -1,15 +1,20 @@
 //! The options of every command.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{
     ArgAction, Args, Subcommand, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser as _},
 };
+use jiff::SignedDuration;
 use leakguard_common::abi::Class;
 
 use crate::{
-    config::{Config, Layer, Mode, Source, class_named},
+    config::{
+        Config, Ipv6Policy, KillSwitchLayer, KillSwitchMode, Layer, Mode, Preflight, Source,
+        class_named,
+    },
     error::{Exit, WithExit as _},
     interfaces::Pattern,
     status::Level,
@@ -55,8 +60,9 @@ pub struct RunArgs {
 Says `unchanged` if all of it is enforced already. It does not watch interfaces:
 a tunnel that comes up later needs another `apply`, or use `leakguard run`.
 
-Example:
-  leakguard apply --tunnel wg0")]
+Examples:
+  leakguard apply --tunnel wg0
+  leakguard apply --tunnel wg0 --confirm 60s    over SSH: undone by itself unless you can still confirm")]
 pub struct ApplyArgs {
     /// What to enforce.
     #[command(flatten)]
@@ -67,6 +73,25 @@ pub struct ApplyArgs {
     /// Where to pin.
     #[command(flatten)]
     pub bpffs: BpffsArgs,
+    /// Where the confirmation is waited for.
+    #[command(flatten)]
+    pub control: ControlArgs,
+    /// Go back to what was enforced before unless `leakguard confirm` is run within this time, such as 60s or 5m
+    #[arg(long, value_name = "TIME", value_parser = trial_limit)]
+    pub confirm: Option<Duration>,
+}
+
+/// Options of `leakguard confirm`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Fails if nothing waits for it, for example because it came too late.
+
+Example:
+  leakguard apply --tunnel wg0 --confirm 60s && leakguard confirm")]
+pub struct ConfirmArgs {
+    /// Where the confirmation is waited for.
+    #[command(flatten)]
+    pub control: ControlArgs,
 }
 
 /// Options of `leakguard status`.
@@ -113,8 +138,10 @@ pub struct EventsArgs {
 /// Options of `leakguard allow`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A change lasts until the interface goes or the configuration is applied anew;
-what is to stay belongs into the configuration file.
+An interface may be of any kind here; another kind that takes its name later
+is not let through. A change lasts until the interface goes or the
+configuration is applied anew; what is to stay belongs into the
+configuration file.
 
 Example:
   leakguard allow add wg1")]
@@ -167,6 +194,23 @@ pub struct ReleaseArgs {
     #[command(flatten)]
     pub bpffs: BpffsArgs,
     /// The agent to tell.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// Options of `leakguard purge`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Removes enforcement, pins, nftables tables, filters, sockets and directories, and
+the bpffs if leakguard has mounted it. The configuration file is yours and stays.
+
+Before the package or the binary is removed:
+  leakguard purge")]
+pub struct PurgeArgs {
+    /// What to remove.
+    #[command(flatten)]
+    pub bpffs: BpffsArgs,
+    /// The agent to end, and the socket to remove.
     #[command(flatten)]
     pub control: ControlArgs,
 }
@@ -241,7 +285,8 @@ pub struct PolicyArgs {
         value_name = "PATTERN",
         value_delimiter = ',',
         help = "Interface that may carry DNS: a name, a glob such as 'tun*', or `auto` for WireGuard and tun \
-                devices; repeat it or separate by commas"
+                devices; of a kind that can be a tunnel, unless a kind is said, as in veth:vpn0 or any:vpn0; repeat \
+                it or separate by commas"
     )]
     pub tunnel: Option<Vec<Pattern>>,
     /// Interface whose packets stay on this host, besides those that are detected
@@ -253,9 +298,18 @@ pub struct PolicyArgs {
     /// Whether to drop DNS off the tunnel or only to report it
     #[arg(long, value_enum)]
     pub mode: Option<Mode>,
+    /// What to do if, before enforcing, no resolver is found behind a tunnel [default: warn]
+    #[arg(long, value_enum)]
+    pub preflight: Option<Preflight>,
     /// What to block off the tunnel, separated by commas [default: all of them]
     #[arg(long, value_name = "CLASS", value_delimiter = ',', value_parser = class_parser())]
     pub block: Option<Vec<Class>>,
+    /// When uplinks carry nothing but what the file exempts (VPN endpoints, DHCP, LAN) [default: off]
+    #[arg(long, value_name = "MODE", value_enum)]
+    pub kill_switch: Option<KillSwitchMode>,
+    /// What uplinks carry of IPv6 [default: dns-only]
+    #[arg(long, value_name = "POLICY", value_enum)]
+    pub ipv6: Option<Ipv6Policy>,
 }
 
 impl PolicyArgs {
@@ -263,6 +317,7 @@ impl PolicyArgs {
     pub fn layer(&self) -> Layer {
         Layer {
             mode: self.mode,
+            preflight: self.preflight,
             tunnel: self.tunnel.clone(),
             local: self.local.clone(),
             uplink: self.uplink.clone(),
@@ -270,6 +325,11 @@ impl PolicyArgs {
                 .block
                 .as_ref()
                 .map(|classes| classes.iter().copied().collect()),
+            kill_switch: KillSwitchLayer {
+                mode: self.kill_switch,
+                ..KillSwitchLayer::default()
+            },
+            ipv6: self.ipv6,
             ..Layer::default()
         }
     }
@@ -331,6 +391,20 @@ pub enum LogFormat {
 fn class_parser() -> impl clap::builder::TypedValueParser<Value = Class> {
     PossibleValuesParser::new(Class::ALL.iter().map(|class| class.name()))
         .try_map(|name| class_named(&name))
+}
+
+/// Accepts a time from one second to one day.
+fn trial_limit(text: &str) -> Result<Duration, &'static str> {
+    const RANGE: std::ops::RangeInclusive<Duration> =
+        Duration::from_secs(1)..=Duration::from_hours(24);
+
+    let parsed: SignedDuration = text
+        .parse()
+        .or(Err("not a time; write it with its unit, such as 60s or 5m"))?;
+    Duration::try_from(parsed)
+        .ok()
+        .filter(|limit| RANGE.contains(limit))
+        .ok_or("not between 1s and 24h")
 }
 
 /// Accepts what the kernel accepts as the name of an interface (`dev_valid_name` in `net/core/dev.c`).

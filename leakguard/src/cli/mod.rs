@@ -16,11 +16,14 @@ mod allow;
 mod apply;
 pub mod args;
 mod config;
+mod confirm;
 mod demo;
 mod errors;
 mod events;
 mod logging;
 mod output;
+mod preflight;
+mod purge;
 mod release;
 mod run;
 mod status;
@@ -57,6 +60,8 @@ enum Command {
     Run(args::RunArgs),
     /// Enforce without an agent, then exit (early boot, cron, Ansible)
     Apply(args::ApplyArgs),
+    /// Keep what `apply --confirm` has enforced
+    Confirm(args::ConfirmArgs),
     /// Show what is enforced now, with or without an agent
     Status(args::StatusArgs),
     /// Show the packets that were dropped and who sent them
@@ -65,6 +70,8 @@ enum Command {
     Allow(args::AllowArgs),
     /// Lift enforcement
     Release(args::ReleaseArgs),
+    /// Lift enforcement and remove every trace but the configuration file
+    Purge(args::PurgeArgs),
     /// Check a configuration file, or show what applies
     Config(args::ConfigArgs),
     /// Show a leak, and how it is stopped, in a throw-away network
@@ -85,10 +92,12 @@ pub fn main() -> ExitCode {
     let result = match &command {
         Command::Run(args) => run::run(args, log.log_format),
         Command::Apply(args) => apply::run(args),
+        Command::Confirm(args) => confirm::run(args),
         Command::Status(args) => status::run(args),
         Command::Events(args) => events::run(args),
         Command::Allow(args) => allow::run(args),
         Command::Release(args) => release::run(args),
+        Command::Purge(args) => purge::run(args),
         Command::Config(args) => config::run(args),
         Command::Demo => demo::run(),
     };

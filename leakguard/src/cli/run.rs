@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 
 use super::args::{CgroupArgs, LogFormat, RunArgs};
-use super::{errors, runtime};
+use super::confirm::refuse_if_pending;
+use super::{errors, preflight, runtime};
 use crate::config::Config;
+use crate::confirm::forget_abandoned;
 use crate::daemon::{self, Ended, Form, Printer};
 use crate::error::{Exit, WithExit as _};
 use crate::guard::{Guard, Place};
@@ -24,6 +26,8 @@ pub(super) fn run(args: &RunArgs, format: LogFormat) -> anyhow::Result<Exit> {
         control,
     } = args;
     let config = policy.load()?;
+    refuse_if_pending(&control.control)?;
+    forget_abandoned(&control.control).map_err(errors::control)?;
     let printer = Printer::start(match format {
         LogFormat::Text => Form::Text,
         LogFormat::Json => Form::Json,
@@ -31,6 +35,7 @@ pub(super) fn run(args: &RunArgs, format: LogFormat) -> anyhow::Result<Exit> {
     .context("cannot start the thread that prints events")?;
     runtime()?.block_on(async {
         require_tunnel(&config, "run").await?;
+        preflight::check(&config).await?;
         let place = place(cgroup, bpffs.bpffs.clone())?;
         let ended = daemon::run(&config, &place, &control.control, printer, announce)
             .await

@@ -6,10 +6,12 @@ use serde::Serialize;
 use super::args::StatusArgs;
 use super::output::Output;
 use super::{errors, runtime};
+use crate::config::KillSwitchMode;
+use crate::confirm::{self, Pending};
 use crate::daemon::protocol::{Answer, Ask};
 use crate::daemon::{HealthReport, connect};
 use crate::error::{Exit, escape_control};
-use crate::status::{self, Level, Status};
+use crate::status::{self, KillSwitch, Level, Status};
 
 /// Runs the command.
 pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Exit> {
@@ -26,6 +28,7 @@ pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Exit> {
     let report = Report {
         agent,
         health,
+        confirmation: confirmation(&control.control),
         status,
     };
     let mut output = Output::stdout();
@@ -48,8 +51,41 @@ struct Report {
     agent: Option<u32>,
     /// What the agent has had to mend since it started; absent with it.
     health: Option<HealthReport>,
+    /// What waits for `leakguard confirm`; absent if nothing does.
+    confirmation: Option<Confirmation>,
     #[serde(flatten)]
     status: Status,
+}
+
+/// What `apply --confirm` has enforced.
+#[derive(Debug, Serialize)]
+struct Confirmation {
+    /// `pending`; or `abandoned`, if the process that waited was killed, so that nothing will roll it back.
+    state: &'static str,
+    /// The process that will roll it back.
+    pid: Option<u32>,
+    /// The time until then, in seconds.
+    remaining: Option<u64>,
+}
+
+fn confirmation(control: &std::path::Path) -> Option<Confirmation> {
+    match confirm::pending(control) {
+        Ok(Pending::Yes { pid, remaining }) => Some(Confirmation {
+            state: "pending",
+            pid: Some(pid),
+            remaining: Some(remaining.as_secs()),
+        }),
+        Ok(Pending::Abandoned) => Some(Confirmation {
+            state: "abandoned",
+            pid: None,
+            remaining: None,
+        }),
+        Ok(Pending::No) => None,
+        Err(error) => {
+            log::warn!("{error}");
+            None
+        }
+    }
 }
 
 /// The agent that answers; one that does not is as good as none.
@@ -68,10 +104,37 @@ fn agent(control: &std::path::Path) -> Option<(u32, HealthReport)> {
     }
 }
 
+/// The kill switch in a few words.
+fn described(kill_switch: &KillSwitch) -> String {
+    let KillSwitch {
+        mode,
+        engaged,
+        tunnel,
+        endpoints,
+        dhcp,
+        ndp,
+        lan,
+    } = kill_switch;
+    if *mode == KillSwitchMode::Off.name() {
+        return (*mode).to_owned();
+    }
+    let state = match tunnel {
+        Some(tunnel) => format!("not engaged: {} is up", escape_control(tunnel)),
+        None if *engaged => "engaged".to_owned(),
+        None => "not engaged".to_owned(),
+    };
+    let mut exempt = vec![format!("{endpoints} endpoints")];
+    exempt.extend(dhcp.then(|| "dhcp".to_owned()));
+    exempt.extend(ndp.then(|| "ndp".to_owned()));
+    exempt.extend(lan.iter().cloned());
+    format!("{mode}, {state}; exempt: {}", exempt.join(", "))
+}
+
 fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
     let Report {
         agent,
         health,
+        confirmation,
         status,
     } = report;
     let level = match status.level {
@@ -108,6 +171,15 @@ fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
             "repairs    {mended}; netlink re-read {netlink_resyncs} times"
         ))?;
     }
+    match confirmation {
+        Some(Confirmation { remaining: Some(remaining), .. }) => output.line(format_args!(
+            "confirm    pending: rolled back in {remaining} s unless you run `leakguard confirm`"
+        ))?,
+        Some(_) => output.line(
+            "confirm    the process that waited was killed: nothing will roll back; keep it with `leakguard confirm`",
+        )?,
+        None => {}
+    }
     let Some(mode) = status.mode else {
         return Ok(());
     };
@@ -115,6 +187,12 @@ fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
         "mode       {mode}, {}",
         status.block.join(" ")
     ))?;
+    if let Some(kill_switch) = &status.kill_switch {
+        output.line(format_args!("kill switch {}", described(kill_switch)))?;
+    }
+    if let Some(ipv6) = status.ipv6 {
+        output.line(format_args!("ipv6       {ipv6}"))?;
+    }
     if let Some(cgroup) = &status.cgroup {
         output.line(format_args!("cgroup     {}", cgroup.display()))?;
     }

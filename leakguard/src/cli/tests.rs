@@ -104,6 +104,8 @@ fn the_other_commands_parse() {
     for line in [
         "allow list",
         "release",
+        "confirm",
+        "purge",
         "config check",
         "config check F",
         "config show",
@@ -127,6 +129,21 @@ fn wrong_values_are_refused() {
             "{name}"
         );
     }
+    for time in [
+        "0s",
+        "-5s",
+        "25h",
+        "60",
+        "soon",
+        "",
+        "1y",
+        "999999999999999999h",
+    ] {
+        assert!(
+            refused(&format!("apply --confirm={time}")).contains("--confirm"),
+            "{time}"
+        );
+    }
     refused("allow add");
     refused("config check F --config G");
 }
@@ -134,14 +151,13 @@ fn wrong_values_are_refused() {
 #[test]
 fn a_command_takes_only_the_options_it_uses() {
     for line in [
-        "apply --control /s",
         "status --tunnel wg0",
         "events --bpffs /b",
         "release --mode enforce",
         "demo --tunnel wg0",
         "config check --tunnel wg0",
         "config show --bpffs /b",
-        "run --kill-switch always",
+        "run --redirect 10.8.0.1",
     ] {
         assert!(refused(line).contains("unexpected argument"), "{line}");
     }

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 
 use leakguard_common::abi::{Class, ClassSet, Role};
 
-use crate::interfaces::Pattern;
+use crate::interfaces::{Pattern, RolePatterns};
 
 mod document;
 mod error;
 mod file;
+mod kill_switch;
 mod names;
+mod netlink;
 mod ports;
 #[cfg(test)]
 mod tests;
@@ -20,7 +22,11 @@ mod tests;
 pub use self::{
     error::{ConfigError, Position, Problem, RuleError},
     file::FileError,
-    names::{Mode, OnExit, class_named},
+    kill_switch::{
+        Endpoint, EndpointProtocol, Ipv6Policy, KillSwitch, KillSwitchLayer, KillSwitchMode,
+    },
+    names::{Mode, OnExit, Preflight, class_named},
+    netlink::NetlinkBuffer,
     ports::ExtraPorts,
 };
 
@@ -34,16 +40,24 @@ pub struct Layer {
     pub mode: Option<Mode>,
     /// See [`Config::on_exit`].
     pub on_exit: Option<OnExit>,
+    /// See [`Config::preflight`].
+    pub preflight: Option<Preflight>,
     /// See [`Config::tunnel`].
     pub tunnel: Option<Vec<Pattern>>,
     /// See [`Config::local`].
     pub local: Option<Vec<Pattern>>,
     /// See [`Config::uplink`].
     pub uplink: Option<Vec<Pattern>>,
+    /// See [`Config::netlink_buffer`].
+    pub netlink_buffer: Option<NetlinkBuffer>,
     /// See [`Config::blocked`].
     pub block: Option<ClassSet>,
     /// See [`Config::extra_ports`].
     pub ports: Option<ExtraPorts>,
+    /// See [`Config::kill_switch`].
+    pub kill_switch: KillSwitchLayer,
+    /// See [`Config::ipv6`].
+    pub ipv6: Option<Ipv6Policy>,
 }
 
 impl Layer {
@@ -52,11 +66,15 @@ impl Layer {
         Self {
             mode: self.mode.or(below.mode),
             on_exit: self.on_exit.or(below.on_exit),
+            preflight: self.preflight.or(below.preflight),
             tunnel: self.tunnel.or(below.tunnel),
             local: self.local.or(below.local),
             uplink: self.uplink.or(below.uplink),
+            netlink_buffer: self.netlink_buffer.or(below.netlink_buffer),
             block: self.block.or(below.block),
             ports: self.ports.or(below.ports),
+            kill_switch: self.kill_switch.over(below.kill_switch),
+            ipv6: self.ipv6.or(below.ipv6),
         }
     }
 }
@@ -105,11 +123,15 @@ impl Source {
 pub struct Config {
     mode: Mode,
     on_exit: OnExit,
+    preflight: Preflight,
     tunnel: Vec<Pattern>,
     local: Vec<Pattern>,
     uplink: Vec<Pattern>,
+    netlink_buffer: NetlinkBuffer,
     block: ClassSet,
     ports: ExtraPorts,
+    kill_switch: KillSwitch,
+    ipv6: Ipv6Policy,
 }
 
 impl Config {
@@ -124,20 +146,29 @@ impl Config {
         let Layer {
             mode,
             on_exit,
+            preflight,
             tunnel,
             local,
             uplink,
+            netlink_buffer,
             block,
             ports,
+            kill_switch,
+            ipv6,
         } = layer;
+        let block: ClassSet = block.unwrap_or_else(|| Class::ALL.iter().copied().collect());
         let config = Self {
             mode: mode.unwrap_or_default(),
             on_exit: on_exit.unwrap_or_default(),
+            preflight: preflight.unwrap_or_default(),
             tunnel: tunnel.unwrap_or_default(),
             local: local.unwrap_or_default(),
             uplink: uplink.unwrap_or_default(),
-            block: block.unwrap_or_else(|| Class::ALL.iter().copied().collect()),
+            netlink_buffer: netlink_buffer.unwrap_or_default(),
+            block,
             ports: ports.unwrap_or_default(),
+            kill_switch: kill_switch.complete(|class| block.contains(class))?,
+            ipv6: ipv6.unwrap_or_default(),
         };
         if config.blocked_classes().next().is_none() {
             return Err(RuleError::NothingBlocked);
@@ -160,6 +191,11 @@ impl Config {
         self.on_exit
     }
 
+    /// What happens when the look before enforcing finds something.
+    pub fn preflight(&self) -> Preflight {
+        self.preflight
+    }
+
     /// The interfaces that may carry DNS.
     pub fn tunnel(&self) -> &[Pattern] {
         &self.tunnel
@@ -173,6 +209,20 @@ impl Config {
     /// Interfaces that are uplinks, besides those that are detected; wins over [`Config::local`].
     pub fn uplink(&self) -> &[Pattern] {
         &self.uplink
+    }
+
+    /// All three lists, as roles are given by them.
+    pub fn role_patterns(&self) -> RolePatterns {
+        RolePatterns {
+            tunnel: self.tunnel.clone(),
+            local: self.local.clone(),
+            uplink: self.uplink.clone(),
+        }
+    }
+
+    /// How many bytes of unread interface events the kernel keeps for the agent.
+    pub fn netlink_buffer(&self) -> NetlinkBuffer {
+        self.netlink_buffer
     }
 
     /// The classes that are blocked off the tunnel; never empty.
@@ -192,6 +242,16 @@ impl Config {
     /// Destination ports that are judged as [`Class::Dns`] besides 53.
     pub fn extra_ports(&self) -> &[u16] {
         self.ports.as_slice()
+    }
+
+    /// What uplinks carry while no tunnel is up, or ever.
+    pub fn kill_switch(&self) -> &KillSwitch {
+        &self.kill_switch
+    }
+
+    /// What uplinks carry of IPv6.
+    pub fn ipv6(&self) -> Ipv6Policy {
+        self.ipv6
     }
 
     /// Whether any tunnel is named; without one, all DNS would be dropped.

@@ -60,13 +60,44 @@ impl OnExit {
     }
 }
 
+/// What happens when the look before enforcing finds that names would stop resolving, or that a session would be cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Preflight {
+    /// Say so and enforce
+    #[default]
+    Warn,
+    /// Say so and change nothing
+    Refuse,
+    /// Do not look
+    Off,
+}
+
+impl Preflight {
+    /// Every choice.
+    pub const ALL: &'static [Self] = &[Self::Warn, Self::Refuse, Self::Off];
+
+    /// The name used in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Warn => "warn",
+            Self::Refuse => "refuse",
+            Self::Off => "off",
+        }
+    }
+
+    /// The choice of this name.
+    pub fn named(name: &str) -> Result<Self, RuleError> {
+        lookup("preflight", Self::ALL, Self::name, name)
+    }
+}
+
 /// The class of this name.
 pub fn class_named(name: &str) -> Result<Class, RuleError> {
     lookup("class", Class::ALL, Class::name, name)
 }
 
 /// Finds a value by its name among all that are allowed.
-fn lookup<T: Copy>(
+pub(super) fn lookup<T: Copy>(
     kind: &'static str,
     all: &[T],
     name_of: impl Fn(T) -> &'static str,

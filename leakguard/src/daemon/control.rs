@@ -11,6 +11,7 @@ use std::time::Duration;
 use leakguard_common::abi::Role;
 use nix::unistd::geteuid;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader as AsyncReader};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, oneshot};
@@ -79,7 +80,7 @@ pub enum ControlError {
 
 /// The socket's name, removed when dropped.
 #[derive(Debug)]
-pub(super) struct SocketName(PathBuf);
+pub struct SocketName(PathBuf);
 
 impl Drop for SocketName {
     fn drop(&mut self) {
@@ -90,7 +91,7 @@ impl Drop for SocketName {
 }
 
 /// Opens the socket for its owner only, in place of one that a dead agent has left.
-pub(super) fn listen(path: &Path) -> Result<(UnixListener, SocketName), ControlError> {
+pub(crate) fn listen(path: &Path) -> Result<(UnixListener, SocketName), ControlError> {
     let error = |source| ControlError::Listen {
         path: path.to_owned(),
         source,
@@ -175,23 +176,17 @@ async fn converse(
     feed: Feed,
     health: &Health,
 ) -> io::Result<()> {
-    let peer = stream.peer_cred()?.uid();
-    let (receive, mut send) = stream.into_split();
-    if peer != 0 && peer != geteuid().as_raw() {
-        log::warn!("refused a client of uid {peer}");
-        return write(&mut send, &Answer::Denied).await;
-    }
-    let mut line = String::new();
-    let mut receive = AsyncReader::new(receive.take(MAX_ASK));
-    timeout(PATIENCE, receive.read_line(&mut line)).await??;
-    let answer = match serde_json::from_str(&line) {
-        Ok(Ask::Hello {}) => Answer::Agent {
+    let Some((question, mut send)) = hear(stream).await? else {
+        return Ok(());
+    };
+    let answer = match question {
+        Ask::Hello {} => Answer::Agent {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").into(),
             health: health.report(),
         },
-        Ok(Ask::Events { follow }) => return events(&mut send, &feed, follow).await,
-        Ok(Ask::Allow { interface, allow }) => {
+        Ask::Events { follow } => return events(&mut send, &feed, follow).await,
+        Ask::Allow { interface, allow } => {
             let role = if allow { Role::Tunnel } else { Role::Uplink };
             let asked = ask(&requests, |reply| Request::SetRole(interface, role, reply)).await;
             match asked {
@@ -200,10 +195,36 @@ async fn converse(
                 None => refused("the agent is ending"),
             }
         }
-        Ok(Ask::Release {}) => return release(&mut send, &requests).await,
-        Err(error) => refused(&format!("not a question: {error}")),
+        Ask::Confirm {} => refused("an agent needs no confirmation"),
+        Ask::Release {} => return release(&mut send, &requests).await,
+        #[cfg(debug_assertions)]
+        Ask::Panic {} => match requests.send(Request::Panic).await {
+            Ok(()) => Answer::Done { changed: true },
+            Err(_) => refused("the agent is ending"),
+        },
     };
-    write(&mut send, &answer).await
+    answer_to(&mut send, &answer).await
+}
+
+/// What a client asks, and where its answer goes; `None` if it may not ask or asks nothing, which it is told.
+pub(crate) async fn hear(stream: UnixStream) -> io::Result<Option<(Ask, OwnedWriteHalf)>> {
+    let peer = stream.peer_cred()?.uid();
+    let (receive, mut send) = stream.into_split();
+    if peer != 0 && peer != geteuid().as_raw() {
+        log::warn!("refused a client of uid {peer}");
+        answer_to(&mut send, &Answer::Denied).await?;
+        return Ok(None);
+    }
+    let mut line = String::new();
+    let mut receive = AsyncReader::new(receive.take(MAX_ASK));
+    timeout(PATIENCE, receive.read_line(&mut line)).await??;
+    match serde_json::from_str(&line) {
+        Ok(question) => Ok(Some((question, send))),
+        Err(error) => {
+            answer_to(&mut send, &refused(&format!("not a question: {error}"))).await?;
+            Ok(None)
+        }
+    }
 }
 
 async fn release(
@@ -216,7 +237,7 @@ async fn release(
         Some(()) => Answer::Done { changed: true },
         None => refused("enforcement was not lifted completely; see the agent's log"),
     };
-    write(send, &answer).await
+    answer_to(send, &answer).await
 }
 
 async fn ask<T>(
@@ -254,7 +275,11 @@ async fn events(
     }
 }
 
-async fn write(send: &mut (impl AsyncWriteExt + Unpin), answer: &Answer) -> io::Result<()> {
+/// Answers a client, which may take some time to listen.
+pub(crate) async fn answer_to(
+    send: &mut (impl AsyncWriteExt + Unpin),
+    answer: &Answer,
+) -> io::Result<()> {
     write_line(send, &serde_json::to_string(answer)?).await
 }
 
@@ -305,9 +330,13 @@ pub fn connect(path: &Path, question: &Ask) -> Result<Option<Conversation>, Cont
     };
     let limit = match question {
         Ask::Hello {} => Some(HELLO_LIMIT),
+        #[cfg(debug_assertions)]
+        Ask::Panic {} => Some(HELLO_LIMIT),
         // Who follows waits for as long as nothing happens.
         Ask::Events { follow: true } => None,
-        Ask::Events { follow: false } | Ask::Allow { .. } | Ask::Release {} => Some(ANSWER_LIMIT),
+        Ask::Events { follow: false } | Ask::Allow { .. } | Ask::Confirm {} | Ask::Release {} => {
+            Some(ANSWER_LIMIT)
+        }
     };
     stream.set_read_timeout(limit).map_err(error)?;
     let mut line = serde_json::to_string(question)

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::{broadcast, watch};
@@ -20,6 +21,9 @@ const RECENT: usize = 1024;
 
 /// How far a client or standard output may fall behind.
 const BACKLOG: usize = 4096;
+
+/// How long events may be decoded before the owner gets its turn: it has a tunnel to permit, which is more urgent.
+const TURN: Duration = Duration::from_millis(1);
 
 /// The form of events on standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,14 +164,20 @@ pub(super) async fn pump(
             log::error!("cannot read events: {error}");
             return;
         }
-        let interfaces = Arc::clone(&interfaces.borrow());
+        let mut named = Arc::clone(&interfaces.borrow());
+        let mut turn = Instant::now();
         for record in records.drain(..) {
-            match decoder.decode(&record, &interfaces) {
+            match decoder.decode(&record, &named) {
                 Ok(event) => feed.publish(event.seq, &event, |recent| &mut recent.packets),
                 Err(error) => log::error!("{error}"),
             }
+            // A flood must not starve the owner.
+            if turn.elapsed() >= TURN {
+                tokio::task::yield_now().await;
+                named = Arc::clone(&interfaces.borrow());
+                turn = Instant::now();
+            }
         }
-        // A flood must not starve the owner.
         tokio::task::yield_now().await;
     }
 }

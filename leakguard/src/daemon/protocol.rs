@@ -21,9 +21,14 @@ pub enum Ask {
         /// Whether it may.
         allow: bool,
     },
+    /// Keep what is enforced on trial.
+    Confirm {},
     /// Lift enforcement and end.
     // Braces: serde looks for unknown fields only in variants that can have some.
     Release {},
+    /// Panic: shows what becomes of enforcement then.
+    #[cfg(debug_assertions)]
+    Panic {},
 }
 
 /// What the agent answers, but for events, which are lines of their own form.
@@ -39,6 +44,13 @@ pub enum Answer {
         /// Its counters.
         #[serde(default)]
         health: HealthReport,
+    },
+    /// The process that rolls back unless it is told to keep what is enforced.
+    Pending {
+        /// Its process.
+        pid: u32,
+        /// The time left.
+        remaining_ms: u64,
     },
     /// It is done.
     Done {

@@ -8,8 +8,8 @@ use std::io;
 
 use bytes::BytesMut;
 use netlink_packet_core::{
-    DecodeError, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP,
-    NLMSG_OVERRUN, NetlinkBuffer, NlaBuffer, NlasIterator,
+    DecodeError, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+    NLMSG_NOOP, NLMSG_OVERRUN, NetlinkBuffer, NlaBuffer, NlasIterator,
 };
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
 
@@ -42,7 +42,7 @@ impl Dumper {
         })
     }
 
-    /// Asks for a dump and hands the payload of each message to `visit`.
+    /// Asks for a dump, or for one link or route, and hands the payload of each message to `visit`.
     ///
     /// `body` is the request's fixed structure with its attributes. After an error the socket may
     /// hold the rest of the answer: drop it.
@@ -106,17 +106,21 @@ impl Dumper {
 pub enum Request {
     /// `RTM_GETLINK`
     Links,
+    /// `RTM_GETLINK` for one of them
+    Link,
     /// `RTM_GETROUTE`
     Routes,
     /// `RTM_GETNEXTHOP`
     NextHops,
+    /// `RTM_GETROUTE` for one destination
+    RouteTo,
 }
 
 impl Request {
     fn message_type(self) -> u16 {
         match self {
-            Self::Links => 18,
-            Self::Routes => 26,
+            Self::Links | Self::Link => 18,
+            Self::Routes | Self::RouteTo => 26,
             Self::NextHops => 106,
         }
     }
@@ -126,10 +130,18 @@ impl Request {
         self.message_type() - 2
     }
 
+    /// A dump ends with `NLMSG_DONE`, a single answer with the acknowledgement.
+    fn flags(self) -> u16 {
+        match self {
+            Self::Link | Self::RouteTo => NLM_F_ACK,
+            Self::Links | Self::Routes | Self::NextHops => NLM_F_DUMP,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
-            Self::Links => "links",
-            Self::Routes => "routes",
+            Self::Links | Self::Link => "links",
+            Self::Routes | Self::RouteTo => "routes",
             Self::NextHops => "next hops",
         }
     }
@@ -190,6 +202,25 @@ impl NetlinkError {
         matches!(self, Self::Interrupted { .. })
     }
 
+    /// Whether there is no such link.
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self, Self::Refused { source, .. }
+            if source.raw_os_error() == Some(nix::libc::ENODEV))
+    }
+
+    /// Whether the answer is that there is no way, or that it was made to end (`RTN_UNREACHABLE` and its like).
+    pub(super) fn is_no_route(&self) -> bool {
+        const ANSWERS: [i32; 5] = [
+            nix::libc::ENETUNREACH,
+            nix::libc::EHOSTUNREACH,
+            nix::libc::EACCES,
+            nix::libc::EINVAL,
+            nix::libc::ENODEV,
+        ];
+        matches!(self, Self::Refused { source, .. }
+            if source.raw_os_error().is_some_and(|code| ANSWERS.contains(&code)))
+    }
+
     /// Whether the kernel does not know the request (next hops before 5.3).
     pub(super) fn is_unsupported(&self) -> bool {
         matches!(self, Self::Refused { source, .. }
@@ -217,12 +248,18 @@ pub(super) fn attributes<'a>(
 }
 
 /// Encodes one attribute with a 32-bit value.
-pub(super) fn attribute_u32(kind: u16, value: u32) -> [u8; 8] {
-    let mut bytes = [0; 8];
+pub(super) fn attribute_u32(kind: u16, value: u32) -> Vec<u8> {
+    attribute(kind, &value.to_ne_bytes())
+}
+
+/// Encodes one attribute, with the padding behind it.
+pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = ATTRIBUTE_HEADER + value.len();
+    let mut bytes = vec![0; length.next_multiple_of(ALIGNMENT)];
     let mut attribute = NlaBuffer::new(&mut bytes);
     attribute.set_kind(kind);
-    attribute.set_length(8);
-    bytes[ATTRIBUTE_HEADER..].copy_from_slice(&value.to_ne_bytes());
+    attribute.set_length(u16::try_from(length).unwrap_or(u16::MAX));
+    bytes[ATTRIBUTE_HEADER..length].copy_from_slice(value);
     bytes
 }
 
@@ -269,7 +306,7 @@ fn encode(request: Request, sequence: u32, body: &[u8]) -> Vec<u8> {
     let mut header = NetlinkBuffer::new(&mut message);
     header.set_length(length);
     header.set_message_type(request.message_type());
-    header.set_flags(NLM_F_REQUEST | NLM_F_DUMP);
+    header.set_flags(NLM_F_REQUEST | request.flags());
     header.set_sequence_number(sequence);
     message
 }

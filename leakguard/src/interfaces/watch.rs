@@ -8,9 +8,6 @@ use nix::libc;
 
 use super::listener::{Listener, each_message};
 
-/// What the socket may hold before the kernel drops events, in bytes.
-const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
-
 /// The multicast groups to join.
 ///
 /// Addresses are not among them: no role depends on one, and the route that an address brings has an
@@ -28,6 +25,9 @@ const GROUPS: [u32; 4] = [
 pub struct Changes {
     /// A link came, went or changed. The routes over it may have changed without an event.
     pub links: bool,
+    /// A link went. It may be back already, with the same number and name: what reads the same is not the same then,
+    /// and what the kernel held for it is gone.
+    pub gone: bool,
     /// A route or next hop came, went or changed. Under a routing daemon this is true most of the
     /// time: limit the rate of what it leads to.
     pub routes: bool,
@@ -40,16 +40,21 @@ impl Changes {
     pub fn any(self) -> bool {
         let Self {
             links,
+            gone,
             routes,
             overrun,
         } = self;
-        links || routes || overrun
+        links || gone || routes || overrun
     }
 
     /// Notes what the messages of one datagram are about.
     fn note(&mut self, datagram: &[u8]) {
         let whole = each_message(datagram, |kind, _| match kind {
-            libc::RTM_NEWLINK | libc::RTM_DELLINK => self.links = true,
+            libc::RTM_NEWLINK => self.links = true,
+            libc::RTM_DELLINK => {
+                self.links = true;
+                self.gone = true;
+            }
             libc::RTM_NEWROUTE | libc::RTM_DELROUTE | RTM_NEWNEXTHOP | RTM_DELNEXTHOP => {
                 self.routes = true;
             }
@@ -72,12 +77,15 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Subscribes in the network namespace of the calling thread.
+    /// What the socket holds by default before the kernel drops events, in bytes.
+    pub const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
+
+    /// Subscribes in the network namespace of the calling thread, with the default room for events.
     pub fn new() -> Result<Self, WatchError> {
-        Self::with_receive_buffer(RECEIVE_BUFFER)
+        Self::with_receive_buffer(Self::RECEIVE_BUFFER)
     }
 
-    /// Subscribes with room for `bytes` of unread events, which a test sets low to provoke a loss.
+    /// Subscribes with room for `bytes` of unread events.
     pub fn with_receive_buffer(bytes: usize) -> Result<Self, WatchError> {
         let listener = Listener::new(NETLINK_ROUTE, &GROUPS, bytes)
             .map_err(|source| WatchError::Subscribe { source })?;
@@ -129,16 +137,19 @@ mod tests {
 
     const LINKS: Changes = Changes {
         links: true,
+        gone: false,
         routes: false,
         overrun: false,
     };
     const ROUTES: Changes = Changes {
         links: false,
+        gone: false,
         routes: true,
         overrun: false,
     };
     const OVERRUN: Changes = Changes {
         links: false,
+        gone: false,
         routes: false,
         overrun: true,
     };
@@ -161,7 +172,11 @@ mod tests {
     #[test]
     fn links_and_routes_are_told_apart() {
         assert_eq!(noted(&message(libc::RTM_NEWLINK, 16)), LINKS);
-        assert_eq!(noted(&message(libc::RTM_DELLINK, 16)), LINKS);
+        let gone = Changes {
+            gone: true,
+            ..LINKS
+        };
+        assert_eq!(noted(&message(libc::RTM_DELLINK, 16)), gone);
         for kind in [
             libc::RTM_NEWROUTE,
             libc::RTM_DELROUTE,

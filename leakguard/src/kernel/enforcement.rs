@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use leakguard_common::abi::{ABI_VERSION, Role, Settings, map};
+use leakguard_common::abi::{ABI_VERSION, Liveness, Role, Settings, map};
 use leakguard_common::packet::LinkLayer;
+use leakguard_common::restriction;
 
+use super::exemptions::Exemptions;
 use super::inherit::{check_namespace, inherit, used_maps};
 use super::links::{self, CgroupAttachment, Links, Standing, TcAttachment};
 use super::maps::Maps;
@@ -17,7 +19,7 @@ use super::pins::{Lock, Pins};
 use super::requirements::{check_privileges, is_bpffs, lift_limits};
 use super::ring::EventRing;
 use super::versions::{self, Older};
-use super::{KernelError, clsact};
+use super::{KernelError, boot_time, clsact};
 use crate::change::{Change, Part};
 use crate::error::chain;
 
@@ -33,6 +35,10 @@ pub struct Device {
     /// What its packets start with.
     pub link: LinkLayer,
 }
+
+/// How long a tunnel that was vouched for counts as up, in nanoseconds: without an agent nobody would notice that it is
+/// down.
+const LEASE_NANOSECONDS: u64 = 10_000_000_000;
 
 /// How TC programs are attached on this kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +99,8 @@ pub struct Followed {
     pub failures: Vec<String>,
     /// The uplinks that a TC program judges now, before any other.
     pub covered: BTreeSet<u32>,
+    /// There are more uplinks to cover than the time allowed.
+    pub postponed: bool,
 }
 
 impl Followed {
@@ -250,6 +258,32 @@ impl Enforcement {
         Ok(followed)
     }
 
+    /// Lets exactly this out of an engaged kill switch.
+    pub fn exempt(&mut self, exemptions: &Exemptions) -> Result<Followed, KernelError> {
+        let mut followed = Followed::default();
+        if self.maps.set_exemptions(exemptions)? {
+            followed.change(
+                Part::Settings,
+                map::ENDPOINTS,
+                "the exemptions of the kill switch were others: written again",
+            );
+        }
+        Ok(followed)
+    }
+
+    /// Vouches for a tunnel for the next ten seconds, or for none any more.
+    pub fn vouch(&mut self, tunnel: Option<u32>) -> Result<(), KernelError> {
+        let liveness = match tunnel {
+            None => Liveness::default(),
+            Some(tunnel) => Liveness {
+                until: boot_time()?.saturating_add(LEASE_NANOSECONDS),
+                tunnel,
+                ..Liveness::default()
+            },
+        };
+        self.maps.set_liveness(liveness)
+    }
+
     /// Lets exactly the tunnels and local interfaces among the devices carry DNS, at once.
     ///
     /// One that cannot be let does not keep the others from it: it stays blocked.
@@ -284,11 +318,13 @@ impl Enforcement {
     /// Puts the TC program first on every uplink among the devices, and takes it off the others.
     ///
     /// An interface that goes away meanwhile is no failure; one that fails does not keep the others from being
-    /// covered.
-    pub fn attach(&mut self, devices: &[Device]) -> Followed {
+    /// covered. New uplinks are covered for about as long as `time`, so that a burst of them does not hold up what is
+    /// more urgent: each waits for an RCU grace period, about 12 ms (`tcx_entry_sync` in `include/net/tcx.h`, 6.18).
+    pub fn attach(&mut self, devices: &[Device], time: Duration) -> Followed {
         let mut followed = Followed::default();
         let swept = self.links.sweep(&mut followed);
         followed.note("links of interfaces that are gone", swept);
+        let mut spent = Duration::ZERO;
         let known: BTreeSet<u32> = devices.iter().map(|device| device.ifindex).collect();
         self.overtakings.retain(|ifindex| known.contains(&ifindex));
         self.devices = devices.to_vec();
@@ -299,12 +335,22 @@ impl Enforcement {
                 followed.note(&device.name, detached);
                 continue;
             }
+            let started = Instant::now();
+            let is_new =
+                self.tc_mode == TcMode::Tcx && !self.pins.tcx_link(device.ifindex).exists();
+            if is_new && spent >= time {
+                followed.postponed = true;
+                continue;
+            }
             match self.attach_device(device, &mut followed) {
                 Ok(Standing::Behind) => behind.push(device),
                 Ok(Standing::First | Standing::Gone) => {
                     followed.covered.insert(device.ifindex);
                 }
                 Err(error) => followed.note(&device.name, Err(error)),
+            }
+            if is_new {
+                spent += started.elapsed();
             }
         }
         self.overtake(&behind, &mut followed);
@@ -509,6 +555,15 @@ impl ReadBack {
             maps,
             gaps: super::inherit::gaps(pins, &used),
             pins: pins.clone(),
+        }))
+    }
+
+    /// Whether the kill switch is engaged now, as the programs see it.
+    pub fn is_engaged(&self) -> Result<bool, KernelError> {
+        let liveness = self.maps.liveness()?;
+        let now = boot_time()?;
+        Ok(restriction::is_engaged(&self.settings, || {
+            liveness.holds(|| now, |ifindex| self.maps.role(ifindex) == Role::Tunnel)
         }))
     }
 

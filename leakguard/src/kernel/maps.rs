@@ -6,10 +6,14 @@ use aya::Ebpf;
 use aya::maps::{
     Array, DevMapHash, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf,
 };
-use leakguard_common::abi::{EVENT_RING_BYTES, MAX_INTERFACES, Outcome, Role, Settings, map};
+use leakguard_common::abi::{
+    EVENT_RING_BYTES, Endpoint, EndpointKey, Liveness, MAX_ENDPOINTS, MAX_INTERFACES, MAX_LAN,
+    Outcome, Prefix, Role, Settings, map,
+};
 use leakguard_common::counter::{SERIES, Series};
 
 use super::KernelError;
+use super::exemptions::{ExemptionTables, Exemptions};
 use super::pins::Pins;
 
 /// What a pinned map must look like to be used; aya opens whatever is at the path.
@@ -21,11 +25,26 @@ struct Layout {
     max_entries: u32,
 }
 
-const LAYOUTS: [Layout; 6] = [
+const LAYOUTS: [Layout; 9] = [
     // A devmap's value is an interface number and a program (since 5.8).
     layout(map::TUNNELS, MapType::DevMapHash, 4, 8, MAX_INTERFACES),
     layout(map::LOCALS, MapType::DevMapHash, 4, 8, MAX_INTERFACES),
     layout(map::SETTINGS, MapType::Array, 4, size_of::<Settings>(), 1),
+    layout(map::LIVENESS, MapType::Array, 4, size_of::<Liveness>(), 1),
+    layout(
+        map::ENDPOINTS,
+        MapType::Hash,
+        size_of::<EndpointKey>(),
+        size_of::<Endpoint>(),
+        2 * MAX_ENDPOINTS,
+    ),
+    layout(
+        map::LAN,
+        MapType::LpmTrie,
+        size_of::<u32>() + size_of::<Prefix>(),
+        4,
+        MAX_LAN,
+    ),
     layout(map::PACKETS, MapType::PerCpuArray, 4, 8, SERIES),
     layout(map::OUTCOMES, MapType::PerCpuArray, 4, 8, 2),
     layout(map::EVENTS, MapType::RingBuf, 0, 0, EVENT_RING_BYTES),
@@ -34,7 +53,7 @@ const LAYOUTS: [Layout; 6] = [
 const fn layout(
     name: &'static str,
     kind: MapType,
-    key_size: u32,
+    key_size: usize,
     value_size: usize,
     max_entries: u32,
 ) -> Layout {
@@ -42,7 +61,7 @@ const fn layout(
         clippy::cast_possible_truncation,
         reason = "sizes of a few dozen bytes"
     )]
-    let value_size = value_size as u32;
+    let (key_size, value_size) = (key_size as u32, value_size as u32);
     Layout {
         name,
         kind,
@@ -108,6 +127,8 @@ pub struct Maps {
     tunnels: DevMapHash<MapData>,
     locals: DevMapHash<MapData>,
     settings: Array<MapData, Settings>,
+    liveness: Array<MapData, Liveness>,
+    exemptions: ExemptionTables,
     packets: PerCpuArray<MapData, u64>,
     outcomes: PerCpuArray<MapData, u64>,
 }
@@ -152,6 +173,11 @@ impl Maps {
             tunnels: typed(map::TUNNELS, find(map::TUNNELS))?,
             locals: typed(map::LOCALS, find(map::LOCALS))?,
             settings: typed(map::SETTINGS, find(map::SETTINGS))?,
+            liveness: typed(map::LIVENESS, find(map::LIVENESS))?,
+            exemptions: ExemptionTables {
+                endpoints: typed(map::ENDPOINTS, find(map::ENDPOINTS))?,
+                lan: typed(map::LAN, find(map::LAN))?,
+            },
             packets: typed(map::PACKETS, find(map::PACKETS))?,
             outcomes: typed(map::OUTCOMES, find(map::OUTCOMES))?,
         })
@@ -173,6 +199,30 @@ impl Maps {
             .set(0, settings, 0)
             .map_err(|error| KernelError::map(map::SETTINGS, error))?;
         Ok(true)
+    }
+
+    /// What an agent vouches for now, or has vouched for.
+    pub fn liveness(&self) -> Result<Liveness, KernelError> {
+        self.liveness
+            .get(&0, 0)
+            .map_err(|error| KernelError::map(map::LIVENESS, error))
+    }
+
+    /// Vouches for a tunnel, or for none any more.
+    pub(super) fn set_liveness(&mut self, liveness: Liveness) -> Result<(), KernelError> {
+        self.liveness
+            .set(0, liveness, 0)
+            .map_err(|error| KernelError::map(map::LIVENESS, error))
+    }
+
+    /// What an engaged kill switch lets out.
+    pub fn exemptions(&self) -> Result<Exemptions, KernelError> {
+        self.exemptions.read()
+    }
+
+    /// Lets exactly this out of an engaged kill switch; says whether it was different before.
+    pub(super) fn set_exemptions(&mut self, exemptions: &Exemptions) -> Result<bool, KernelError> {
+        self.exemptions.write(exemptions)
     }
 
     /// The role that the programs give an interface of the managed namespace.

@@ -6,6 +6,7 @@
 //! | [`netns`] | the identity of the managed network namespace |
 //! | [`pins`] | the pin directory, its version and its lock |
 //! | [`object`] | the embedded object: load it, choose the variants that this kernel takes |
+//! | [`exemptions`] | what an engaged kill switch lets out |
 //! | [`maps`] | typed access to the pinned maps |
 //! | `clsact` | the filter that stands in for TCX on old kernels |
 //! | `held` | links and maps that this process holds open, and their pins |
@@ -20,6 +21,7 @@
 mod btf;
 mod clsact;
 pub mod enforcement;
+pub mod exemptions;
 mod held;
 mod inherit;
 pub mod links;
@@ -36,8 +38,12 @@ mod versions;
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
 
 pub use enforcement::{Device, Enforcement};
+pub use exemptions::Exemptions;
 
 /// Why the kernel side could not be set up, changed or read.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +124,13 @@ pub enum KernelError {
         /// The pin directory.
         path: PathBuf,
     },
+}
+
+/// The time since boot in nanoseconds, as programs are told it (`bpf_ktime_get_boot_ns`).
+fn boot_time() -> Result<u64, KernelError> {
+    let failed = |error: io::Error| KernelError::call("clock_gettime", "CLOCK_BOOTTIME")(error);
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_err(|error| failed(error.into()))?;
+    u64::try_from(Duration::from(now).as_nanos()).map_err(|error| failed(io::Error::other(error)))
 }
 
 impl KernelError {

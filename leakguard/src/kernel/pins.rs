@@ -24,6 +24,9 @@ pub struct Pins {
     root: PathBuf,
 }
 
+/// How a bpffs that leakguard has mounted is called in the mount table, so that `purge` can tell it.
+pub const MOUNT_SOURCE: &str = "leakguard";
+
 /// Held by whoever changes the state; released on drop.
 #[derive(Debug)]
 pub struct Lock {
@@ -243,7 +246,7 @@ impl Pins {
         let shown = self.bpffs.display();
         log::info!("{shown} is not on a bpffs: mounting one there");
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        mount(Some("bpf"), &self.bpffs, Some("bpf"), flags, Some("mode=0700")).map_err(|source| {
+        mount(Some(MOUNT_SOURCE), &self.bpffs, Some("bpf"), flags, Some("mode=0700")).map_err(|source| {
             KernelError::Missing {
                 what: format!("a bpffs at {shown}"),
                 remedy: format!(

@@ -38,7 +38,7 @@ pub use error::LabError;
 pub use frame::{Frame, carries_name};
 pub use netns::Netns;
 pub use observer::{Directions, Observer};
-pub use process::{output_within, wait_until};
+pub use process::{Daemon, output_within, wait_until};
 pub use resolver::{LAB_NAME, Resolver, WHO_NAME};
 pub use topology::{Topology, address};
 pub use wireguard::WireGuard;

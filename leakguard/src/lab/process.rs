@@ -246,7 +246,7 @@ pub fn wait_until(
 
 /// A long-running child whose output goes to files; killed and reaped when dropped.
 #[derive(Debug)]
-pub(super) struct Daemon {
+pub struct Daemon {
     program: String,
     child: Child,
     stdout: PathBuf,
@@ -255,7 +255,7 @@ pub(super) struct Daemon {
 
 impl Daemon {
     /// Starts `command` with its output in `directory`.
-    pub(super) fn start(mut command: Command, directory: &Path) -> Result<Self, LabError> {
+    pub fn start(mut command: Command, directory: &Path) -> Result<Self, LabError> {
         let program = program_name(&command);
         let open = |stream: &str| {
             let path = directory.join(format!("{program}.{stream}"));
@@ -278,27 +278,30 @@ impl Daemon {
         })
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    /// Its process number.
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub(super) fn stdout(&self) -> String {
+    /// What it has written to standard output so far.
+    pub fn stdout(&self) -> String {
         read_lossy(&self.stdout)
     }
 
-    pub(super) fn stderr(&self) -> String {
+    /// What it has written to standard error so far.
+    pub fn stderr(&self) -> String {
         read_lossy(&self.stderr)
     }
 
     /// How the process ended, if it has.
-    pub(super) fn exit_status(&mut self) -> Result<Option<ExitStatus>, LabError> {
+    pub fn exit_status(&mut self) -> Result<Option<ExitStatus>, LabError> {
         self.child
             .try_wait()
             .map_err(LabError::io(format!("wait for {}", self.program)))
     }
 
     /// An error if the process has ended, with what it wrote.
-    pub(super) fn check_running(&mut self) -> Result<(), LabError> {
+    pub fn check_running(&mut self) -> Result<(), LabError> {
         match self.exit_status()? {
             None => Ok(()),
             Some(status) => Err(LabError::Ended {
@@ -310,7 +313,7 @@ impl Daemon {
     }
 
     /// Sends SIGTERM and waits for the end.
-    pub(super) fn terminate(&mut self, limit: Duration) -> Result<ExitStatus, LabError> {
+    pub fn terminate(&mut self, limit: Duration) -> Result<ExitStatus, LabError> {
         if let Some(status) = self.exit_status()? {
             return Ok(status);
         }
@@ -324,7 +327,7 @@ impl Daemon {
     }
 
     /// Sends SIGKILL and reaps.
-    pub(super) fn kill(&mut self) -> Result<ExitStatus, LabError> {
+    pub fn kill(&mut self) -> Result<ExitStatus, LabError> {
         kill(&mut self.child)
     }
 }

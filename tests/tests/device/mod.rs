@@ -172,13 +172,13 @@ impl Device {
         command.args(arguments);
         let named = |option: &str| arguments.contains(&option);
         let verb = arguments.first().copied().unwrap_or_default();
-        if verb != "events" && !named("--bpffs") {
+        if !matches!(verb, "events" | "confirm") && !named("--bpffs") {
             command.arg("--bpffs").arg(self.bpffs.path());
         }
         if matches!(verb, "run" | "apply") && !named("--cgroup") {
             command.arg("--cgroup").arg(self.cgroup.path());
         }
-        let asks = verb != "apply" && arguments.get(1) != Some(&"list");
+        let asks = arguments.get(1) != Some(&"list");
         if asks && !named("--control") {
             command.arg("--control").arg(self.control());
         }

@@ -28,10 +28,18 @@ impl Tool {
 
 /// What must be there.
 pub(crate) const TOOLS: &[Tool] = &[
+    tool("dhclient", "isc-dhcp-client"),
     tool("dig", "bind9-dnsutils"),
+    tool("dnsmasq", "dnsmasq-base"),
     tool("ip", "iproute2"),
     tool("nft", "nftables"),
     tool("nsenter", "util-linux"),
+    Tool {
+        program: "radvd",
+        package: "radvd",
+        // It would announce the developer's machine as a router.
+        service: Some("radvd.service"),
+    },
     tool("tcpdump", "tcpdump"),
     Tool {
         program: "unbound",

@@ -1,0 +1,45 @@
+//! `leakguard purge`: lift enforcement and remove every trace.
+
+use std::path::Path;
+
+use anyhow::bail;
+
+use super::args::PurgeArgs;
+use super::output::Output;
+use super::release::{Lifted, lift};
+use crate::config::DEFAULT_PATH;
+use crate::error::{Exit, escape_control};
+use crate::purge::{STATE_DIRECTORY, Swept, sweep};
+
+/// Runs the command.
+pub(super) fn run(args: &PurgeArgs) -> anyhow::Result<Exit> {
+    let (bpffs, control) = (&args.bpffs.bpffs, &args.control.control);
+    let lifted = lift(bpffs, control)?;
+    let Swept {
+        removed,
+        kept,
+        failures,
+    } = sweep(control, Path::new(STATE_DIRECTORY), bpffs);
+    let mut output = Output::stdout();
+    match lifted {
+        Lifted::ByAgent => output.line("removed: enforcement; the agent has ended")?,
+        Lifted::OnTrial | Lifted::Here => output.line("removed: enforcement")?,
+        Lifted::Nothing if removed.is_empty() && failures.is_empty() => {
+            output.line("nothing was left")?;
+        }
+        Lifted::Nothing => {}
+    }
+    for removed in removed {
+        output.line(format_args!("removed: {}", escape_control(&removed)))?;
+    }
+    for kept in kept {
+        output.line(format_args!("kept: {}", escape_control(&kept)))?;
+    }
+    if Path::new(DEFAULT_PATH).exists() {
+        output.line(format_args!("kept: {DEFAULT_PATH}, which is yours"))?;
+    }
+    if !failures.is_empty() {
+        bail!("not everything is gone: {}", failures.join("; "));
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,62 @@
+//! What was enforced at one moment, to go back to.
+
+use std::collections::BTreeMap;
+
+use leakguard_common::abi::{Role, Settings};
+
+use crate::guard::{Guard, GuardError, carry_out};
+use crate::interfaces::{RolePatterns, classify, snapshot};
+use crate::kernel::Exemptions;
+use crate::kernel::enforcement::ReadBack;
+use crate::status::find_cgroup;
+
+/// Everything that a change by `apply` can change, read back from the kernel.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    settings: Settings,
+    exemptions: Exemptions,
+    /// The id of the cgroup whose sockets are judged.
+    cgroup: Option<u64>,
+    /// By number and name: neither alone says that an interface is the same.
+    roles: BTreeMap<(u32, String), Role>,
+}
+
+impl Saved {
+    /// Reads what is enforced now; `None` if nothing is. Call it before [`Guard::begin`].
+    pub async fn read(guard: &Guard) -> Result<Option<Self>, GuardError> {
+        let Some(state) = ReadBack::open(guard.pins())? else {
+            return Ok(None);
+        };
+        let never_enforced = state.settings == Settings::default();
+        if state.cgroup.is_none() && never_enforced {
+            return Ok(None);
+        }
+        let links = snapshot().await?.links.into_values();
+        Ok(Some(Self {
+            settings: state.settings,
+            exemptions: state.maps.exemptions()?,
+            cgroup: state.cgroup.map(|attachment| attachment.cgroup_id),
+            roles: links
+                .map(|link| ((link.ifindex, link.name), state.maps.role(link.ifindex)))
+                .collect(),
+        }))
+    }
+
+    /// Makes the kernel enforce this again. What has come since is an uplink.
+    pub async fn restore(&self, guard: &mut Guard) -> Result<(), GuardError> {
+        let mut interfaces = classify(&snapshot().await?, &RolePatterns::default());
+        for interface in interfaces.values_mut() {
+            let known = self.roles.get(&(interface.ifindex, interface.name.clone()));
+            interface.role = known.copied().unwrap_or(Role::Uplink);
+        }
+        let cgroup = self.cgroup.and_then(find_cgroup);
+        // Without the former cgroup, the one that is judged now is better than none.
+        let cgroup = cgroup.unwrap_or_else(|| guard.cgroup().to_owned());
+        let enforcement = guard.enforcement();
+        enforcement.exempt(&self.exemptions)?;
+        enforcement.enforce_sockets(&cgroup, self.settings)?;
+        carry_out(enforcement, &interfaces, &self.settings, &self.exemptions)
+            .await
+            .map(drop)
+    }
+}
