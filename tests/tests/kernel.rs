@@ -17,11 +17,13 @@ use leakguard::kernel::pins::Pins;
 use leakguard::kernel::{Device, Enforcement};
 use leakguard::lab::{
     Agent, AgentConfig, Bpffs, Cgroup, Directions, Frame, LabError, Netns, Observer, Topology,
-    address, output_within,
+    address, output_within, wait_until,
 };
 use leakguard_common::abi::{Role, Settings};
 use leakguard_common::packet::LinkLayer;
-use leakguard_tests::agent_binary;
+use leakguard_tests::{Foreign, agent_binary};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// How many packets each probe sends.
 const PROBES: usize = 20;
@@ -246,6 +248,77 @@ fn assert_nothing_is_left(lab: &Lab) {
     assert_eq!(clsact_filters(host, Topology::UPLINK), Vec::<String>::new());
     let qdiscs = run(host, "tc", &["qdisc", "show", "dev", Topology::UPLINK]);
     assert!(!qdiscs.contains("clsact"), "{qdiscs}");
+}
+
+/// Lets every packet of the uplink out before leakguard's program sees it, for as long as what is returned is held.
+fn go_before(host: &Netns) -> Option<Foreign> {
+    if expected_tc() == "clsact" {
+        let filter = format!(
+            "filter add dev {} egress protocol all prio 1 bpf bytecode",
+            Topology::UPLINK
+        );
+        // Returns -1: it matches, and without an action that is an OK, which ends the list.
+        let mut arguments: Vec<&str> = filter.split(' ').collect();
+        arguments.extend(["1,6 0 0 4294967295", "flowid", "1:1"]);
+        run(host, "tc", &arguments);
+        return None;
+    }
+    let foreign = host.run_in(|| {
+        let uplink = nix::net::if_::if_nametoindex(Topology::UPLINK).unwrap();
+        Foreign::at_head(uplink).unwrap()
+    });
+    Some(foreign.unwrap())
+}
+
+#[test]
+fn a_foreign_program_in_front_is_overtaken_on_every_kernel() {
+    let mut lab = Lab::new();
+    let agent = lab.agent();
+    let pid = Pid::from_raw(agent.pid().cast_signed());
+    for _ in 0..2 {
+        kill(pid, Signal::SIGSTOP).unwrap();
+        let foreign = go_before(lab.topology.host());
+        assert_eq!(tc(&agent, Topology::UPLINK), "behind");
+        lab.send_from_client();
+        assert_eq!(lab.left(), PROBES, "positive control: it lets DNS out");
+
+        kill(pid, Signal::SIGCONT).unwrap();
+        wait_until("it is overtaken", LIMIT, || {
+            Ok(tc(&agent, Topology::UPLINK) == expected_tc())
+        })
+        .unwrap();
+        lab.assert_closed();
+        drop(foreign);
+    }
+    if expected_tc() == "clsact" {
+        let filters = clsact_filters(lab.topology.host(), Topology::UPLINK);
+        assert_eq!(filters.len(), 3, "ours once, and theirs: {filters:?}");
+    }
+    agent.release().unwrap();
+    lab.assert_open();
+}
+
+#[test]
+fn every_program_can_be_replaced_by_another_copy() {
+    with_enforcement(|netns, enforcement| {
+        let device = [uplink(LinkLayer::Ethernet)];
+        assert!(
+            !enforcement
+                .attach(&device, Duration::MAX)
+                .changes
+                .is_empty()
+        );
+        let programs = || clsact_filters(netns, "up0");
+        let before = programs();
+        for _ in 0..3 {
+            let replaced = enforcement.reload().unwrap();
+            assert!(replaced.failures.is_empty(), "{replaced:?}");
+            let again = enforcement.attach(&device, Duration::MAX);
+            assert!(again.changes.is_empty(), "{again:?}");
+            assert_eq!(programs().len(), before.len());
+        }
+        assert_eq!(programs() == before, expected_tc() == "head");
+    });
 }
 
 #[test]

@@ -14,7 +14,7 @@ use leakguard::kernel::{self, Enforcement};
 use leakguard::lab::{Netns, Topology, wait_until};
 use leakguard_common::abi::{ABI_VERSION, Role, Settings};
 use leakguard_common::packet::LinkLayer;
-use leakguard_tests::{agent_binary, next_agent_binary};
+use leakguard_tests::{agent_binary, next_agent_binary, soaks};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -322,14 +322,9 @@ fn devices(netns: &Netns) -> Vec<kernel::Device> {
         .collect()
 }
 
-/// As many replacements as are asked for in `LEAKGUARD_REPLACEMENTS`.
 #[test]
 fn programs_are_replaced_without_a_gap() {
-    const FEW: usize = 100;
-    let replacements = match std::env::var("LEAKGUARD_REPLACEMENTS") {
-        Ok(number) => number.parse().unwrap(),
-        Err(_) => FEW,
-    };
+    let replacements = if soaks() { 1000 } else { 100 };
     let mut device = Device::new();
     assert_eq!(device.seen(PROBES), (PROBES, PROBES), "control");
     let devices = devices(device.host());
@@ -357,7 +352,7 @@ fn programs_are_replaced_without_a_gap() {
         }
         eprintln!(
             "measured: {replacements} replacements, {:.1} ms each",
-            started.elapsed().as_secs_f64() * 1000.0 / replacements as f64
+            started.elapsed().as_secs_f64() * 1000.0 / f64::from(replacements)
         );
         go_on(&floods, 200);
         // Nothing has to be done after them.
