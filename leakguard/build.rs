@@ -33,11 +33,18 @@ fn build() -> Result<()> {
     println!("cargo::rerun-if-changed=../Cargo.toml");
     println!("cargo::rerun-if-changed=../Cargo.lock");
     let debug = env::var("PROFILE").is_ok_and(|profile| profile == "debug");
+    let mut features = Vec::new();
+    if debug {
+        features.push("log");
+    }
+    if env::var_os("CARGO_FEATURE_NEXT_ABI").is_some() {
+        features.push("next-abi");
+    }
     aya_build::build_ebpf(
         [Package {
             name: "leakguard-ebpf",
             root_dir: "../leakguard-ebpf",
-            features: if debug { &["log"] } else { &[] },
+            features: &features,
             ..Package::default()
         }],
         Toolchain::Custom(&toolchain),

@@ -3,8 +3,13 @@
 //! Pinned state outlives the agent, so any change to a type, a map's size or a numeric value below needs a new
 //! [`ABI_VERSION`], which is part of the pin path: an older agent's state is then never misread.
 
+use crate::packet::Packet;
+
 /// The version of everything in this module and in [`crate::counter`]; part of the pin directory's name.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2 + NEXT;
+
+/// 1 in the build that stands in for the next version, with another layout, in the tests of an upgrade.
+const NEXT: u32 = cfg!(feature = "next-abi") as u32;
 
 /// Map names as they stand in the object; short, because the kernel keeps 15 characters.
 pub mod map {
@@ -14,6 +19,12 @@ pub mod map {
     pub const LOCALS: &str = "LOCALS";
     /// `ARRAY` of one [`super::Settings`].
     pub const SETTINGS: &str = "SETTINGS";
+    /// `ARRAY` of one [`super::Liveness`].
+    pub const LIVENESS: &str = "LIVENESS";
+    /// `HASH` from [`super::EndpointKey`] to [`super::Endpoint`].
+    pub const ENDPOINTS: &str = "ENDPOINTS";
+    /// `LPM_TRIE` of [`super::Prefix`]es.
+    pub const LAN: &str = "LAN";
     /// `PERCPU_ARRAY` of `u64`, indexed by [`crate::counter::Series::index`].
     pub const PACKETS: &str = "PACKETS";
     /// `PERCPU_ARRAY` of `u64`, indexed by [`super::Outcome`].
@@ -25,8 +36,14 @@ pub mod map {
 /// The most interfaces a role table holds; a host beyond that keeps the rest blocked.
 pub const MAX_INTERFACES: u32 = 16_384;
 
+/// How many endpoints of tunnels can be exempt; each takes two entries, one of them for later fragments.
+pub const MAX_ENDPOINTS: u32 = 64;
+
+/// How many prefixes of the LAN can be exempt.
+pub const MAX_LAN: u32 = 256;
+
 /// The size of the event ring in bytes, a power of two and a multiple of the page size.
-pub const EVENT_RING_BYTES: u32 = 1 << 20;
+pub const EVENT_RING_BYTES: u32 = 1 << (20 + NEXT);
 
 /// How many extra ports can be judged as `dns`.
 pub const MAX_EXTRA_PORTS: usize = 16;
@@ -117,6 +134,10 @@ wire_enum! {
         Fragment = 7 => "fragment",
         /// Bytes that cannot be judged.
         Malformed = 8 => "malformed",
+        /// IPv6, which is kept off uplinks.
+        Ipv6 = 9 => "ipv6",
+        /// Anything off the tunnel, while the kill switch is engaged.
+        KillSwitch = 10 => "kill_switch",
     }
 }
 
@@ -236,9 +257,9 @@ impl FromIterator<Class> for ClassSet {
     }
 }
 
-/// What the programs are told; all zeroes means: enforce, every class, every namespace.
+/// What the programs are told; all zeroes means: enforce, every class, every namespace, no kill switch.
 ///
-/// That way a map that was created but not yet written fails closed.
+/// That way a map that was created but not yet written keeps DNS in; nothing is attached before it is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Settings {
@@ -254,6 +275,14 @@ pub struct Settings {
     pub extra_port_count: u32,
     /// Destination ports judged as [`Class::Dns`], in host byte order.
     pub extra_ports: [u16; MAX_EXTRA_PORTS],
+    /// [`Settings::KILL_SWITCH_OFF`], [`Settings::TUNNEL_DOWN`] or [`Settings::ALWAYS`].
+    pub kill_switch: u32,
+    /// [`Settings::DNS_ONLY`] or [`Settings::BLOCK_OFF_TUNNEL`].
+    pub ipv6: u32,
+    /// What an uplink may carry besides endpoints and LAN: [`Settings::DHCP`], [`Settings::NDP`].
+    pub exemptions: u32,
+    /// 0; keeps the size a multiple of the alignment.
+    pub padding: u32,
 }
 
 impl Settings {
@@ -261,6 +290,118 @@ impl Settings {
     pub const ENFORCE: u32 = 0;
     /// Count and report it, but let it pass.
     pub const OBSERVE: u32 = 1;
+
+    /// Uplinks carry what is not DNS.
+    pub const KILL_SWITCH_OFF: u32 = 0;
+    /// Uplinks carry nothing but what is exempt, unless an agent vouches that a tunnel is up.
+    pub const TUNNEL_DOWN: u32 = 1;
+    /// Uplinks carry nothing but what is exempt.
+    pub const ALWAYS: u32 = 2;
+
+    /// IPv6 is treated as IPv4 is.
+    pub const DNS_ONLY: u32 = 0;
+    /// Uplinks carry no IPv6 but what is exempt.
+    pub const BLOCK_OFF_TUNNEL: u32 = 1;
+
+    /// DHCP of this host.
+    pub const DHCP: u32 = 1;
+    /// IPv6 neighbour discovery.
+    pub const NDP: u32 = 2;
+}
+
+/// What an agent vouches for; all zeroes: for nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Liveness {
+    /// How long it does: `CLOCK_BOOTTIME` in nanoseconds, which goes on while the machine sleeps.
+    pub until: u64,
+    /// The tunnel that is up; 0 for none.
+    pub tunnel: u32,
+    /// 0; keeps the size a multiple of the alignment.
+    pub padding: u32,
+}
+
+impl Liveness {
+    /// Whether a tunnel is up: somebody says so, not too long ago, and it has not gone since.
+    #[inline(always)]
+    pub fn holds(&self, now: impl FnOnce() -> u64, is_tunnel: impl FnOnce(u32) -> bool) -> bool {
+        self.tunnel != 0 && now() < self.until && is_tunnel(self.tunnel)
+    }
+}
+
+/// Where a tunnel's own packets go; they have to, or there would be no tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct EndpointKey {
+    /// An IPv4 address stands in the first four bytes.
+    pub address: [u8; 16],
+    /// In host byte order; 0 for later fragments, which have no ports.
+    pub port: u16,
+    /// The IP protocol number.
+    pub protocol: u8,
+    /// A [`Family`].
+    pub family: u8,
+}
+
+impl EndpointKey {
+    /// Where a packet goes.
+    #[inline(always)]
+    pub fn of(packet: &Packet) -> Self {
+        Self {
+            address: packet.destination,
+            port: packet.destination_port,
+            protocol: packet.protocol,
+            family: packet.family as u8,
+        }
+    }
+}
+
+/// Who may send to an endpoint: whoever meets each condition that is not 0. All zeroes: nobody.
+///
+/// An address and a port alone would be open to every process; a mark takes `CAP_NET_ADMIN` or `CAP_NET_RAW`
+/// (`sk_setsockopt`, `SO_MARK`, 6.18), and a cgroup takes being put into it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Endpoint {
+    /// The id of a cgroup that the sending socket is in or below; 0 for any.
+    pub cgroup_id: u64,
+    /// That cgroup's depth below the root of the hierarchy.
+    pub cgroup_level: u32,
+    /// The packet's mark; 0 for any.
+    pub mark: u32,
+}
+
+impl Endpoint {
+    /// Whether a packet with this mark, of a socket with this ancestor at a level, may go to the endpoint.
+    #[inline(always)]
+    pub fn admits(&self, mark: u32, ancestor: impl FnOnce(u32) -> u64) -> bool {
+        if self.mark == 0 && self.cgroup_id == 0 {
+            return false;
+        }
+        (self.mark == 0 || self.mark == mark)
+            && (self.cgroup_id == 0 || self.cgroup_id == ancestor(self.cgroup_level))
+    }
+}
+
+/// An address as a key of [`map::LAN`]: a [`Family`], then the address, from its first bit on.
+///
+/// The bits of the family are part of every prefix.
+pub type Prefix = [u8; 20];
+
+/// How many bits of a [`Prefix`] come before the address.
+pub const PREFIX_FAMILY_BITS: u32 = 32;
+
+/// The key of an address.
+#[inline(always)]
+pub fn prefix(family: Family, address: &[u8; 16]) -> Prefix {
+    let mut prefix = [0; 20];
+    prefix[3] = family as u8;
+    let mut index = 0;
+    while index < 16 {
+        prefix[index + 4] = address[index];
+        index += 1;
+    }
+    prefix
 }
 
 /// How many bytes from the transport header on an event carries.
@@ -327,7 +468,10 @@ impl Event {
 }
 
 const _: () = {
-    assert!(size_of::<Settings>() == 56);
+    assert!(size_of::<Settings>() == 72);
+    assert!(size_of::<Liveness>() == 16);
+    assert!(size_of::<EndpointKey>() == 20);
+    assert!(size_of::<Endpoint>() == 16);
     assert!(size_of::<Event>() == 32 + 24 + 12 + 48 + EVENT_BYTES + 4);
     assert!(size_of::<Event>().is_multiple_of(8));
 };
@@ -335,6 +479,18 @@ const _: () = {
 // SAFETY: repr(C), fixed-width integers and arrays of them, and no padding (the sizes are asserted above).
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Settings {}
+
+// SAFETY: as above.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Liveness {}
+
+// SAFETY: as above.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for EndpointKey {}
+
+// SAFETY: as above.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Endpoint {}
 
 #[cfg(test)]
 mod tests {

@@ -9,4 +9,5 @@ pub mod abi;
 pub mod counter;
 pub mod packet;
 pub mod plain;
+pub mod restriction;
 pub mod verdict;

@@ -16,6 +16,8 @@ pub mod protocol {
     pub const DCCP: u8 = 33;
     /// SCTP, ports as in UDP.
     pub const SCTP: u8 = 132;
+    /// ICMPv6, which neighbour discovery is a part of.
+    pub const ICMPV6: u8 = 58;
     /// UDP-Lite, ports as in UDP.
     pub const UDP_LITE: u8 = 136;
 
@@ -105,6 +107,10 @@ pub struct Packet {
     pub destination_port: u16,
     /// The IP protocol number of the transport.
     pub protocol: u8,
+    /// The type of an ICMPv6 message; 0, which none has, of anything else.
+    pub icmpv6_type: u8,
+    /// How many routers it may still pass; only known for IPv6.
+    pub hop_limit: u8,
     /// The IP version.
     pub family: Family,
     /// Its place in a fragmented datagram.
@@ -120,6 +126,8 @@ impl Packet {
         source_port: 0,
         destination_port: 0,
         protocol: 0,
+        icmpv6_type: 0,
+        hop_limit: 0,
         family: Family::Unknown,
         fragment: Fragment::First,
     };
@@ -267,6 +275,7 @@ fn parse_ipv6<B: PacketBytes + ?Sized>(
 ) -> Result<(), ParseError> {
     const PAYLOAD_LENGTH: usize = 4;
     const NEXT_HEADER: usize = 6;
+    const HOP_LIMIT: usize = 7;
 
     packet.family = Family::Ipv6;
     let mut header = [0; IPV6_LEN as usize];
@@ -279,6 +288,7 @@ fn parse_ipv6<B: PacketBytes + ?Sized>(
         index += 1;
     }
     packet.protocol = header[NEXT_HEADER];
+    packet.hop_limit = header[HOP_LIMIT];
     packet.transport = network + IPV6_LEN;
     let payload_length = u16::from_be_bytes([header[PAYLOAD_LENGTH], header[PAYLOAD_LENGTH + 1]]);
     let end = packet.transport + u32::from(payload_length);
@@ -331,6 +341,10 @@ fn parse_upper<B: PacketBytes + ?Sized>(
             bytes.read(packet.transport, &mut ports)?;
             packet.source_port = u16::from_be_bytes([ports[0], ports[1]]);
             packet.destination_port = u16::from_be_bytes([ports[2], ports[3]]);
+        } else if packet.protocol == protocol::ICMPV6 {
+            let mut first = [0; 1];
+            bytes.read(packet.transport, &mut first)?;
+            packet.icmpv6_type = first[0];
         }
         return Ok(());
     }

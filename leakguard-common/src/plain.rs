@@ -3,8 +3,9 @@
 //! Nothing is decided here that [`crate::verdict::decide`] would decide otherwise; a packet for which this says no is
 //! only looked at more closely. It spares most packets every helper call.
 
-use crate::abi::Settings;
+use crate::abi::{Family, Settings};
 use crate::packet::{Packet, protocol};
+use crate::restriction::is_restricted;
 use crate::verdict::class;
 
 /// An IPv4 header without options, and the ports.
@@ -13,9 +14,10 @@ pub const IPV4_HEAD: usize = 24;
 /// An IPv6 header without extensions, and the ports.
 pub const IPV6_HEAD: usize = 44;
 
-/// Whether these are the first bytes of a whole TCP or UDP packet that belongs to no class.
+/// Whether these are the first bytes of a whole TCP or UDP packet that belongs to no class, and that may leave by every
+/// interface.
 #[inline(always)]
-pub fn is_other_ipv4(head: &[u8; IPV4_HEAD], settings: &Settings) -> bool {
+pub fn is_other_ipv4(head: &[u8; IPV4_HEAD], settings: &Settings, engaged: bool) -> bool {
     const VERSION_AND_LENGTH: usize = 0;
     const FRAGMENT: usize = 6;
     const PROTOCOL: usize = 9;
@@ -23,19 +25,23 @@ pub fn is_other_ipv4(head: &[u8; IPV4_HEAD], settings: &Settings) -> bool {
     /// The more-fragments flag and the fragment offset.
     const IS_FRAGMENT: u16 = 0x3fff;
 
-    head[VERSION_AND_LENGTH] == 0x45
+    !is_restricted(Family::Ipv4, settings, engaged)
+        && head[VERSION_AND_LENGTH] == 0x45
         && u16::from_be_bytes([head[FRAGMENT], head[FRAGMENT + 1]]) & IS_FRAGMENT == 0
         && is_other(head[PROTOCOL], [head[PORT], head[PORT + 1]], settings)
 }
 
-/// Whether these are the first bytes of a whole TCP or UDP packet that belongs to no class.
+/// Whether these are the first bytes of a whole TCP or UDP packet that belongs to no class, and that may leave by every
+/// interface.
 #[inline(always)]
-pub fn is_other_ipv6(head: &[u8; IPV6_HEAD], settings: &Settings) -> bool {
+pub fn is_other_ipv6(head: &[u8; IPV6_HEAD], settings: &Settings, engaged: bool) -> bool {
     const VERSION: usize = 0;
     const NEXT_HEADER: usize = 6;
     const PORT: usize = 42;
 
-    head[VERSION] >> 4 == 6 && is_other(head[NEXT_HEADER], [head[PORT], head[PORT + 1]], settings)
+    !is_restricted(Family::Ipv6, settings, engaged)
+        && head[VERSION] >> 4 == 6
+        && is_other(head[NEXT_HEADER], [head[PORT], head[PORT + 1]], settings)
 }
 
 #[inline(always)]

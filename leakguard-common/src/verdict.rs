@@ -2,6 +2,7 @@
 
 use crate::abi::{Class, Hook, Reason, Role, Settings, Verdict};
 use crate::packet::{Fragment, Packet, ParseError, has_ports, protocol};
+use crate::restriction::{is_restricted, objection};
 
 const PORT_DNS: u16 = 53;
 const PORT_NETBIOS: u16 = 137;
@@ -35,27 +36,80 @@ impl Decision {
     }
 }
 
+/// What a hook has to look up; each is asked only for packets that it matters for, because for most it does not.
+pub trait Facts {
+    /// The role of the exit interface. `None` for a packet that the table of this namespace does not cover, because
+    /// its socket lives in another one: such a packet is judged where it leaves the host.
+    fn role(&self) -> Option<Role>;
+
+    /// Whether the kill switch is engaged ([`crate::restriction::is_engaged`]).
+    fn is_engaged(&self) -> bool;
+
+    /// Whether the packet came in by an interface and is on its way through.
+    fn is_forwarded(&self) -> bool;
+
+    /// Whether it goes to a prefix of the LAN that is exempt.
+    fn is_lan(&self, packet: &Packet) -> bool;
+
+    /// Whether it goes to an endpoint of a tunnel and is the tunnel's own.
+    fn may_use_endpoint(&self, packet: &Packet) -> bool;
+}
+
+/// A hook that knows the role alone: no kill switch, and nothing is exempt.
+impl<F: Fn() -> Option<Role>> Facts for F {
+    fn role(&self) -> Option<Role> {
+        self()
+    }
+
+    fn is_engaged(&self) -> bool {
+        false
+    }
+
+    fn is_forwarded(&self) -> bool {
+        false
+    }
+
+    fn is_lan(&self, _packet: &Packet) -> bool {
+        false
+    }
+
+    fn may_use_endpoint(&self, _packet: &Packet) -> bool {
+        false
+    }
+}
+
 /// Decides about one packet.
 ///
-/// `parsed` is what [`crate::packet::parse`] said of `packet`. `role` looks up the exit interface; it is asked
-/// only for packets that could be blocked, because most are not. It answers `None` for a packet that the table
-/// of this namespace does not cover, because its socket lives in another one: such a packet is judged where it
-/// leaves the host.
+/// `parsed` is what [`crate::packet::parse`] said of `packet`.
 #[inline(always)]
 pub fn decide(
     parsed: Result<(), ParseError>,
     packet: &Packet,
     hook: Hook,
     settings: &Settings,
-    role: impl FnOnce() -> Option<Role>,
+    facts: impl Facts,
 ) -> Decision {
-    let reason = suspicion(parsed, packet, hook, settings);
-    if matches!(reason, Reason::Other) {
+    if matches!(parsed, Err(ParseError::NotIp)) {
         return Decision::IGNORE;
     }
-    let Some(role) = role() else {
+    let mut reason = suspicion(parsed, packet, hook, settings);
+    if matches!(reason, Reason::Other)
+        && !is_restricted(packet.family, settings, facts.is_engaged())
+    {
+        return Decision::IGNORE;
+    }
+    let Some(role) = facts.role() else {
         return Decision::IGNORE;
     };
+    if matches!(reason, Reason::Other) {
+        if !matches!(role, Role::Uplink) {
+            return Decision::IGNORE;
+        }
+        reason = objection(packet, settings, &facts);
+        if matches!(reason, Reason::Other) {
+            return Decision::IGNORE;
+        }
+    }
     let verdict = match role {
         Role::Tunnel | Role::Local => Verdict::Pass,
         Role::Uplink if settings.mode == Settings::OBSERVE => Verdict::WouldDrop,
@@ -76,15 +130,8 @@ fn suspicion(
     hook: Hook,
     settings: &Settings,
 ) -> Reason {
-    match parsed {
-        Ok(()) => {}
-        Err(ParseError::NotIp) => return Reason::Other,
-        Err(
-            ParseError::Truncated
-            | ParseError::Version
-            | ParseError::HeaderLength
-            | ParseError::TooDeep,
-        ) => return Reason::Malformed,
+    if parsed.is_err() {
+        return Reason::Malformed;
     }
     if matches!(packet.fragment, Fragment::Later) {
         // The stack fragments after the cgroup hook, so there a fragment comes from a raw socket. On a wire it

@@ -5,21 +5,53 @@
 use leakguard_common::abi::{Hook, MAX_EXTRA_PORTS, Role, Settings};
 use leakguard_common::packet::{LinkLayer, Packet, parse};
 use leakguard_common::plain::{IPV4_HEAD, IPV6_HEAD, is_other_ipv4, is_other_ipv6};
-use leakguard_common::verdict::decide;
+use leakguard_common::verdict::{Facts, decide};
 use proptest::prelude::*;
 
+/// An uplink from which nothing is exempt.
+#[derive(Clone, Copy)]
+struct Uplink {
+    engaged: bool,
+}
+
+impl Facts for Uplink {
+    fn role(&self) -> Option<Role> {
+        Some(Role::Uplink)
+    }
+
+    fn is_engaged(&self) -> bool {
+        self.engaged
+    }
+
+    fn is_forwarded(&self) -> bool {
+        false
+    }
+
+    fn is_lan(&self, _packet: &Packet) -> bool {
+        false
+    }
+
+    fn may_use_endpoint(&self, _packet: &Packet) -> bool {
+        false
+    }
+}
+
 /// What the long way says of a packet on an uplink.
-fn is_judged(bytes: &[u8], settings: &Settings) -> bool {
+fn is_judged(bytes: &[u8], settings: &Settings, engaged: bool) -> bool {
     [Hook::CgroupSkb, Hook::Tc].into_iter().any(|hook| {
         let mut packet = Packet::UNKNOWN;
         let parsed = parse(bytes, LinkLayer::Ip, &mut packet);
-        decide(parsed, &packet, hook, settings, || Some(Role::Uplink)).is_judged()
+        decide(parsed, &packet, hook, settings, Uplink { engaged }).is_judged()
     })
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
-    proptest::collection::vec(1_u16.., 0..MAX_EXTRA_PORTS).prop_map(|ports| {
-        let mut settings = Settings::default();
+    let ports = proptest::collection::vec(1_u16.., 0..MAX_EXTRA_PORTS);
+    (ports, 0_u32..3).prop_map(|(ports, ipv6)| {
+        let mut settings = Settings {
+            ipv6,
+            ..Settings::default()
+        };
         for (place, port) in settings.extra_ports.iter_mut().zip(ports) {
             *place = port;
             settings.extra_port_count += 1;
@@ -67,9 +99,12 @@ proptest! {
         ipv4 in head::<IPV4_HEAD>(0x45, 9, 22),
         ipv6 in head::<IPV6_HEAD>(0x60, 6, 42),
         settings in settings(),
+        engaged in any::<bool>(),
     ) {
-        prop_assert!(!(is_other_ipv4(&ipv4, &settings) && is_judged(&ipv4, &settings)), "{ipv4:02x?}");
-        prop_assert!(!(is_other_ipv6(&ipv6, &settings) && is_judged(&ipv6, &settings)), "{ipv6:02x?}");
+        let plain = is_other_ipv4(&ipv4, &settings, engaged);
+        prop_assert!(!(plain && is_judged(&ipv4, &settings, engaged)), "{ipv4:02x?}");
+        let plain = is_other_ipv6(&ipv6, &settings, engaged);
+        prop_assert!(!(plain && is_judged(&ipv6, &settings, engaged)), "{ipv6:02x?}");
     }
 }
 
@@ -80,15 +115,15 @@ fn ordinary_packets_take_the_short_way() {
     ipv4[6] = 0x40;
     ipv4[9] = 6;
     ipv4[22..24].copy_from_slice(&443_u16.to_be_bytes());
-    assert!(is_other_ipv4(&ipv4, &Settings::default()));
+    assert!(is_other_ipv4(&ipv4, &Settings::default(), false));
     ipv4[22..24].copy_from_slice(&53_u16.to_be_bytes());
-    assert!(!is_other_ipv4(&ipv4, &Settings::default()));
+    assert!(!is_other_ipv4(&ipv4, &Settings::default(), false));
 
     let mut ipv6 = [0; IPV6_HEAD];
     ipv6[0] = 0x6f;
     ipv6[6] = 17;
     ipv6[42..44].copy_from_slice(&443_u16.to_be_bytes());
-    assert!(is_other_ipv6(&ipv6, &Settings::default()));
+    assert!(is_other_ipv6(&ipv6, &Settings::default(), false));
     ipv6[42..44].copy_from_slice(&853_u16.to_be_bytes());
-    assert!(!is_other_ipv6(&ipv6, &Settings::default()));
+    assert!(!is_other_ipv6(&ipv6, &Settings::default(), false));
 }

@@ -163,6 +163,10 @@ fn settings_of_zeroes_block_every_class() {
         exempt: ClassSet::default(),
         extra_port_count: 0,
         extra_ports: [0; MAX_EXTRA_PORTS],
+        kill_switch: 0,
+        ipv6: 0,
+        exemptions: 0,
+        padding: 0,
     };
     assert_eq!(zeroed, Settings::default());
     for &blocked in Class::ALL {

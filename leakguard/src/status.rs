@@ -7,10 +7,11 @@ use leakguard_common::counter::Series;
 use serde::Serialize;
 
 use crate::error::chain;
-use crate::guard::{GuardError, blocked, ruleset};
+use crate::guard::{GuardError, blocked, ipv6_policy, kill_switch_mode, lan_prefix, ruleset};
 use crate::host::cgroup2_root;
 use crate::interfaces::{RolePatterns, Snapshot, classify, snapshot};
-use crate::kernel::enforcement::ReadBack;
+use crate::kernel::Exemptions;
+use crate::kernel::enforcement::{ReadBack, other_versions};
 use crate::kernel::links::TcAttachment;
 use crate::kernel::pins::Pins;
 use crate::kernel::requirements::{check_cgroup, check_privileges};
@@ -41,6 +42,10 @@ pub struct Status {
     pub block: Vec<&'static str>,
     /// Further ports judged as dns.
     pub ports: Vec<u16>,
+    /// What uplinks carry besides; absent when nothing is enforced.
+    pub kill_switch: Option<KillSwitch>,
+    /// `dns-only` or `block-off-tunnel`; absent when nothing is enforced.
+    pub ipv6: Option<&'static str>,
     /// The managed namespace.
     pub netns: Option<Netns>,
     /// The cgroup whose sockets are judged.
@@ -53,6 +58,25 @@ pub struct Status {
     pub packets: Vec<PacketCount>,
     /// What became of events in the kernel.
     pub events: EventCounts,
+}
+
+/// What the kill switch does.
+#[derive(Clone, Debug, Serialize)]
+pub struct KillSwitch {
+    /// `off`, `tunnel-down` or `always`.
+    pub mode: &'static str,
+    /// Whether uplinks carry nothing now but what is exempt.
+    pub engaged: bool,
+    /// The tunnel that an agent vouches for.
+    pub tunnel: Option<String>,
+    /// How many destinations of tunnels are exempt.
+    pub endpoints: usize,
+    /// Whether DHCP is exempt.
+    pub dhcp: bool,
+    /// Whether neighbour discovery is exempt.
+    pub ndp: bool,
+    /// The prefixes that are exempt.
+    pub lan: Vec<String>,
 }
 
 /// The managed namespace.
@@ -135,8 +159,10 @@ impl Status {
 pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
     check_privileges()?;
     let snapshot = snapshot().await?;
-    let Some(state) = ReadBack::open(&Pins::at(bpffs))? else {
-        return Ok(nothing(&snapshot));
+    let pins = Pins::at(bpffs);
+    let Some(state) = ReadBack::open(&pins)? else {
+        let others = other_versions(&pins)?;
+        return Ok(nothing(&snapshot, others));
     };
     let mut causes = Vec::new();
     if !state.here {
@@ -145,6 +171,8 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
                 .to_owned(),
         );
     }
+    causes.extend(state.gaps.iter().cloned());
+    causes.extend(other_versions(&pins)?.into_iter().map(of_other_version));
     let cgroup = state.cgroup.as_ref().map(|attachment| attachment.cgroup_id);
     let cgroup_path = cgroup.and_then(find_cgroup);
     match cgroup {
@@ -157,7 +185,10 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
         Some(_) => {}
     }
     let interfaces = interfaces(&state, &snapshot, &mut causes)?;
-    let netfilter = netfilter(&state, &mut causes).await;
+    let exemptions = state.maps.exemptions()?;
+    let netfilter = netfilter(&state, &exemptions, &mut causes).await;
+    let kill_switch = kill_switch(&state, &exemptions, &snapshot)?;
+    let ipv6 = ipv6_policy(&state.settings).name();
     let Settings {
         netns_cookie,
         netns_inode,
@@ -165,6 +196,7 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
         exempt,
         extra_port_count,
         extra_ports,
+        ..
     } = state.settings;
     Ok(Status {
         level: match (causes.is_empty(), &cgroup_path) {
@@ -185,6 +217,8 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
             .into_iter()
             .take(extra_port_count as usize)
             .collect(),
+        kill_switch: Some(kill_switch),
+        ipv6: Some(ipv6),
         netns: Some(Netns {
             inode: netns_inode,
             cookie: netns_cookie,
@@ -205,14 +239,27 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
     })
 }
 
-fn nothing(snapshot: &Snapshot) -> Status {
+fn of_other_version(path: String) -> String {
+    format!(
+        "another version of leakguard has left its state in {path}, and what that enforces is not known; run that \
+         version, or lift it with `leakguard release`"
+    )
+}
+
+fn nothing(snapshot: &Snapshot, others: Vec<String>) -> Status {
     let interfaces = classify(snapshot, &RolePatterns::default()).into_values();
     Status {
         level: Level::None,
-        causes: vec!["nothing is enforced; start with `leakguard run` or `leakguard apply`".into()],
+        causes: if others.is_empty() {
+            vec!["nothing is enforced; start with `leakguard run` or `leakguard apply`".into()]
+        } else {
+            others.into_iter().map(of_other_version).collect()
+        },
         mode: None,
         block: Vec::new(),
         ports: Vec::new(),
+        kill_switch: None,
+        ipv6: None,
         netns: None,
         cgroup: None,
         interfaces: interfaces
@@ -280,7 +327,44 @@ fn tc(state: &ReadBack, ifindex: u32) -> Result<&'static str, GuardError> {
     })
 }
 
-async fn netfilter(state: &ReadBack, causes: &mut Vec<String>) -> Netfilter {
+fn kill_switch(
+    state: &ReadBack,
+    exemptions: &Exemptions,
+    snapshot: &Snapshot,
+) -> Result<KillSwitch, GuardError> {
+    let engaged = state.is_engaged()?;
+    let tunnel = state.maps.liveness()?.tunnel;
+    let exempt = |bit| state.settings.exemptions & bit != 0;
+    Ok(KillSwitch {
+        mode: kill_switch_mode(&state.settings).name(),
+        engaged,
+        tunnel: snapshot
+            .links
+            .get(&tunnel)
+            .filter(|_| !engaged)
+            .map(|link| link.name.clone()),
+        endpoints: exemptions
+            .endpoints
+            .keys()
+            .filter(|endpoint| endpoint.port != 0)
+            .count(),
+        dhcp: exempt(Settings::DHCP),
+        ndp: exempt(Settings::NDP),
+        lan: exemptions
+            .lan
+            .iter()
+            .copied()
+            .filter_map(lan_prefix)
+            .map(|prefix| prefix.to_string())
+            .collect(),
+    })
+}
+
+async fn netfilter(
+    state: &ReadBack,
+    exemptions: &Exemptions,
+    causes: &mut Vec<String>,
+) -> Netfilter {
     let missing = |why: &str| {
         format!("forwarded traffic has no second net for interfaces that have just come: {why}")
     };
@@ -291,13 +375,16 @@ async fn netfilter(state: &ReadBack, causes: &mut Vec<String>) -> Netfilter {
             return Netfilter::default();
         }
     };
-    let expected = ruleset(&state.settings);
+    let expected = ruleset(&state.settings, exemptions);
+    let restriction = expected
+        .restriction
+        .as_ref()
+        .map(|restriction| (restriction.reason, expected.action));
     let complete = |table: &Option<netfilter::Table>| {
         table.as_ref().is_some_and(|table| {
-            expected
-                .ports
-                .keys()
-                .all(|class| table.action(*class) == Some(expected.action))
+            let mut classes = expected.ports.keys();
+            classes.all(|class| table.action(*class) == Some(expected.action))
+                && table.restriction() == restriction
         })
     };
     if !complete(&tables.inet) {

@@ -1,6 +1,7 @@
 //! A device under test on the lab's network, with a capture at its ISP.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use leakguard::lab::{
     Agent, AgentConfig, Bpffs, Cgroup, Directions, Netns, Observer, Resolver, Topology, WireGuard,
@@ -63,8 +64,13 @@ impl Bench {
 
     /// Starts the agent, with more arguments of `leakguard run`.
     pub fn protect(&mut self, arguments: &[&str]) -> &mut Agent {
+        self.protect_with(agent_binary(), arguments)
+    }
+
+    /// Starts another program in the agent's place.
+    pub fn protect_with(&mut self, binary: PathBuf, arguments: &[&str]) -> &mut Agent {
         let agent = Agent::start(&AgentConfig {
-            binary: agent_binary(),
+            binary,
             netns: self.topology.host(),
             cgroup: &self.cgroup,
             bpffs: &self.bpffs,
@@ -73,6 +79,12 @@ impl Bench {
         })
         .unwrap();
         self.agent.insert(agent)
+    }
+
+    /// The tunnel that it was built with, and the namespace it is in.
+    pub fn tunnel(&mut self) -> (&mut WireGuard, &Netns) {
+        let (tunnel, _) = self.tunnel.as_mut().unwrap();
+        (tunnel, self.topology.host())
     }
 
     /// Lifts enforcement and ends the agent.

@@ -9,17 +9,29 @@
 
 mod bench;
 pub mod dhcp;
+mod foreign;
+mod memory;
 mod origin;
 pub mod radvd;
+mod scene;
 mod status;
+mod storm;
+mod tun;
 mod volley;
+mod way;
 
 use std::path::PathBuf;
 
 pub use bench::{Bench, Place, isp};
+pub use foreign::Foreign;
+pub use memory::MemoryLimit;
 pub use origin::{Origin, connect};
+pub use scene::{Scene, soaks};
 pub use status::{interface, packets};
+pub use storm::{KINDS, Storm, Stormed, Tally, escaped};
+pub use tun::Tun;
 pub use volley::{Transport, Volley};
+pub use way::Carrier;
 
 /// The agent under test; `cargo xtask test` builds it and names it in `LEAKGUARD_BIN`.
 ///
@@ -27,8 +39,21 @@ pub use volley::{Transport, Volley};
 ///
 /// If it is not named: a test must not pick up some other build.
 pub fn agent_binary() -> PathBuf {
-    match std::env::var_os("LEAKGUARD_BIN") {
+    binary("LEAKGUARD_BIN")
+}
+
+/// An agent with the next ABI version, for the tests of an upgrade; named in `LEAKGUARD_NEXT_BIN`.
+///
+/// # Panics
+///
+/// If it is not named.
+pub fn next_agent_binary() -> PathBuf {
+    binary("LEAKGUARD_NEXT_BIN")
+}
+
+fn binary(variable: &str) -> PathBuf {
+    match std::env::var_os(variable) {
         Some(path) => path.into(),
-        None => panic!("LEAKGUARD_BIN is not set: run the tests with `cargo xtask test`"),
+        None => panic!("{variable} is not set: run the tests with `cargo xtask test`"),
     }
 }

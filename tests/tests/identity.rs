@@ -251,8 +251,9 @@ fn expect(bench: &Bench, observer: &mut Observer, when: &str, expected: usize) {
     println!("{when}: {expected} of {N} of each kind seen");
 }
 
-/// `--uplink` keeps a device that is no tunnel from being taken for a local one: here it stands for a physical one.
-const ARGUMENTS: [&str; 2] = ["--uplink", "other*"];
+/// `--uplink` keeps a device that is no tunnel from being taken for a local one: here it stands for a physical one. The
+/// tunnel is a pair as well, so that what comes through can be counted at its other end.
+const ARGUMENTS: [&str; 4] = ["--uplink", "other*", "--tunnel", "veth:wg0"];
 
 #[test]
 fn a_device_that_takes_over_a_tunnels_number_is_not_permitted() {
@@ -310,7 +311,7 @@ fn a_permission_goes_with_the_name_that_the_pattern_matches() {
     await_role(&mut bench, "other0", "uplink");
     expect(&bench, &mut observer, "renamed to something else", 0);
 
-    // Whoever is called as the operator has said is the tunnel: giving names takes CAP_NET_ADMIN.
+    // Whoever has the name and the kind that the operator has said is the tunnel: giving names takes CAP_NET_ADMIN.
     rename(&bench, "other0", Bench::TUNNEL);
     await_role(&mut bench, Bench::TUNNEL, "tunnel");
     expect(&bench, &mut observer, "renamed back", N);

@@ -17,11 +17,13 @@ use leakguard::kernel::pins::Pins;
 use leakguard::kernel::{Device, Enforcement};
 use leakguard::lab::{
     Agent, AgentConfig, Bpffs, Cgroup, Directions, Frame, LabError, Netns, Observer, Topology,
-    address, output_within,
+    address, output_within, wait_until,
 };
 use leakguard_common::abi::{Role, Settings};
 use leakguard_common::packet::LinkLayer;
-use leakguard_tests::agent_binary;
+use leakguard_tests::{Foreign, agent_binary};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// How many packets each probe sends.
 const PROBES: usize = 20;
@@ -248,6 +250,77 @@ fn assert_nothing_is_left(lab: &Lab) {
     assert!(!qdiscs.contains("clsact"), "{qdiscs}");
 }
 
+/// Lets every packet of the uplink out before leakguard's program sees it, for as long as what is returned is held.
+fn go_before(host: &Netns) -> Option<Foreign> {
+    if expected_tc() == "clsact" {
+        let filter = format!(
+            "filter add dev {} egress protocol all prio 1 bpf bytecode",
+            Topology::UPLINK
+        );
+        // Returns -1: it matches, and without an action that is an OK, which ends the list.
+        let mut arguments: Vec<&str> = filter.split(' ').collect();
+        arguments.extend(["1,6 0 0 4294967295", "flowid", "1:1"]);
+        run(host, "tc", &arguments);
+        return None;
+    }
+    let foreign = host.run_in(|| {
+        let uplink = nix::net::if_::if_nametoindex(Topology::UPLINK).unwrap();
+        Foreign::at_head(uplink).unwrap()
+    });
+    Some(foreign.unwrap())
+}
+
+#[test]
+fn a_foreign_program_in_front_is_overtaken_on_every_kernel() {
+    let mut lab = Lab::new();
+    let agent = lab.agent();
+    let pid = Pid::from_raw(agent.pid().cast_signed());
+    for _ in 0..2 {
+        kill(pid, Signal::SIGSTOP).unwrap();
+        let foreign = go_before(lab.topology.host());
+        assert_eq!(tc(&agent, Topology::UPLINK), "behind");
+        lab.send_from_client();
+        assert_eq!(lab.left(), PROBES, "positive control: it lets DNS out");
+
+        kill(pid, Signal::SIGCONT).unwrap();
+        wait_until("it is overtaken", LIMIT, || {
+            Ok(tc(&agent, Topology::UPLINK) == expected_tc())
+        })
+        .unwrap();
+        lab.assert_closed();
+        drop(foreign);
+    }
+    if expected_tc() == "clsact" {
+        let filters = clsact_filters(lab.topology.host(), Topology::UPLINK);
+        assert_eq!(filters.len(), 3, "ours once, and theirs: {filters:?}");
+    }
+    agent.release().unwrap();
+    lab.assert_open();
+}
+
+#[test]
+fn every_program_can_be_replaced_by_another_copy() {
+    with_enforcement(|netns, enforcement| {
+        let device = [uplink(LinkLayer::Ethernet)];
+        assert!(
+            !enforcement
+                .attach(&device, Duration::MAX)
+                .changes
+                .is_empty()
+        );
+        let programs = || clsact_filters(netns, "up0");
+        let before = programs();
+        for _ in 0..3 {
+            let replaced = enforcement.reload().unwrap();
+            assert!(replaced.failures.is_empty(), "{replaced:?}");
+            let again = enforcement.attach(&device, Duration::MAX);
+            assert!(again.changes.is_empty(), "{again:?}");
+            assert_eq!(programs().len(), before.len());
+        }
+        assert_eq!(programs() == before, expected_tc() == "head");
+    });
+}
+
 #[test]
 fn a_number_of_another_namespace_is_no_tunnel() {
     let mut lab = Lab::new();
@@ -360,9 +433,9 @@ fn with_enforcement(test: impl FnOnce(&Netns, &mut Enforcement) + Send) {
 fn another_program_replaces_the_one_that_is_attached() {
     with_enforcement(|netns, enforcement| {
         let mut attach = |link| {
-            let followed = enforcement.attach(&[uplink(link)]);
+            let followed = enforcement.attach(&[uplink(link)], Duration::MAX);
             assert!(followed.failures.is_empty(), "{:?}", followed.failures);
-            (followed.changed, clsact_filters(netns, "up0"))
+            (!followed.changes.is_empty(), clsact_filters(netns, "up0"))
         };
         let (changed, first) = attach(LinkLayer::Unknown);
         assert!(changed);
@@ -378,11 +451,21 @@ fn another_program_replaces_the_one_that_is_attached() {
 fn a_deleted_qdisc_is_noticed() {
     with_enforcement(|netns, enforcement| {
         let device = [uplink(LinkLayer::Ethernet)];
-        assert!(enforcement.attach(&device).changed);
+        assert!(
+            !enforcement
+                .attach(&device, Duration::MAX)
+                .changes
+                .is_empty()
+        );
         let before = clsact_filters(netns, "up0").len();
         if expected_tc() == "clsact" {
             run(netns, "tc", &["qdisc", "del", "dev", "up0", "clsact"]);
-            assert!(enforcement.attach(&device).changed);
+            assert!(
+                !enforcement
+                    .attach(&device, Duration::MAX)
+                    .changes
+                    .is_empty()
+            );
         }
         assert_eq!(clsact_filters(netns, "up0").len(), before);
     });
@@ -392,7 +475,9 @@ fn a_deleted_qdisc_is_noticed() {
 fn an_ingress_qdisc_is_not_taken_for_clsact() {
     with_enforcement(|netns, enforcement| {
         run(netns, "tc", &["qdisc", "add", "dev", "up0", "ingress"]);
-        let failures = enforcement.attach(&[uplink(LinkLayer::Ethernet)]).failures;
+        let failures = enforcement
+            .attach(&[uplink(LinkLayer::Ethernet)], Duration::MAX)
+            .failures;
         // TCX does not need a qdisc.
         assert_eq!(failures.len(), usize::from(expected_tc() == "clsact"));
         let filters = run(netns, "tc", &["filter", "show", "dev", "up0", "ingress"]);
@@ -411,9 +496,19 @@ fn foreign_filters_and_their_qdisc_stay() {
         let before = list();
         assert!(before.contains("u32"), "{before}");
         let mut device = uplink(LinkLayer::Ethernet);
-        assert!(enforcement.attach(&[device.clone()]).changed);
+        assert!(
+            !enforcement
+                .attach(&[device.clone()], Duration::MAX)
+                .changes
+                .is_empty()
+        );
         device.role = Role::Local;
-        assert!(enforcement.attach(&[device]).changed);
+        assert!(
+            !enforcement
+                .attach(&[device], Duration::MAX)
+                .changes
+                .is_empty()
+        );
         assert_eq!(list(), before);
         assert_eq!(clsact_filters(netns, "up0"), Vec::<String>::new());
     });

@@ -38,6 +38,26 @@ pub(crate) fn agent(release: bool) -> Result<PathBuf> {
         .target_dir()?
         .join(profile)
         .join("leakguard");
+    check(binary)
+}
+
+/// Builds the agent that stands in for the next version in the tests of an upgrade: another ABI, another layout.
+pub(crate) fn next_agent() -> Result<PathBuf> {
+    say("build", "leakguard with the next ABI (debug)");
+    // In a directory of its own: nobody must find it where the real one is expected.
+    let target_dir = Metadata::load()?.target_dir()?.join("next-abi");
+    workspace::cargo("build")
+        .args(["--locked", "--package=leakguard", "--bin=leakguard"])
+        .arg("--features=next-abi")
+        .arg("--target-dir")
+        .arg(&target_dir)
+        .env("CARGO_PROFILE_DEV_DEBUG", "false")
+        .env("CARGO_PROFILE_DEV_INCREMENTAL", "false")
+        .run()?;
+    check(target_dir.join("debug/leakguard"))
+}
+
+fn check(binary: PathBuf) -> Result<PathBuf> {
     ensure!(
         binary.is_file(),
         "cargo built leakguard, but {} does not exist (is `build.target` set for cargo?)",

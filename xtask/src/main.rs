@@ -11,6 +11,7 @@ mod lint;
 mod process;
 mod report;
 mod setup;
+mod soak;
 mod test;
 mod vm;
 mod workspace;
@@ -37,6 +38,8 @@ enum Command {
     Demo(demo::Args),
     /// Run the tests; ends with `N passed, N failed`.
     Test(test::Args),
+    /// Run the long forms of the tests that have one: more repetitions, more interfaces.
+    Soak(soak::Args),
     /// Run the kernel tier on Debian's kernels, in emulated machines.
     Vm(vm::Args),
     /// Formatting, clippy on the host and the BPF target, architecture rules, cargo-deny.
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Build(args) => build::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Soak(args) => soak::run(args),
         Command::Vm(args) => vm::run(&args),
         Command::Lint => lint::run(),
         Command::Ci => ci::run(),

@@ -4,7 +4,8 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{
-    bpf_get_socket_cookie, bpf_get_socket_uid, bpf_skb_cgroup_id, bpf_skb_load_bytes,
+    bpf_get_socket_cookie, bpf_get_socket_uid, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id,
+    bpf_skb_load_bytes,
 };
 use leakguard_common::abi::{Event, Settings};
 use leakguard_common::packet::{LinkLayer, PacketBytes, Truncated};
@@ -74,6 +75,20 @@ impl Skb {
         unsafe { bpf_skb_cgroup_id(self.skb) }
     }
 
+    /// The packet's mark: its socket's, unless somebody with `CAP_NET_ADMIN` has set another.
+    #[inline(always)]
+    pub(super) fn mark(self) -> u32 {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb).mark }
+    }
+
+    /// The cgroup that the sending socket is in or below, at a depth; 0 if there is none.
+    #[inline(always)]
+    pub(super) fn ancestor_cgroup_id(self, level: u32) -> u64 {
+        // SAFETY: the helper takes the program's own context.
+        unsafe { bpf_skb_ancestor_cgroup_id(self.skb, level as i32) }
+    }
+
     /// The socket's owner, or [`Event::NO_UID`].
     #[inline(always)]
     pub(super) fn uid(self, has_socket: bool) -> u32 {
@@ -85,32 +100,38 @@ impl Skb {
         }
     }
 
-    /// Whether the packet is of no class by its first bytes alone; `false` where those do not say, or are not in the
-    /// linear part.
+    /// Whether the packet may leave by every interface by its first bytes alone; `false` where those do not say, or are
+    /// not in the linear part.
     #[inline(always)]
-    pub(super) fn is_plainly_other(self, link: LinkLayer, settings: &Settings) -> bool {
+    pub(super) fn is_plainly_other(
+        self,
+        link: LinkLayer,
+        settings: &Settings,
+        engaged: bool,
+    ) -> bool {
         match link {
             LinkLayer::Ip | LinkLayer::Unknown => {
-                self.is_plain_ipv4::<0>(settings) || self.is_plain_ipv6::<0>(settings)
+                self.is_plain_ipv4::<0>(settings, engaged)
+                    || self.is_plain_ipv6::<0>(settings, engaged)
             }
             LinkLayer::Ethernet => match self.direct::<12, 2>() {
-                Some([0x08, 0x00]) => self.is_plain_ipv4::<14>(settings),
-                Some([0x86, 0xdd]) => self.is_plain_ipv6::<14>(settings),
+                Some([0x08, 0x00]) => self.is_plain_ipv4::<14>(settings, engaged),
+                Some([0x86, 0xdd]) => self.is_plain_ipv6::<14>(settings, engaged),
                 _ => false,
             },
         }
     }
 
     #[inline(always)]
-    fn is_plain_ipv4<const NETWORK: usize>(self, settings: &Settings) -> bool {
+    fn is_plain_ipv4<const NETWORK: usize>(self, settings: &Settings, engaged: bool) -> bool {
         self.direct::<NETWORK, IPV4_HEAD>()
-            .is_some_and(|head| is_other_ipv4(head, settings))
+            .is_some_and(|head| is_other_ipv4(head, settings, engaged))
     }
 
     #[inline(always)]
-    fn is_plain_ipv6<const NETWORK: usize>(self, settings: &Settings) -> bool {
+    fn is_plain_ipv6<const NETWORK: usize>(self, settings: &Settings, engaged: bool) -> bool {
         self.direct::<NETWORK, IPV6_HEAD>()
-            .is_some_and(|head| is_other_ipv6(head, settings))
+            .is_some_and(|head| is_other_ipv6(head, settings, engaged))
     }
 
     /// `N` bytes from `OFFSET` on, where they are in the linear part of the packet.

@@ -16,6 +16,7 @@ use leakguard_common::verdict::decide;
 use super::context::Skb;
 use super::counters::count_packets;
 use super::events::{Sender, report};
+use super::facts::{HookFacts, is_engaged};
 use super::maps::{LOCALS, SETTINGS, TUNNELS};
 
 const PASS: i32 = 1;
@@ -132,14 +133,19 @@ fn egress<I: Identity>(skb: Skb) -> i32 {
     let Some(settings) = SETTINGS.get(0) else {
         return DROP;
     };
-    if skb.is_plainly_other(LinkLayer::Ip, settings) {
+    let engaged = is_engaged(settings);
+    if skb.is_plainly_other(LinkLayer::Ip, settings, engaged) {
         return PASS;
     }
     let mut packet = Packet::UNKNOWN;
     let parsed = parse(&skb, LinkLayer::Ip, &mut packet);
-    let decision = decide(parsed, &packet, Hook::CgroupSkb, settings, || {
-        I::is_managed(skb, settings).then(|| role(skb.ifindex()))
-    });
+    let facts = HookFacts {
+        skb,
+        engaged,
+        forwards: false,
+        role: || I::is_managed(skb, settings).then(|| role(skb.ifindex())),
+    };
+    let decision = decide(parsed, &packet, Hook::CgroupSkb, settings, facts);
     if !decision.is_judged() {
         return PASS;
     }

@@ -13,6 +13,7 @@ use leakguard_common::verdict::decide;
 use super::context::Skb;
 use super::counters::count_packets;
 use super::events::{Sender, report};
+use super::facts::{HookFacts, is_engaged};
 use super::maps::SETTINGS;
 
 /// `TCX_NEXT` and `TC_ACT_UNSPEC`: the next program decides; anything else would end the chain for others.
@@ -36,10 +37,22 @@ pub(super) fn tc_ip(context: TcContext) -> i32 {
 #[classifier]
 pub(super) fn tc_any(context: TcContext) -> i32 {
     let skb = Skb::new(context.skb.skb);
-    match judge(skb, LinkLayer::Ethernet) {
-        NEXT => judge(skb, LinkLayer::Unknown),
+    match judge_as_ethernet(skb) {
+        NEXT => judge_as_unknown(skb),
         verdict => verdict,
     }
+}
+
+// Calls of their own: inlined one behind the other, the verifier would walk the second for every way through the first.
+
+#[inline(never)]
+fn judge_as_ethernet(skb: Skb) -> i32 {
+    judge(skb, LinkLayer::Ethernet)
+}
+
+#[inline(never)]
+fn judge_as_unknown(skb: Skb) -> i32 {
+    judge(skb, LinkLayer::Unknown)
 }
 
 #[inline(always)]
@@ -47,12 +60,19 @@ fn judge(skb: Skb, link: LinkLayer) -> i32 {
     let Some(settings) = SETTINGS.get(0) else {
         return DROP;
     };
-    if skb.is_plainly_other(link, settings) {
+    let engaged = is_engaged(settings);
+    if skb.is_plainly_other(link, settings, engaged) {
         return NEXT;
     }
     let mut packet = Packet::UNKNOWN;
     let parsed = parse(&skb, link, &mut packet);
-    let decision = decide(parsed, &packet, Hook::Tc, settings, || Some(Role::Uplink));
+    let facts = HookFacts {
+        skb,
+        engaged,
+        forwards: true,
+        role: || Some(Role::Uplink),
+    };
+    let decision = decide(parsed, &packet, Hook::Tc, settings, facts);
     if !decision.is_judged() {
         return NEXT;
     }

@@ -1,8 +1,11 @@
 //! Every map; names, keys and values are the ABI in `leakguard_common::abi`.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, DevMapHash, PerCpuArray, RingBuf};
-use leakguard_common::abi::{EVENT_RING_BYTES, MAX_INTERFACES, Settings};
+use aya_ebpf::maps::{Array, DevMapHash, HashMap, LpmTrie, PerCpuArray, RingBuf};
+use leakguard_common::abi::{
+    EVENT_RING_BYTES, Endpoint, EndpointKey, Liveness, MAX_ENDPOINTS, MAX_INTERFACES, MAX_LAN,
+    Prefix, Settings,
+};
 use leakguard_common::counter::SERIES;
 
 /// Interfaces that may carry DNS. A `DEVMAP_HASH`, because the kernel itself removes an entry when the device is
@@ -18,6 +21,19 @@ pub(super) static LOCALS: DevMapHash = DevMapHash::with_max_entries(MAX_INTERFAC
 /// What the agent tells the programs.
 #[map]
 pub(super) static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+/// What the agent vouches for, for a few seconds at a time.
+#[map]
+pub(super) static LIVENESS: Array<Liveness> = Array::with_max_entries(1, 0);
+
+/// Where the tunnels' own packets go, and who may send there.
+#[map]
+pub(super) static ENDPOINTS: HashMap<EndpointKey, Endpoint> =
+    HashMap::with_max_entries(2 * MAX_ENDPOINTS, 0);
+
+/// Prefixes that an engaged kill switch lets out. The value says nothing.
+#[map]
+pub(super) static LAN: LpmTrie<Prefix, u32> = LpmTrie::with_max_entries(MAX_LAN, 0);
 
 /// Exact packet counts.
 #[map]

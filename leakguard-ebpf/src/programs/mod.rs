@@ -11,5 +11,6 @@ mod context;
 mod counters;
 mod egress;
 mod events;
+mod facts;
 mod interface;
 mod maps;

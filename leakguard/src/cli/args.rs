@@ -11,7 +11,10 @@ use jiff::SignedDuration;
 use leakguard_common::abi::Class;
 
 use crate::{
-    config::{Config, Layer, Mode, Preflight, Source, class_named},
+    config::{
+        Config, Ipv6Policy, KillSwitchLayer, KillSwitchMode, Layer, Mode, Preflight, Source,
+        class_named,
+    },
     error::{Exit, WithExit as _},
     interfaces::Pattern,
     status::Level,
@@ -135,8 +138,10 @@ pub struct EventsArgs {
 /// Options of `leakguard allow`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A change lasts until the interface goes or the configuration is applied anew;
-what is to stay belongs into the configuration file.
+An interface may be of any kind here; another kind that takes its name later
+is not let through. A change lasts until the interface goes or the
+configuration is applied anew; what is to stay belongs into the
+configuration file.
 
 Example:
   leakguard allow add wg1")]
@@ -280,7 +285,8 @@ pub struct PolicyArgs {
         value_name = "PATTERN",
         value_delimiter = ',',
         help = "Interface that may carry DNS: a name, a glob such as 'tun*', or `auto` for WireGuard and tun \
-                devices; repeat it or separate by commas"
+                devices; of a kind that can be a tunnel, unless a kind is said, as in veth:vpn0 or any:vpn0; repeat \
+                it or separate by commas"
     )]
     pub tunnel: Option<Vec<Pattern>>,
     /// Interface whose packets stay on this host, besides those that are detected
@@ -298,6 +304,12 @@ pub struct PolicyArgs {
     /// What to block off the tunnel, separated by commas [default: all of them]
     #[arg(long, value_name = "CLASS", value_delimiter = ',', value_parser = class_parser())]
     pub block: Option<Vec<Class>>,
+    /// When uplinks carry nothing but what the file exempts (VPN endpoints, DHCP, LAN) [default: off]
+    #[arg(long, value_name = "MODE", value_enum)]
+    pub kill_switch: Option<KillSwitchMode>,
+    /// What uplinks carry of IPv6 [default: dns-only]
+    #[arg(long, value_name = "POLICY", value_enum)]
+    pub ipv6: Option<Ipv6Policy>,
 }
 
 impl PolicyArgs {
@@ -313,6 +325,11 @@ impl PolicyArgs {
                 .block
                 .as_ref()
                 .map(|classes| classes.iter().copied().collect()),
+            kill_switch: KillSwitchLayer {
+                mode: self.kill_switch,
+                ..KillSwitchLayer::default()
+            },
+            ipv6: self.ipv6,
             ..Layer::default()
         }
     }

@@ -8,7 +8,7 @@ use super::output::Output;
 use crate::daemon::connect;
 use crate::daemon::protocol::{Answer, Ask};
 use crate::error::{Exit, WithExit as _};
-use crate::event::Event;
+use crate::event::Entry;
 
 /// Runs the command.
 pub(super) fn run(args: &EventsArgs) -> anyhow::Result<Exit> {
@@ -27,7 +27,7 @@ pub(super) fn run(args: &EventsArgs) -> anyhow::Result<Exit> {
     };
     let mut output = Output::stdout();
     while let Some(line) = agent.line()? {
-        match serde_json::from_str::<Event>(&line) {
+        match serde_json::from_str::<Entry>(&line) {
             Ok(_) if *json => output.line(&line)?,
             Ok(event) => output.line(&event)?,
             Err(_) => match serde_json::from_str(&line) {

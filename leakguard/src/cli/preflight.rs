@@ -2,14 +2,14 @@
 
 use crate::config::{Config, Mode, Preflight};
 use crate::error::{Exit, WithExit as _, chain};
-use crate::preflight::{KillSwitch, Problem, Report, Sources, look};
+use crate::preflight::{Problem, Report, Sources, look};
 
 /// Says what enforcing would break; an error if the configuration wants it to be one.
 pub(super) async fn check(config: &Config) -> anyhow::Result<()> {
     if config.preflight() == Preflight::Off {
         return Ok(());
     }
-    let Report { notes, problems } = match look(config, &kill_switch(), &Sources::default()).await {
+    let Report { notes, problems } = match look(config, &Sources::default()).await {
         Ok(report) => report,
         Err(error) if config.preflight() == Preflight::Warn => {
             log::warn!("cannot look ahead: {}", chain(&error));
@@ -33,9 +33,4 @@ pub(super) async fn check(config: &Config) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// What would be let out of an uplink besides the tunnel.
-fn kill_switch() -> KillSwitch {
-    KillSwitch::default()
 }

@@ -6,11 +6,12 @@ use serde::Serialize;
 use super::args::StatusArgs;
 use super::output::Output;
 use super::{errors, runtime};
+use crate::config::KillSwitchMode;
 use crate::confirm::{self, Pending};
-use crate::daemon::connect;
 use crate::daemon::protocol::{Answer, Ask};
+use crate::daemon::{HealthReport, connect};
 use crate::error::{Exit, escape_control};
-use crate::status::{self, Level, Status};
+use crate::status::{self, KillSwitch, Level, Status};
 
 /// Runs the command.
 pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Exit> {
@@ -23,8 +24,10 @@ pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Exit> {
     let status = runtime()?
         .block_on(status::read(&bpffs.bpffs))
         .map_err(errors::guard)?;
+    let (agent, health) = agent(&control.control).unzip();
     let report = Report {
-        agent: agent(&control.control),
+        agent,
+        health,
         confirmation: confirmation(&control.control),
         status,
     };
@@ -46,6 +49,8 @@ pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Exit> {
 struct Report {
     /// The agent's process; absent when none runs, which leaves enforcement as it is.
     agent: Option<u32>,
+    /// What the agent has had to mend since it started; absent with it.
+    health: Option<HealthReport>,
     /// What waits for `leakguard confirm`; absent if nothing does.
     confirmation: Option<Confirmation>,
     #[serde(flatten)]
@@ -84,13 +89,13 @@ fn confirmation(control: &std::path::Path) -> Option<Confirmation> {
 }
 
 /// The agent that answers; one that does not is as good as none.
-fn agent(control: &std::path::Path) -> Option<u32> {
+fn agent(control: &std::path::Path) -> Option<(u32, HealthReport)> {
     let answer = connect(control, &Ask::Hello {}).and_then(|agent| match agent {
         Some(mut agent) => agent.answer().map(Some),
         None => Ok(None),
     });
     match answer {
-        Ok(Some(Answer::Agent { pid, .. })) => Some(pid),
+        Ok(Some(Answer::Agent { pid, health, .. })) => Some((pid, health)),
         Ok(_) => None,
         Err(error) => {
             log::warn!("{error}");
@@ -99,9 +104,36 @@ fn agent(control: &std::path::Path) -> Option<u32> {
     }
 }
 
+/// The kill switch in a few words.
+fn described(kill_switch: &KillSwitch) -> String {
+    let KillSwitch {
+        mode,
+        engaged,
+        tunnel,
+        endpoints,
+        dhcp,
+        ndp,
+        lan,
+    } = kill_switch;
+    if *mode == KillSwitchMode::Off.name() {
+        return (*mode).to_owned();
+    }
+    let state = match tunnel {
+        Some(tunnel) => format!("not engaged: {} is up", escape_control(tunnel)),
+        None if *engaged => "engaged".to_owned(),
+        None => "not engaged".to_owned(),
+    };
+    let mut exempt = vec![format!("{endpoints} endpoints")];
+    exempt.extend(dhcp.then(|| "dhcp".to_owned()));
+    exempt.extend(ndp.then(|| "ndp".to_owned()));
+    exempt.extend(lan.iter().cloned());
+    format!("{mode}, {state}; exempt: {}", exempt.join(", "))
+}
+
 fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
     let Report {
         agent,
+        health,
         confirmation,
         status,
     } = report;
@@ -120,6 +152,25 @@ fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
         None => output
             .line("agent      not running: new interfaces are blocked, but not attached to")?,
     }
+    if let Some(HealthReport {
+        repairs,
+        netlink_resyncs,
+    }) = health
+    {
+        let mended: Vec<String> = repairs
+            .iter()
+            .filter(|&(_, &count)| count > 0)
+            .map(|(part, count)| format!("{part} {count}"))
+            .collect();
+        let mended = if mended.is_empty() {
+            "none".to_owned()
+        } else {
+            mended.join(", ")
+        };
+        output.line(format_args!(
+            "repairs    {mended}; netlink re-read {netlink_resyncs} times"
+        ))?;
+    }
     match confirmation {
         Some(Confirmation { remaining: Some(remaining), .. }) => output.line(format_args!(
             "confirm    pending: rolled back in {remaining} s unless you run `leakguard confirm`"
@@ -136,6 +187,12 @@ fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
         "mode       {mode}, {}",
         status.block.join(" ")
     ))?;
+    if let Some(kill_switch) = &status.kill_switch {
+        output.line(format_args!("kill switch {}", described(kill_switch)))?;
+    }
+    if let Some(ipv6) = status.ipv6 {
+        output.line(format_args!("ipv6       {ipv6}"))?;
+    }
     if let Some(cgroup) = &status.cgroup {
         output.line(format_args!("cgroup     {}", cgroup.display()))?;
     }

@@ -1,10 +1,10 @@
 //! What can be wrong with a configuration.
 
-use std::{error::Error as _, fmt, path::PathBuf};
+use std::{error::Error as _, fmt, net::IpAddr, path::PathBuf};
 
-use leakguard_common::abi::{Class, MAX_EXTRA_PORTS, Role};
+use leakguard_common::abi::{Class, MAX_ENDPOINTS, MAX_EXTRA_PORTS, MAX_LAN, Role};
 
-use super::FileError;
+use super::{FileError, NetlinkBuffer};
 use crate::interfaces::PatternError;
 
 /// A configuration that cannot be used.
@@ -97,6 +97,81 @@ pub enum RuleError {
     /// More ports than the kernel programs hold.
     #[error("too many extra ports; allowed: {MAX_EXTRA_PORTS}")]
     TooManyPorts,
+    /// A number that no socket mark can be.
+    #[error("{number} is not a mark; allowed: 1 to 0xffffffff")]
+    MarkOutOfRange {
+        /// What was given.
+        number: i64,
+    },
+    /// An endpoint that every process could send to.
+    #[error(
+        "the endpoint is open to every process; say by what the VPN's packets are known: `mark` (wg set … fwmark) or \
+         `cgroup`"
+    )]
+    OpenEndpoint,
+    /// A cgroup that cannot be the VPN's own.
+    #[error(
+        "`{cgroup}` is no cgroup of its own; write its path from the root of the hierarchy on, such as \
+         /system.slice/openvpn.service"
+    )]
+    EndpointCgroup {
+        /// What was given.
+        cgroup: String,
+    },
+    /// An endpoint whose packets look like DNS.
+    #[error(
+        "an endpoint on port {port} stays blocked, because it is judged as `{class}`; let the VPN use another port, or \
+         leave the class out of `block`"
+    )]
+    EndpointOfClass {
+        /// The port.
+        port: u16,
+        /// The class.
+        class: Class,
+    },
+    /// An endpoint is given more than once.
+    #[error("the endpoint {address} port {port} is given twice; name it once")]
+    EndpointTwice {
+        /// The address.
+        address: IpAddr,
+        /// The port.
+        port: u16,
+    },
+    /// A text that is no address.
+    #[error(
+        "`{text}` is not an IP address; names cannot be used here, because resolving them is what is blocked"
+    )]
+    Address {
+        /// What was given.
+        text: String,
+    },
+    /// More endpoints than the kernel programs hold.
+    #[error("too many endpoints; allowed: {MAX_ENDPOINTS}")]
+    TooManyEndpoints,
+    /// A text that is no prefix.
+    #[error("`{text}` is not a prefix of a network, such as 192.168.1.0/24 or fd00::/8")]
+    Prefix {
+        /// What was given.
+        text: String,
+    },
+    /// More prefixes than the kernel programs hold.
+    #[error("too many prefixes; allowed: {MAX_LAN}")]
+    TooManyPrefixes,
+    /// A text that is no time.
+    #[error("`{text}` is not a time, such as 3m or 180s")]
+    Duration {
+        /// What was given.
+        text: String,
+    },
+    /// A receive buffer that is too small to work with, or larger than the kernel makes one.
+    #[error(
+        "a netlink_buffer of {bytes} bytes is not allowed; set it from {} to {}, or leave it out for {}",
+        NetlinkBuffer::BOUNDS.start(), NetlinkBuffer::BOUNDS.end(), NetlinkBuffer::default().bytes()
+    )]
+    NetlinkBuffer {
+        /// What was given.
+        bytes: i64,
+    },
     /// `auto` outside of the tunnel list.
     #[error("`auto` stands for tunnels and cannot be in `{role}`; name the interfaces")]
     AutoNotTunnel {

@@ -12,7 +12,9 @@ use crate::interfaces::{Pattern, RolePatterns};
 mod document;
 mod error;
 mod file;
+mod kill_switch;
 mod names;
+mod netlink;
 mod ports;
 #[cfg(test)]
 mod tests;
@@ -20,7 +22,11 @@ mod tests;
 pub use self::{
     error::{ConfigError, Position, Problem, RuleError},
     file::FileError,
+    kill_switch::{
+        Endpoint, EndpointProtocol, Ipv6Policy, KillSwitch, KillSwitchLayer, KillSwitchMode,
+    },
     names::{Mode, OnExit, Preflight, class_named},
+    netlink::NetlinkBuffer,
     ports::ExtraPorts,
 };
 
@@ -42,10 +48,16 @@ pub struct Layer {
     pub local: Option<Vec<Pattern>>,
     /// See [`Config::uplink`].
     pub uplink: Option<Vec<Pattern>>,
+    /// See [`Config::netlink_buffer`].
+    pub netlink_buffer: Option<NetlinkBuffer>,
     /// See [`Config::blocked`].
     pub block: Option<ClassSet>,
     /// See [`Config::extra_ports`].
     pub ports: Option<ExtraPorts>,
+    /// See [`Config::kill_switch`].
+    pub kill_switch: KillSwitchLayer,
+    /// See [`Config::ipv6`].
+    pub ipv6: Option<Ipv6Policy>,
 }
 
 impl Layer {
@@ -58,8 +70,11 @@ impl Layer {
             tunnel: self.tunnel.or(below.tunnel),
             local: self.local.or(below.local),
             uplink: self.uplink.or(below.uplink),
+            netlink_buffer: self.netlink_buffer.or(below.netlink_buffer),
             block: self.block.or(below.block),
             ports: self.ports.or(below.ports),
+            kill_switch: self.kill_switch.over(below.kill_switch),
+            ipv6: self.ipv6.or(below.ipv6),
         }
     }
 }
@@ -112,8 +127,11 @@ pub struct Config {
     tunnel: Vec<Pattern>,
     local: Vec<Pattern>,
     uplink: Vec<Pattern>,
+    netlink_buffer: NetlinkBuffer,
     block: ClassSet,
     ports: ExtraPorts,
+    kill_switch: KillSwitch,
+    ipv6: Ipv6Policy,
 }
 
 impl Config {
@@ -132,9 +150,13 @@ impl Config {
             tunnel,
             local,
             uplink,
+            netlink_buffer,
             block,
             ports,
+            kill_switch,
+            ipv6,
         } = layer;
+        let block: ClassSet = block.unwrap_or_else(|| Class::ALL.iter().copied().collect());
         let config = Self {
             mode: mode.unwrap_or_default(),
             on_exit: on_exit.unwrap_or_default(),
@@ -142,8 +164,11 @@ impl Config {
             tunnel: tunnel.unwrap_or_default(),
             local: local.unwrap_or_default(),
             uplink: uplink.unwrap_or_default(),
-            block: block.unwrap_or_else(|| Class::ALL.iter().copied().collect()),
+            netlink_buffer: netlink_buffer.unwrap_or_default(),
+            block,
             ports: ports.unwrap_or_default(),
+            kill_switch: kill_switch.complete(|class| block.contains(class))?,
+            ipv6: ipv6.unwrap_or_default(),
         };
         if config.blocked_classes().next().is_none() {
             return Err(RuleError::NothingBlocked);
@@ -195,6 +220,11 @@ impl Config {
         }
     }
 
+    /// How many bytes of unread interface events the kernel keeps for the agent.
+    pub fn netlink_buffer(&self) -> NetlinkBuffer {
+        self.netlink_buffer
+    }
+
     /// The classes that are blocked off the tunnel; never empty.
     pub fn blocked(&self) -> ClassSet {
         self.block
@@ -212,6 +242,16 @@ impl Config {
     /// Destination ports that are judged as [`Class::Dns`] besides 53.
     pub fn extra_ports(&self) -> &[u16] {
         self.ports.as_slice()
+    }
+
+    /// What uplinks carry while no tunnel is up, or ever.
+    pub fn kill_switch(&self) -> &KillSwitch {
+        &self.kill_switch
+    }
+
+    /// What uplinks carry of IPv6.
+    pub fn ipv6(&self) -> Ipv6Policy {
+        self.ipv6
     }
 
     /// Whether any tunnel is named; without one, all DNS would be dropped.

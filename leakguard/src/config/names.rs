@@ -97,7 +97,7 @@ pub fn class_named(name: &str) -> Result<Class, RuleError> {
 }
 
 /// Finds a value by its name among all that are allowed.
-fn lookup<T: Copy>(
+pub(super) fn lookup<T: Copy>(
     kind: &'static str,
     all: &[T],
     name_of: impl Fn(T) -> &'static str,

@@ -6,6 +6,7 @@ use leakguard_common::abi::{Role, Settings};
 
 use crate::guard::{Guard, GuardError, carry_out};
 use crate::interfaces::{RolePatterns, classify, snapshot};
+use crate::kernel::Exemptions;
 use crate::kernel::enforcement::ReadBack;
 use crate::status::find_cgroup;
 
@@ -13,6 +14,7 @@ use crate::status::find_cgroup;
 #[derive(Clone, Debug)]
 pub struct Saved {
     settings: Settings,
+    exemptions: Exemptions,
     /// The id of the cgroup whose sockets are judged.
     cgroup: Option<u64>,
     /// By number and name: neither alone says that an interface is the same.
@@ -32,6 +34,7 @@ impl Saved {
         let links = snapshot().await?.links.into_values();
         Ok(Some(Self {
             settings: state.settings,
+            exemptions: state.maps.exemptions()?,
             cgroup: state.cgroup.map(|attachment| attachment.cgroup_id),
             roles: links
                 .map(|link| ((link.ifindex, link.name), state.maps.role(link.ifindex)))
@@ -50,8 +53,9 @@ impl Saved {
         // Without the former cgroup, the one that is judged now is better than none.
         let cgroup = cgroup.unwrap_or_else(|| guard.cgroup().to_owned());
         let enforcement = guard.enforcement();
+        enforcement.exempt(&self.exemptions)?;
         enforcement.enforce_sockets(&cgroup, self.settings)?;
-        carry_out(enforcement, &interfaces, &self.settings)
+        carry_out(enforcement, &interfaces, &self.settings, &self.exemptions)
             .await
             .map(drop)
     }

@@ -116,7 +116,7 @@ impl Trial {
                         tell(client, answer).await;
                         return result.map(|()| Ended::Released);
                     }
-                    Ask::Events { .. } | Ask::Allow { .. } => tell(client, Answer::Refused {
+                    _ => tell(client, Answer::Refused {
                         message: "a confirmation is pending; run `leakguard confirm` first".into(),
                     }).await,
                 },

@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream as Client;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use leakguard_common::abi::Role;
@@ -18,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::protocol::{Answer, Ask, MAX_ASK};
-use super::{Feed, Request};
+use super::{Feed, Health, Request};
 use crate::error::chain;
 
 /// How long a client may take to ask, and to take a line of an answer.
@@ -125,13 +126,23 @@ pub(crate) fn listen(path: &Path) -> Result<(UnixListener, SocketName), ControlE
 }
 
 /// Serves clients until the listener fails.
-pub(super) async fn serve(listener: UnixListener, requests: mpsc::Sender<Request>, feed: Feed) {
+pub(super) async fn serve(
+    listener: UnixListener,
+    requests: mpsc::Sender<Request>,
+    feed: Feed,
+    health: Arc<Health>,
+) {
     let mut clients = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) if clients.len() < MAX_CLIENTS => {
-                    clients.spawn(client(stream, requests.clone(), feed.clone()));
+                    clients.spawn(client(
+                        stream,
+                        requests.clone(),
+                        feed.clone(),
+                        Arc::clone(&health),
+                    ));
                 }
                 Ok(_) => log::warn!("more than {MAX_CLIENTS} clients at once: refused one"),
                 Err(error) => {
@@ -148,8 +159,13 @@ pub(super) async fn serve(listener: UnixListener, requests: mpsc::Sender<Request
     }
 }
 
-async fn client(stream: UnixStream, requests: mpsc::Sender<Request>, feed: Feed) {
-    if let Err(error) = converse(stream, requests, feed).await {
+async fn client(
+    stream: UnixStream,
+    requests: mpsc::Sender<Request>,
+    feed: Feed,
+    health: Arc<Health>,
+) {
+    if let Err(error) = converse(stream, requests, feed, &health).await {
         log::debug!("a client has gone: {error}");
     }
 }
@@ -158,6 +174,7 @@ async fn converse(
     stream: UnixStream,
     requests: mpsc::Sender<Request>,
     feed: Feed,
+    health: &Health,
 ) -> io::Result<()> {
     let Some((question, mut send)) = hear(stream).await? else {
         return Ok(());
@@ -166,6 +183,7 @@ async fn converse(
         Ask::Hello {} => Answer::Agent {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").into(),
+            health: health.report(),
         },
         Ask::Events { follow } => return events(&mut send, &feed, follow).await,
         Ask::Allow { interface, allow } => {
@@ -179,6 +197,11 @@ async fn converse(
         }
         Ask::Confirm {} => refused("an agent needs no confirmation"),
         Ask::Release {} => return release(&mut send, &requests).await,
+        #[cfg(debug_assertions)]
+        Ask::Panic {} => match requests.send(Request::Panic).await {
+            Ok(()) => Answer::Done { changed: true },
+            Err(_) => refused("the agent is ending"),
+        },
     };
     answer_to(&mut send, &answer).await
 }
@@ -307,6 +330,8 @@ pub fn connect(path: &Path, question: &Ask) -> Result<Option<Conversation>, Cont
     };
     let limit = match question {
         Ask::Hello {} => Some(HELLO_LIMIT),
+        #[cfg(debug_assertions)]
+        Ask::Panic {} => Some(HELLO_LIMIT),
         // Who follows waits for as long as nothing happens.
         Ask::Events { follow: true } => None,
         Ask::Events { follow: false } | Ask::Allow { .. } | Ask::Confirm {} | Ask::Release {} => {

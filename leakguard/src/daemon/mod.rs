@@ -5,7 +5,10 @@
 
 mod control;
 mod events;
+mod handshakes;
+mod health;
 pub mod protocol;
+mod tamper;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,17 +18,20 @@ use leakguard_common::abi::Role;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until, timeout};
 
 pub use control::{ControlError, SocketName, connect};
 pub(crate) use control::{answer_to, hear, listen};
 pub use events::{Feed, Form, Printer};
+pub use health::{Health, HealthReport};
 
 use crate::config::{Config, OnExit};
 use crate::error::chain;
-use crate::guard::{Guard, GuardError, Interfaces, Place, Presence};
+use crate::event::{Notice, NoticeKind};
+use crate::guard::{Guard, GuardError, Handshakes, Interfaces, Place, Presence, Switched};
 use crate::interfaces::{Changes, WatchError, Watcher};
 use crate::kernel::requirements::check_privileges;
+use tamper::{Suspicion, Tampering};
 
 /// The time between readings that nothing but routes call for, in the long run: a routing daemon changes them all the
 /// time.
@@ -40,6 +46,9 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often what enforces is read back, and mended if somebody has changed it.
 const VERIFY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often the tunnel is vouched for, and its carrier looked at.
+const ATTEND_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long the tasks may take to end.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -71,6 +80,9 @@ pub(crate) enum Request {
     SetRole(String, Role, oneshot::Sender<Result<bool, GuardError>>),
     /// Lift protection and end. The second half says when the client has been told.
     Release(oneshot::Sender<()>, oneshot::Receiver<()>),
+    /// Panic.
+    #[cfg(debug_assertions)]
+    Panic,
 }
 
 /// Why the agent ended.
@@ -96,27 +108,85 @@ pub async fn run(
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
     // Before the first look at the interfaces, so that no change falls in between.
-    let mut watcher = Watcher::new()?;
+    let mut watcher = Watcher::with_receive_buffer(config.netlink_buffer().bytes())?;
     let (mut guard, _) = Guard::establish(config, place, Presence::Stays).await?;
     let (interfaces, named) = watch::channel(Arc::new(guard.interfaces().clone()));
+    let mut tampering = Tampering::new(guard.has_filters());
+    let mut suspicion = Suspicion::default();
     let feed = Feed::new(printer);
+    let health = Arc::new(Health::default());
     let (requests, mut asked) = mpsc::channel(REQUESTS);
     let mut tasks = JoinSet::new();
-    tasks.spawn(events::pump(guard.take_ring()?, named, feed.clone()));
-    tasks.spawn(control::serve(listener, requests, feed));
+    tasks.spawn(events::pump(
+        guard.take_ring()?,
+        named.clone(),
+        feed.clone(),
+    ));
+    let (tell, mut handshakes) = watch::channel(Handshakes::new());
+    // The other end stays open: without a task, nothing ever comes.
+    let _tell = if config.kill_switch().handshake_max.is_some() {
+        tasks.spawn(handshakes::watch(named, tell));
+        None
+    } else {
+        Some(tell)
+    };
+    tasks.spawn(control::serve(
+        listener,
+        requests,
+        feed.clone(),
+        Arc::clone(&health),
+    ));
     started(&guard);
 
     let mut pace = Pace::default();
     let mut verification = interval_at(Instant::now() + VERIFY_INTERVAL, VERIFY_INTERVAL);
     verification.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut attendance = interval(ATTEND_INTERVAL);
+    attendance.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let released = loop {
+        if guard.is_postponed() {
+            pace.resume();
+        }
         tokio::select! {
-            changes = watcher.changed() => pace.note(changes?),
-            () = pace.due() => follow(&mut guard, &interfaces, &mut pace).await,
-            _ = verification.tick() => {
-                if let Err(error) = guard.verify().await {
-                    log::error!("cannot verify the enforcement: {}", chain(&error));
+            changes = watcher.changed() => {
+                let changes = changes?;
+                if changes.overrun {
+                    health.resynced();
                 }
+                if changes.gone || changes.overrun {
+                    guard.distrust();
+                }
+                pace.note(changes);
+            }
+            signs = tampering.noticed() => {
+                if signs.lost {
+                    health.resynced();
+                }
+                suspicion.note();
+            }
+            () = suspicion.due() => {
+                suspicion.looked();
+                verify(&mut guard).await;
+            }
+            () = pace.due() => follow(&mut guard, &interfaces, &mut pace).await,
+            Ok(()) = handshakes.changed() => {
+                let found = handshakes.borrow_and_update().clone();
+                if let Err(error) = guard.note_handshakes(found) {
+                    log::error!("cannot look after the tunnel: {}", chain(&error));
+                }
+            }
+            _ = attendance.tick() => {
+                match guard.attend().await {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        interfaces.send_replace(Arc::new(guard.interfaces().clone()));
+                    }
+                    Err(error) => log::error!("cannot look after the tunnel: {}", chain(&error)),
+                }
+            }
+            _ = verification.tick() => {
+                verify(&mut guard).await;
+                guard.renew_leases().await;
             }
             request = asked.recv() => match request {
                 Some(Request::SetRole(name, role, reply)) => {
@@ -125,6 +195,9 @@ pub async fn run(
                     answer(reply, result);
                 }
                 Some(Request::Release(reply, told)) => break Some((reply, told)),
+                #[cfg(debug_assertions)]
+                #[expect(clippy::panic, reason = "it is what was asked for")]
+                Some(Request::Panic) => panic!("somebody has asked for it"),
                 None => break None,
             },
             Some(ended) = tasks.join_next() => {
@@ -133,6 +206,19 @@ pub async fn run(
                 break None;
             }
             () = either(&mut interrupt, &mut terminate) => break None,
+        }
+        for change in guard.take_mended() {
+            health.repaired(change.part);
+            feed.notify(Notice::repair(change));
+        }
+        if let Some(Switched { engaged, message }) = guard.take_switched() {
+            let subject = if engaged { "engaged" } else { "not engaged" };
+            feed.notify(Notice::new(
+                NoticeKind::KillSwitch,
+                "kill_switch",
+                subject,
+                message,
+            ));
         }
     };
 
@@ -154,6 +240,12 @@ pub async fn run(
         log::warn!("the agent's tasks did not end in time");
     }
     Ok(ended)
+}
+
+async fn verify(guard: &mut Guard) {
+    if let Err(error) = guard.verify().await {
+        log::error!("cannot verify the enforcement: {}", chain(&error));
+    }
 }
 
 async fn follow(guard: &mut Guard, interfaces: &watch::Sender<Arc<Interfaces>>, pace: &mut Pace) {
@@ -204,6 +296,7 @@ impl Pace {
     fn note(&mut self, changes: Changes) {
         let Changes {
             links,
+            gone,
             routes,
             overrun,
         } = changes;
@@ -211,7 +304,7 @@ impl Pace {
         if overrun {
             log::warn!("netlink events were lost: reading everything again");
         }
-        if links || overrun {
+        if links || gone || overrun {
             self.due = Some(now);
         } else if routes {
             let credit = ROUTES_INTERVAL * (ROUTES_BURST - 1);
@@ -222,6 +315,11 @@ impl Pace {
 
     fn retry(&mut self) {
         self.sooner(Instant::now() + RETRY_INTERVAL);
+    }
+
+    /// Goes on at once, after what else there is to do.
+    fn resume(&mut self) {
+        self.due = Some(Instant::now());
     }
 
     fn start(&mut self) {
@@ -249,6 +347,7 @@ mod tests {
 
     const ROUTES: Changes = Changes {
         links: false,
+        gone: false,
         routes: true,
         overrun: false,
     };

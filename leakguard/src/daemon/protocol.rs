@@ -1,5 +1,6 @@
 //! What the agent and its clients say to each other: one JSON object per line.
 
+use super::health::HealthReport;
 use serde::{Deserialize, Serialize};
 
 /// What a client asks; each connection asks once.
@@ -25,6 +26,9 @@ pub enum Ask {
     /// Lift enforcement and end.
     // Braces: serde looks for unknown fields only in variants that can have some.
     Release {},
+    /// Panic: shows what becomes of enforcement then.
+    #[cfg(debug_assertions)]
+    Panic {},
 }
 
 /// What the agent answers, but for events, which are lines of their own form.
@@ -37,6 +41,9 @@ pub enum Answer {
         pid: u32,
         /// Its version.
         version: String,
+        /// Its counters.
+        #[serde(default)]
+        health: HealthReport,
     },
     /// The process that rolls back unless it is told to keep what is enforced.
     Pending {

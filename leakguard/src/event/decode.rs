@@ -3,6 +3,8 @@
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,7 +14,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::process::{Sender, sender};
 use super::query::first_question;
-use super::{Event, InterfaceRef, VERSION};
+use super::{Event, InterfaceRef, PacketKind, VERSION};
 use crate::guard::Interfaces;
 
 /// A record that is not one of this version.
@@ -23,20 +25,36 @@ pub struct Undecodable {
     len: usize,
 }
 
+/// Numbers everything that is published, packets and notices alike; clones count on together.
+#[derive(Clone, Debug, Default)]
+pub struct Sequence(Arc<AtomicU64>);
+
+impl Sequence {
+    /// The next number, from 1 on.
+    pub fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
 /// Decodes records and numbers them.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    seq: u64,
+    sequence: Sequence,
 }
 
 impl Decoder {
+    /// A decoder that shares its numbers with whoever else publishes.
+    pub fn new(sequence: Sequence) -> Self {
+        Self { sequence }
+    }
+
     /// Decodes one record; interfaces are named as they are called now.
     pub fn decode(&mut self, bytes: &[u8], interfaces: &Interfaces) -> Result<Event, Undecodable> {
         // Whatever becomes of it, it has been an event.
-        self.seq += 1;
+        let seq = self.sequence.next();
         let undecodable = Undecodable { len: bytes.len() };
         let record = read(bytes).ok_or(undecodable)?;
-        event(self.seq, &record, interfaces).ok_or(Undecodable { len: bytes.len() })
+        event(seq, &record, interfaces).ok_or(Undecodable { len: bytes.len() })
     }
 }
 
@@ -56,6 +74,7 @@ fn event(seq: u64, record: &Record, interfaces: &Interfaces) -> Option<Event> {
     Some(Event {
         v: VERSION,
         seq,
+        kind: PacketKind::Packet,
         time: wall_time(record.boot_time).to_string(),
         verdict: Verdict::from_wire(record.verdict)?.name().into(),
         reason: Reason::from_wire(record.reason)?.name().into(),

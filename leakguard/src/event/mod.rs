@@ -1,18 +1,39 @@
 //! What the kernel reports, decoded and named: one record per sampled packet.
 
 mod decode;
+mod notice;
 mod process;
 mod query;
 mod text;
 
 use serde::{Deserialize, Serialize};
 
-pub use decode::{Decoder, Undecodable};
+pub use decode::{Decoder, Sequence, Undecodable};
+pub use notice::{Notice, NoticeKind};
 
 /// The version of the record's form.
 pub const VERSION: u32 = 1;
 
-/// One event; its JSON form is a contract, to which fields may be added.
+/// One line of the stream of events.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Entry {
+    /// A packet.
+    Packet(Box<Event>),
+    /// Something else that the agent tells.
+    Notice(Notice),
+}
+
+/// What tells a packet from a notice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PacketKind {
+    /// The only value.
+    #[default]
+    Packet,
+}
+
+/// One sampled packet; its JSON form is a contract, to which fields may be added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// [`VERSION`].
@@ -21,6 +42,9 @@ pub struct Event {
     pub seq: u64,
     /// When the packet was judged: RFC 3339, UTC, nanoseconds.
     pub time: String,
+    /// `packet`.
+    #[serde(default)]
+    pub kind: PacketKind,
     /// `drop` or `would_drop`.
     pub verdict: String,
     /// The class, or what else spoke against the packet.

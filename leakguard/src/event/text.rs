@@ -2,8 +2,22 @@
 
 use std::fmt;
 
-use super::{Event, InterfaceRef, Process, Query};
+use super::{Entry, Event, InterfaceRef, Process, Query};
 use crate::error::escape_control;
+
+/// The time of day to the millisecond: the date is the reader's.
+pub(super) fn clock(time: &str) -> &str {
+    time.get(11..23).unwrap_or(time)
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Packet(event) => event.fmt(formatter),
+            Self::Notice(notice) => notice.fmt(formatter),
+        }
+    }
+}
 
 impl fmt::Display for Event {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -18,8 +32,7 @@ impl fmt::Display for Event {
             ..
         } = self;
         let InterfaceRef { index, name, .. } = interface;
-        // The date is the reader's; what matters is the time of day to the millisecond.
-        let clock = time.get(11..23).unwrap_or(time);
+        let clock = clock(time);
         let number;
         let name = if let Some(name) = name {
             name
@@ -59,7 +72,7 @@ impl fmt::Display for Event {
 
 #[cfg(test)]
 mod tests {
-    use crate::event::{Event, InterfaceRef, Process, Query, VERSION};
+    use crate::event::{Entry, Event, InterfaceRef, PacketKind, Process, Query, VERSION};
 
     #[test]
     fn a_line_names_what_matters() {
@@ -67,6 +80,7 @@ mod tests {
             v: VERSION,
             seq: 41,
             time: "2026-11-23T10:00:00.123456789Z".into(),
+            kind: PacketKind::Packet,
             verdict: "drop".into(),
             reason: "dns".into(),
             hook: "cgroup_skb".into(),
@@ -101,5 +115,9 @@ mod tests {
             event.to_string(),
             "10:00:00.123 drop dns eth0 udp 192.0.2.10:40112 > 8.8.8.8:53 A example.com. by dig\\n[4242] of alice"
         );
+        let json = serde_json::to_value(&event).unwrap();
+        assert_eq!(json["kind"], "packet");
+        let entry: Entry = serde_json::from_value(json).unwrap();
+        assert_eq!(entry, Entry::Packet(Box::new(event)));
     }
 }

@@ -8,20 +8,25 @@
 //! not known and an event that was lost all end in [`Role::Uplink`](leakguard_common::abi::Role) or
 //! in a full re-read.
 
+mod listener;
 mod lookup;
 mod netlink;
 mod pattern;
 mod role;
 mod routes;
 mod snapshot;
+mod tunnels;
 mod watch;
 
+pub(crate) use self::listener::{Listener, each_message};
+pub(crate) use self::pattern::tunnel_of_kind;
 pub use self::{
     lookup::{Exit, exit_towards},
     netlink::NetlinkError,
     pattern::{Pattern, PatternError},
-    role::{Interface, RolePatterns, classify, visible_tunnels},
+    role::{Interface, RolePatterns, classify},
     routes::{Reach, Routes},
-    snapshot::{Link, Snapshot, snapshot},
+    snapshot::{Link, Snapshot, is_up, snapshot},
+    tunnels::visible_tunnels,
     watch::{Changes, WatchError, Watcher},
 };

@@ -42,7 +42,7 @@ impl Dumper {
         })
     }
 
-    /// Asks for a dump or for one route, and hands the payload of each message to `visit`.
+    /// Asks for a dump, or for one link or route, and hands the payload of each message to `visit`.
     ///
     /// `body` is the request's fixed structure with its attributes. After an error the socket may
     /// hold the rest of the answer: drop it.
@@ -106,6 +106,8 @@ impl Dumper {
 pub enum Request {
     /// `RTM_GETLINK`
     Links,
+    /// `RTM_GETLINK` for one of them
+    Link,
     /// `RTM_GETROUTE`
     Routes,
     /// `RTM_GETNEXTHOP`
@@ -117,7 +119,7 @@ pub enum Request {
 impl Request {
     fn message_type(self) -> u16 {
         match self {
-            Self::Links => 18,
+            Self::Links | Self::Link => 18,
             Self::Routes | Self::RouteTo => 26,
             Self::NextHops => 106,
         }
@@ -131,14 +133,14 @@ impl Request {
     /// A dump ends with `NLMSG_DONE`, a single answer with the acknowledgement.
     fn flags(self) -> u16 {
         match self {
-            Self::RouteTo => NLM_F_ACK,
+            Self::Link | Self::RouteTo => NLM_F_ACK,
             Self::Links | Self::Routes | Self::NextHops => NLM_F_DUMP,
         }
     }
 
     fn name(self) -> &'static str {
         match self {
-            Self::Links => "links",
+            Self::Links | Self::Link => "links",
             Self::Routes | Self::RouteTo => "routes",
             Self::NextHops => "next hops",
         }
@@ -198,6 +200,12 @@ impl NetlinkError {
     /// Whether reading once more may succeed at once.
     pub(super) fn is_interrupted(&self) -> bool {
         matches!(self, Self::Interrupted { .. })
+    }
+
+    /// Whether there is no such link.
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self, Self::Refused { source, .. }
+            if source.raw_os_error() == Some(nix::libc::ENODEV))
     }
 
     /// Whether the answer is that there is no way, or that it was made to end (`RTN_UNREACHABLE` and its like).

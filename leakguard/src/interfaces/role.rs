@@ -35,14 +35,22 @@ pub struct Interface {
     pub link_layer: LinkLayer,
     /// Whether it is up and has a carrier.
     pub up: bool,
+    /// The tunnel pattern that names it although it is of a kind that the pattern does not take.
+    pub passed_over: Option<String>,
 }
 
 /// Gives every interface of a snapshot its role.
 ///
 /// What the user wrote comes first (uplink, then tunnel, then local). Otherwise an interface is local
-/// only if something positive says so, and an uplink in every other case.
+/// only if something positive says so, and an uplink in every other case. A tunnel's pattern has to fit
+/// the kind as well as the name: a name alone is anybody's.
 pub fn classify(snapshot: &Snapshot, patterns: &RolePatterns) -> BTreeMap<u32, Interface> {
     let classifier = Classifier { snapshot, patterns };
+    let RolePatterns {
+        tunnel,
+        local,
+        uplink,
+    } = patterns;
     let interface = |link: &Link| {
         let (role, reason) = classifier.role(link);
         Interface {
@@ -53,6 +61,10 @@ pub fn classify(snapshot: &Snapshot, patterns: &RolePatterns) -> BTreeMap<u32, I
             kind: link.kind.clone(),
             link_layer: link_layer(link.hardware_type),
             up: link.is_up(),
+            passed_over: (role != Role::Tunnel && !named(uplink, link) && !named(local, link))
+                .then(|| tunnel.iter().find(|pattern| pattern.names(link)))
+                .flatten()
+                .map(Pattern::to_string),
         }
     };
     snapshot
@@ -62,23 +74,9 @@ pub fn classify(snapshot: &Snapshot, patterns: &RolePatterns) -> BTreeMap<u32, I
         .collect()
 }
 
-/// The interfaces that look like tunnels and are up, to suggest one to a user who named none.
-pub fn visible_tunnels(snapshot: &Snapshot) -> Vec<&Link> {
-    /// Kinds that VPNs use besides those that `auto` selects.
-    const KINDS: [&str; 10] = [
-        "ovpn", "xfrm", "vti", "vti6", "gre", "ip6gre", "ipip", "ip6tnl", "sit", "ppp",
-    ];
-    let is_tunnel = |link: &&Link| {
-        link.is_detected_tunnel()
-            || link.is_tap() && link.master.is_none()
-            || KINDS.iter().any(|kind| link.is_kind(kind))
-    };
-    snapshot
-        .links
-        .values()
-        .filter(|link| link.is_admin_up())
-        .filter(is_tunnel)
-        .collect()
+/// Whether a pattern of the local or uplink list selects a link.
+fn named(patterns: &[Pattern], link: &Link) -> bool {
+    patterns.iter().any(|pattern| pattern.selects(link))
 }
 
 struct Classifier<'a> {
@@ -93,14 +91,13 @@ impl Classifier<'_> {
             local,
             uplink,
         } = self.patterns;
-        let named = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(link));
-        if named(uplink) {
+        if named(uplink, link) {
             return (Role::Uplink, "configured as an uplink");
         }
-        if named(tunnel) {
+        if tunnel.iter().any(|pattern| pattern.selects_tunnel(link)) {
             return (Role::Tunnel, "configured as a tunnel");
         }
-        if named(local) {
+        if named(local, link) {
             return (Role::Local, "configured as local");
         }
         if link.is_loopback() {
@@ -176,12 +173,7 @@ impl Classifier<'_> {
     fn leads_out(&self, bridge: &Link) -> bool {
         self.snapshot.ports(bridge.ifindex).any(|port| {
             let ends_here = port.is_kind("veth") || port.is_kind("tun");
-            !ends_here
-                || self
-                    .patterns
-                    .uplink
-                    .iter()
-                    .any(|pattern| pattern.matches(port))
+            !ends_here || named(&self.patterns.uplink, port)
         })
     }
 

@@ -1,7 +1,7 @@
 //! Tests of the roles: what a link is, what the routes say, what the user wrote.
 
 use super::*;
-use crate::interfaces::{routes::testing::routes, snapshot::testing::link};
+use crate::interfaces::{routes::testing::routes, snapshot::testing::link, visible_tunnels};
 
 const NONE: Reach = Reach {
     gateway: false,
@@ -234,10 +234,12 @@ fn a_bridge_with_a_port_configured_as_uplink_is_one() {
 fn what_the_user_wrote_wins_in_a_fixed_order() {
     let snapshot = snapshot(&[(of_kind(2, "veth"), BOTH), (of_kind(3, "dummy"), NONE)]);
     let cases = [
-        (patterns(&["veth2"], &[], &[]), Role::Tunnel),
+        (patterns(&["veth:veth2"], &[], &[]), Role::Tunnel),
+        (patterns(&["any:veth2"], &[], &[]), Role::Tunnel),
         (patterns(&[], &["veth*"], &[]), Role::Local),
-        (patterns(&["veth2"], &["veth2"], &[]), Role::Tunnel),
-        (patterns(&["veth2"], &["veth2"], &["v*"]), Role::Uplink),
+        (patterns(&["veth:veth2"], &["veth2"], &[]), Role::Tunnel),
+        (patterns(&["veth2"], &["veth2"], &[]), Role::Local),
+        (patterns(&["veth:veth2"], &["veth2"], &["v*"]), Role::Uplink),
         (patterns(&[], &["veth2"], &["v*"]), Role::Uplink),
     ];
     for (patterns, expected) in cases {
@@ -251,6 +253,46 @@ fn what_the_user_wrote_wins_in_a_fixed_order() {
     }
     let all = classify(&snapshot, &patterns(&[], &[], &["*"]));
     assert_eq!(all[&3].role, Role::Uplink);
+}
+
+#[test]
+fn a_name_makes_no_tunnel() {
+    let wg0 = |kind: Option<&str>| Link {
+        kind: kind.map(str::to_owned),
+        ..link(2, "wg0")
+    };
+    let classified = |link: Link, reach, patterns: &RolePatterns| {
+        classify(&snapshot(&[(link, reach)]), patterns)
+            .remove(&2)
+            .unwrap()
+    };
+    let configured = patterns(&["wg0", "tun*"], &[], &[]);
+    for (kind, reach, role) in [
+        (Some("veth"), ON_LINK, Role::Local),
+        (Some("veth"), GATEWAY, Role::Uplink),
+        (Some("bridge"), NONE, Role::Uplink),
+        (Some("macvlan"), ON_LINK, Role::Uplink),
+        (Some("dummy"), NONE, Role::Local),
+        (None, ON_LINK, Role::Uplink),
+    ] {
+        let found = classified(wg0(kind), reach, &configured);
+        assert_eq!(found.role, role, "{kind:?}: what is detected");
+        assert_eq!(found.passed_over.as_deref(), Some("wg0"), "{kind:?}");
+    }
+    for kind in ["wireguard", "tun"] {
+        let found = classified(wg0(Some(kind)), GATEWAY, &configured);
+        assert_eq!((found.role, found.passed_over), (Role::Tunnel, None));
+    }
+    let both = patterns(&["wg0", "veth:wg0"], &[], &[]);
+    let found = classified(wg0(Some("veth")), GATEWAY, &both);
+    assert_eq!((found.role, found.passed_over), (Role::Tunnel, None));
+    let uplink = patterns(&["wg*"], &[], &["wg0"]);
+    let found = classified(wg0(Some("veth")), GATEWAY, &uplink);
+    assert_eq!(
+        (found.role, found.passed_over),
+        (Role::Uplink, None),
+        "nothing to warn of: somebody has said what it is"
+    );
 }
 
 #[test]

@@ -99,11 +99,6 @@ impl Link {
         self.kind.as_deref() == Some(kind)
     }
 
-    /// Whether `auto` takes it for a tunnel: WireGuard, or tun at layer 3.
-    pub(super) fn is_detected_tunnel(&self) -> bool {
-        self.is_kind("wireguard") || self.is_kind("tun") && self.hardware_type == libc::ARPHRD_NONE
-    }
-
     /// Whether its role depends on the routes over it.
     fn needs_routes(&self) -> bool {
         self.is_tap()
@@ -130,6 +125,26 @@ pub async fn snapshot() -> Result<Snapshot, NetlinkError> {
         }
     }
     read().await
+}
+
+/// Whether a link is up and has a carrier now; one that does not exist has none.
+///
+/// The kernel reports a lost carrier up to a second and more later, when many links change
+/// (`linkwatch_schedule_work`, 6.18), but knows it at once.
+pub async fn is_up(ifindex: u32) -> Result<bool, NetlinkError> {
+    let mut body = vec![0; LINK_HEADER];
+    body[4..8].copy_from_slice(&ifindex.to_ne_bytes());
+    let mut up = false;
+    let asked = Dumper::open()?
+        .dump(Request::Link, &body, |payload| {
+            up = parse_link(payload)?.is_up();
+            Ok(())
+        })
+        .await;
+    match asked {
+        Err(error) if error.is_absent() => Ok(false),
+        result => result.map(|()| up),
+    }
 }
 
 async fn read() -> Result<Snapshot, NetlinkError> {

@@ -1,24 +1,12 @@
 //! When interfaces have to be read again.
 
-use std::{fmt, io, os::fd::AsRawFd};
+use std::io;
 
-use super::netlink::split_aligned;
-use bytes::BytesMut;
-use netlink_packet_core::{NLMSG_OVERRUN, NetlinkBuffer};
-use netlink_sys::{AsyncSocket, AsyncSocketExt, TokioSocket, protocols::NETLINK_ROUTE};
-use nix::{
-    libc,
-    sys::socket::{setsockopt, sockopt::RcvBufForce},
-};
+use netlink_packet_core::NLMSG_OVERRUN;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use nix::libc;
 
-/// What the socket may hold before the kernel drops events, in bytes.
-const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
-
-/// Events are not read but looked at, so what does not fit here may be cut.
-const DATAGRAM: usize = 32 * 1024;
-
-/// Datagrams to read before the caller gets its turn, so that a storm cannot hold it up.
-const BATCH: usize = 4096;
+use super::listener::{Listener, each_message};
 
 /// The multicast groups to join.
 ///
@@ -37,6 +25,9 @@ const GROUPS: [u32; 4] = [
 pub struct Changes {
     /// A link came, went or changed. The routes over it may have changed without an event.
     pub links: bool,
+    /// A link went. It may be back already, with the same number and name: what reads the same is not the same then,
+    /// and what the kernel held for it is gone.
+    pub gone: bool,
     /// A route or next hop came, went or changed. Under a routing daemon this is true most of the
     /// time: limit the rate of what it leads to.
     pub routes: bool,
@@ -49,31 +40,28 @@ impl Changes {
     pub fn any(self) -> bool {
         let Self {
             links,
+            gone,
             routes,
             overrun,
         } = self;
-        links || routes || overrun
+        links || gone || routes || overrun
     }
 
     /// Notes what the messages of one datagram are about.
-    fn note(&mut self, mut datagram: &[u8]) {
-        while !datagram.is_empty() {
-            let Ok(message) = NetlinkBuffer::new_checked(datagram) else {
-                // Cut or unknown: what it said is lost.
-                self.overrun = true;
-                return;
-            };
-            match message.message_type() {
-                libc::RTM_NEWLINK | libc::RTM_DELLINK => self.links = true,
-                libc::RTM_NEWROUTE | libc::RTM_DELROUTE | RTM_NEWNEXTHOP | RTM_DELNEXTHOP => {
-                    self.routes = true;
-                }
-                NLMSG_OVERRUN => self.overrun = true,
-                _ => {}
+    fn note(&mut self, datagram: &[u8]) {
+        let whole = each_message(datagram, |kind, _| match kind {
+            libc::RTM_NEWLINK => self.links = true,
+            libc::RTM_DELLINK => {
+                self.links = true;
+                self.gone = true;
             }
-            let length = usize::try_from(message.length()).unwrap_or(usize::MAX);
-            datagram = split_aligned(datagram, length).1;
-        }
+            libc::RTM_NEWROUTE | libc::RTM_DELROUTE | RTM_NEWNEXTHOP | RTM_DELNEXTHOP => {
+                self.routes = true;
+            }
+            NLMSG_OVERRUN => self.overrun = true,
+            _ => {}
+        });
+        self.overrun |= !whole;
     }
 }
 
@@ -83,39 +71,25 @@ const RTM_DELNEXTHOP: u16 = 105;
 /// Waits for links and routes to change.
 ///
 /// Create it before the first [`snapshot()`](super::snapshot()).
+#[derive(Debug)]
 pub struct Watcher {
-    socket: TokioSocket,
-    buffer: BytesMut,
-    /// Events were lost and the queue was not empty since: more may be lost without a new error.
-    congested: bool,
+    listener: Listener,
 }
 
 impl Watcher {
-    /// Subscribes in the network namespace of the calling thread.
+    /// What the socket holds by default before the kernel drops events, in bytes.
+    pub const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
+
+    /// Subscribes in the network namespace of the calling thread, with the default room for events.
     pub fn new() -> Result<Self, WatchError> {
-        Self::with_receive_buffer(RECEIVE_BUFFER)
+        Self::with_receive_buffer(Self::RECEIVE_BUFFER)
     }
 
-    /// Subscribes with room for `bytes` of unread events, which a test sets low to provoke a loss.
+    /// Subscribes with room for `bytes` of unread events.
     pub fn with_receive_buffer(bytes: usize) -> Result<Self, WatchError> {
-        let subscribe = |source| WatchError::Subscribe { source };
-        let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(subscribe)?;
-        let inner = socket.socket_mut();
-        // Beyond net.core.rmem_max, which CAP_NET_ADMIN of the initial user namespace allows;
-        // elsewhere the system's limit applies and a loss is likelier, but no less visible.
-        if setsockopt(inner, RcvBufForce, &bytes).is_err() {
-            let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
-            inner.set_rx_buf_sz(bytes).map_err(subscribe)?;
-        }
-        inner.bind_auto().map_err(subscribe)?;
-        for group in GROUPS {
-            inner.add_membership(group).map_err(subscribe)?;
-        }
-        Ok(Self {
-            socket,
-            buffer: BytesMut::with_capacity(DATAGRAM),
-            congested: false,
-        })
+        let listener = Listener::new(NETLINK_ROUTE, &GROUPS, bytes)
+            .map_err(|source| WatchError::Subscribe { source })?;
+        Ok(Self { listener })
     }
 
     /// Waits for the next changes and takes all that have happened so far.
@@ -124,51 +98,16 @@ impl Watcher {
     pub async fn changed(&mut self) -> Result<Changes, WatchError> {
         loop {
             let mut changes = Changes::default();
-            self.clear_buffer();
-            let mut received = self.socket.recv(&mut self.buffer).await;
-            for _ in 0..BATCH {
-                match received {
-                    Ok(()) => changes.note(&self.buffer),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        // The kernel reports a loss once and not again until the queue is empty,
-                        // which it is now.
-                        changes.overrun |= self.congested;
-                        self.congested = false;
-                        break;
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                        self.congested = true;
-                    }
-                    Err(source) => return Err(WatchError::Receive { source }),
-                }
-                self.clear_buffer();
-                received = self.socket.socket_ref().recv(&mut self.buffer, 0).map(drop);
-            }
-            changes.overrun |= self.congested;
+            let lost = self
+                .listener
+                .receive(|datagram| changes.note(datagram))
+                .await
+                .map_err(|source| WatchError::Receive { source })?;
+            changes.overrun |= lost;
             if changes.any() {
                 return Ok(changes);
             }
         }
-    }
-
-    fn clear_buffer(&mut self) {
-        self.buffer.clear();
-        self.buffer.reserve(DATAGRAM);
-    }
-}
-
-impl fmt::Debug for Watcher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            socket,
-            buffer: _,
-            congested,
-        } = self;
-        f.debug_struct("Watcher")
-            .field("socket", &socket.as_raw_fd())
-            .field("congested", congested)
-            .finish_non_exhaustive()
     }
 }
 
@@ -194,19 +133,23 @@ pub enum WatchError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use netlink_packet_core::NetlinkBuffer;
 
     const LINKS: Changes = Changes {
         links: true,
+        gone: false,
         routes: false,
         overrun: false,
     };
     const ROUTES: Changes = Changes {
         links: false,
+        gone: false,
         routes: true,
         overrun: false,
     };
     const OVERRUN: Changes = Changes {
         links: false,
+        gone: false,
         routes: false,
         overrun: true,
     };
@@ -229,7 +172,11 @@ mod tests {
     #[test]
     fn links_and_routes_are_told_apart() {
         assert_eq!(noted(&message(libc::RTM_NEWLINK, 16)), LINKS);
-        assert_eq!(noted(&message(libc::RTM_DELLINK, 16)), LINKS);
+        let gone = Changes {
+            gone: true,
+            ..LINKS
+        };
+        assert_eq!(noted(&message(libc::RTM_DELLINK, 16)), gone);
         for kind in [
             libc::RTM_NEWROUTE,
             libc::RTM_DELROUTE,

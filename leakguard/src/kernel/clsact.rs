@@ -2,22 +2,34 @@
 //!
 //! The filter stays when the agent goes. It has no pin; it is known by its handle, which is chosen here. aya's calls
 //! tell neither which program a filter runs nor which kind of qdisc they put it on.
+//!
+//! A handle is "lg", a slot, and the ABI version: filters of two versions stand side by side, and a filter is overtaken
+//! by adding one in the other slot, because new filters come first within a priority (`cls_bpf_change`, 6.1).
 
 use std::io;
 use std::os::fd::AsRawFd;
 
+use leakguard_common::abi::ABI_VERSION;
 use netlink_packet_core::{
     DecodeError, NLM_F_CREATE, NLM_F_DUMP, NLM_F_ECHO, NLM_F_EXCL, NlasIterator,
 };
 use nix::libc;
 
 use super::KernelError;
-use super::links::{TcAttachment, runs};
-use super::object::ProgramHandle;
+use super::enforcement::{Device, Followed};
+use super::links::{Standing, TcAttachment};
+use super::object::{ProgramHandle, Twins};
 use super::rtnetlink::{push_attribute, request};
+use crate::change::Part;
 
-/// "lg" and the ABI version: nobody else's filter has it by chance.
-const HANDLE: u32 = 0x6c67_0001;
+/// "lg": nobody else's filter has it by chance.
+const PREFIX: u32 = 0x6c67;
+const HANDLES: [u32; 2] = [handle(0), handle(1)];
+
+const fn handle(slot: u32) -> u32 {
+    assert!(ABI_VERSION <= 0xff, "one byte of the handle is the version");
+    PREFIX << 16 | slot << 8 | ABI_VERSION
+}
 
 /// Before every filter that names no priority of its own.
 const PRIORITY: u32 = 1;
@@ -58,45 +70,115 @@ struct Filter {
     program_id: Option<u32>,
 }
 
-/// Adds the filter to an interface, or replaces the program of the one that is there; says whether anything changed.
+/// Adds the filter to an interface, or replaces the program of the one that is there; says where it stands.
 ///
-/// An interface that is gone is no error.
-pub(super) fn attach(ifindex: u32, program: &ProgramHandle) -> Result<bool, KernelError> {
-    if let Some(Filter {
-        program_id: Some(id),
-        ..
-    }) = own(&filters(ifindex, CLSACT_EGRESS)?)
-        && runs(*id, program)
-    {
-        return Ok(false);
+/// Where a foreign one runs before it, it is overtaken if that is allowed.
+pub(super) fn attach(
+    device: &Device,
+    program: &ProgramHandle,
+    twins: &mut Twins,
+    may_overtake: impl FnOnce() -> bool,
+    done: &mut Followed,
+) -> Result<Standing, KernelError> {
+    let Device { ifindex, name, .. } = device;
+    let failed = |error| failed("RTM_NEWTFILTER", *ifindex)(error);
+    let filters = filters(*ifindex, CLSACT_EGRESS)?;
+    let Some(own) = own(&filters) else {
+        let added = add_qdisc(*ifindex).and_then(|()| set_filter(*ifindex, HANDLES[0], program));
+        return match added {
+            Ok(()) => {
+                done.change(Part::Tc, name, "the program was not there: attached");
+                Ok(Standing::First)
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(Standing::Gone),
+            Err(error) => Err(failed(error)),
+        };
+    };
+    if !own.program_id.is_some_and(|id| twins.are(id, program)) {
+        set_filter(*ifindex, own.handle, program).map_err(failed)?;
+        done.change(Part::Tc, name, "another program was attached: replaced");
     }
-    let result = add_qdisc(ifindex).and_then(|()| add_filter(ifindex, program));
-    match result {
-        Ok(()) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false),
-        Err(error) => Err(failed("RTM_NEWTFILTER", ifindex)(error)),
+    // One that is left of an overtaking that was cut short.
+    for left in filters
+        .iter()
+        .filter(|filter| is_own(filter) && filter.handle != own.handle)
+    {
+        remove(*ifindex, left.handle)?;
+    }
+    if filters.first() == Some(own) {
+        return Ok(Standing::First);
+    }
+    if !may_overtake() {
+        return Ok(Standing::Behind);
+    }
+    let [first, second] = HANDLES;
+    let other = if own.handle == first { second } else { first };
+    set_filter(*ifindex, other, program).map_err(failed)?;
+    remove(*ifindex, own.handle)?;
+    done.change(
+        Part::Tc,
+        name,
+        "another program ran before leakguard's: overtaken",
+    );
+    Ok(Standing::First)
+}
+
+/// Replaces the program of the filter on an interface, if there is one.
+pub(super) fn replace(ifindex: u32, program: &ProgramHandle) -> Result<(), KernelError> {
+    match own(&filters(ifindex, CLSACT_EGRESS)?) {
+        Some(own) => {
+            set_filter(ifindex, own.handle, program).map_err(failed("RTM_NEWTFILTER", ifindex))
+        }
+        None => Ok(()),
     }
 }
 
-/// Removes the filter from an interface, and the qdisc if nobody else has a filter on it; says whether one was there.
+/// Removes the filters of this version from an interface, and the qdisc if nobody else has a filter on it; says whether
+/// there was one.
 pub(super) fn detach(ifindex: u32) -> Result<bool, KernelError> {
-    if own(&filters(ifindex, CLSACT_EGRESS)?).is_none() {
-        return Ok(false);
+    detach_where(ifindex, is_own)
+}
+
+/// The same for the filters of older versions.
+pub(super) fn detach_older(ifindex: u32) -> Result<bool, KernelError> {
+    detach_where(ifindex, |filter| {
+        version(filter).is_some_and(|version| version < ABI_VERSION)
+    })
+}
+
+/// The same for the filters of every version.
+pub(super) fn detach_all(ifindex: u32) -> Result<bool, KernelError> {
+    detach_where(ifindex, |filter| version(filter).is_some())
+}
+
+fn detach_where(ifindex: u32, which: impl Fn(&Filter) -> bool) -> Result<bool, KernelError> {
+    let mut found = filters(ifindex, CLSACT_EGRESS)?;
+    found.retain(which);
+    let mut removed = false;
+    for filter in found {
+        removed |= remove(ifindex, filter.handle)?;
     }
-    let body = tcmsg(ifindex, HANDLE, CLSACT_EGRESS, filter_info());
-    match request(RTM_DELTFILTER, 0, &body, |_| Ok(())) {
-        Ok(()) => {}
-        Err(error) if is_gone(&error) => return Ok(false),
-        Err(error) => return Err(failed("RTM_DELTFILTER", ifindex)(error)),
-    }
-    if filters(ifindex, CLSACT_EGRESS)?.is_empty() && filters(ifindex, CLSACT_INGRESS)?.is_empty() {
+    if removed
+        && filters(ifindex, CLSACT_EGRESS)?.is_empty()
+        && filters(ifindex, CLSACT_INGRESS)?.is_empty()
+    {
         let body = tcmsg(ifindex, CLSACT_HANDLE, TC_H_CLSACT, 0);
         match request(RTM_DELQDISC, 0, &body, |_| Ok(())) {
             Err(error) if !is_gone(&error) => return Err(failed("RTM_DELQDISC", ifindex)(error)),
             _ => {}
         }
     }
-    Ok(true)
+    Ok(removed)
+}
+
+/// Removes one filter; says whether it was there.
+fn remove(ifindex: u32, handle: u32) -> Result<bool, KernelError> {
+    let body = tcmsg(ifindex, handle, CLSACT_EGRESS, filter_info());
+    match request(RTM_DELTFILTER, 0, &body, |_| Ok(())) {
+        Ok(()) => Ok(true),
+        Err(error) if is_gone(&error) => Ok(false),
+        Err(error) => Err(failed("RTM_DELTFILTER", ifindex)(error)),
+    }
 }
 
 /// Reads back whether the filter is on an interface, and whether another one runs before it.
@@ -109,8 +191,18 @@ pub(super) fn attachment(ifindex: u32) -> Result<TcAttachment, KernelError> {
     })
 }
 
+/// The first of this version's filters.
 fn own(filters: &[Filter]) -> Option<&Filter> {
-    filters.iter().find(|filter| filter.handle == HANDLE)
+    filters.iter().find(|filter| is_own(filter))
+}
+
+fn is_own(filter: &Filter) -> bool {
+    HANDLES.contains(&filter.handle)
+}
+
+/// The ABI version of one of leakguard's filters.
+fn version(filter: &Filter) -> Option<u32> {
+    (filter.handle >> 16 == PREFIX).then_some(filter.handle & 0xff)
 }
 
 fn add_qdisc(ifindex: u32) -> io::Result<()> {
@@ -147,7 +239,7 @@ fn qdisc_kind(ifindex: u32) -> io::Result<Vec<u8>> {
 }
 
 /// Adds the filter, or replaces its program while packets pass.
-fn add_filter(ifindex: u32, program: &ProgramHandle) -> io::Result<()> {
+fn set_filter(ifindex: u32, handle: u32, program: &ProgramHandle) -> io::Result<()> {
     let mut options = Vec::new();
     push_attribute(
         &mut options,
@@ -160,7 +252,7 @@ fn add_filter(ifindex: u32, program: &ProgramHandle) -> io::Result<()> {
         TCA_BPF_FLAGS,
         &TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes(),
     )?;
-    let mut body = tcmsg(ifindex, HANDLE, CLSACT_EGRESS, filter_info());
+    let mut body = tcmsg(ifindex, handle, CLSACT_EGRESS, filter_info());
     push_attribute(&mut body, TCA_KIND, b"bpf\0")?;
     push_attribute(&mut body, TCA_OPTIONS, &options)?;
     request(RTM_NEWTFILTER, NLM_F_CREATE, &body, |_| Ok(()))

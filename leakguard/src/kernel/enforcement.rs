@@ -2,18 +2,25 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use leakguard_common::abi::{Role, Settings};
+use leakguard_common::abi::{ABI_VERSION, Liveness, Role, Settings, map};
 use leakguard_common::packet::LinkLayer;
+use leakguard_common::restriction;
 
-use super::links::{self, CgroupAttachment, TcAttachment};
+use super::exemptions::Exemptions;
+use super::inherit::{check_namespace, inherit, used_maps};
+use super::links::{self, CgroupAttachment, Links, Standing, TcAttachment};
 use super::maps::Maps;
 use super::netns::Identity;
-use super::object::{LINK_LAYERS, Loaded, Object, ProgramHandle, tc_program};
+use super::object::{LINK_LAYERS, Loaded, Object, ProgramHandle, Twins, tc_program};
+use super::overtake::{MOST, Overtakings};
 use super::pins::{Lock, Pins};
-use super::requirements::{check_privileges, lift_memory_limit};
+use super::requirements::{check_privileges, is_bpffs, lift_limits};
 use super::ring::EventRing;
-use super::{KernelError, clsact};
+use super::versions::{self, Older};
+use super::{KernelError, boot_time, clsact};
+use crate::change::{Change, Part};
 use crate::error::chain;
 
 /// What enforcement needs to know of an interface.
@@ -29,6 +36,10 @@ pub struct Device {
     pub link: LinkLayer,
 }
 
+/// How long a tunnel that was vouched for counts as up, in nanoseconds: without an agent nobody would notice that it is
+/// down.
+const LEASE_NANOSECONDS: u64 = 10_000_000_000;
+
 /// How TC programs are attached on this kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TcMode {
@@ -43,32 +54,71 @@ pub struct Enforcement {
     pins: Pins,
     object: Object,
     maps: Maps,
-    cgroup_program: ProgramHandle,
-    tc_programs: [ProgramHandle; LINK_LAYERS.len()],
+    programs: Programs,
+    twins: Twins,
+    links: Links,
     tc_mode: TcMode,
     devices: Vec<Device>,
+    overtakings: Overtakings,
     fresh: bool,
-    _lock: Lock,
+    older: Vec<Older>,
+    lock: Lock,
 }
 
-/// What following the interfaces did.
+/// What is attached of an object.
+struct Programs {
+    cgroup: ProgramHandle,
+    tc: [ProgramHandle; LINK_LAYERS.len()],
+}
+
+impl Programs {
+    fn of(object: &Object) -> Result<Self, KernelError> {
+        let [ethernet, ip, unknown] = LINK_LAYERS.map(|link| object.handle(tc_program(link)));
+        Ok(Self {
+            cgroup: object.handle(object.variant().program())?,
+            tc: [ethernet?, ip?, unknown?],
+        })
+    }
+
+    fn tc(&self, wanted: LinkLayer) -> &ProgramHandle {
+        let [ethernet, ip, unknown] = &self.tc;
+        match wanted {
+            LinkLayer::Ethernet => ethernet,
+            LinkLayer::Ip => ip,
+            LinkLayer::Unknown => unknown,
+        }
+    }
+}
+
+/// What bringing the kernel in line did.
 #[derive(Debug, Default)]
 pub struct Followed {
-    /// Whether anything was different before.
-    pub changed: bool,
+    /// What was different before.
+    pub changes: Vec<Change>,
     /// What could not be done, with the causes; one sentence each.
     pub failures: Vec<String>,
-    /// The uplinks that a TC program judges now.
+    /// The uplinks that a TC program judges now, before any other.
     pub covered: BTreeSet<u32>,
+    /// There are more uplinks to cover than the time allowed.
+    pub postponed: bool,
 }
 
 impl Followed {
-    fn note(&mut self, subject: &str, result: Result<bool, KernelError>) {
-        match result {
-            Ok(changed) => self.changed |= changed,
-            Err(error) => self
-                .failures
-                .push(format!("cannot cover {subject}: {}", chain(&error))),
+    /// Notes that something had to be changed.
+    pub(super) fn change(
+        &mut self,
+        part: Part,
+        subject: impl Into<String>,
+        message: impl Into<String>,
+    ) {
+        self.changes.push(Change::new(part, subject, message));
+    }
+
+    /// Notes whether something could be done.
+    pub(super) fn note(&mut self, subject: &str, result: Result<(), KernelError>) {
+        if let Err(error) = result {
+            self.failures
+                .push(format!("cannot cover {subject}: {}", chain(&error)));
         }
     }
 }
@@ -76,46 +126,56 @@ impl Followed {
 impl Enforcement {
     /// Checks the machine, loads the programs and takes the lock; nothing is attached or changed yet.
     ///
-    /// State that is pinned already is taken over.
+    /// State that is pinned already is taken over. That of an older version stays until [`Enforcement::supersede`].
     pub fn prepare(pins: &Pins) -> Result<Self, KernelError> {
         check_privileges()?;
-        lift_memory_limit();
+        lift_limits();
+        if is_bpffs(pins.bpffs()) {
+            // What is refused must not find a directory of this version next to it afterwards.
+            drop(versions::survey(pins)?);
+        }
         pins.create()?;
         // Only under the lock is what is not there nobody else's work in progress.
         let lock = pins.lock()?;
-        let fresh = pins.are_empty()?;
-        Self::load(pins, fresh, lock).inspect_err(|_| {
-            if fresh && let Err(error) = pins.remove() {
+        let older = versions::survey(pins)?;
+        let empty = pins.are_empty()?;
+        Self::load(pins, empty, older, lock).inspect_err(|_| {
+            if empty && let Err(error) = pins.remove() {
                 log::warn!("cannot remove {}: {error}", pins.root().display());
             }
         })
     }
 
-    fn load(pins: &Pins, fresh: bool, lock: Lock) -> Result<Self, KernelError> {
-        links::check_pinned(pins)?;
-        if let Some(maps) = Maps::open(pins)? {
-            check_namespace(pins, &maps.settings()?, Identity::current()?)?;
+    fn load(pins: &Pins, empty: bool, older: Vec<Older>, lock: Lock) -> Result<Self, KernelError> {
+        let missing = inherit(pins)?;
+        if !empty && !missing.is_empty() {
+            log::warn!(
+                "the state under {} is incomplete and is repaired; missing: {}",
+                pins.root().display(),
+                missing.join(", ")
+            );
         }
         let mut object = Object::load(pins)?;
         let maps = object.maps()?;
-        let cgroup_program = object.handle(object.variant().program())?;
         let tc_mode = if links::has_tcx()? {
             TcMode::Tcx
         } else {
             log::debug!("this kernel has no TCX: using the clsact qdisc");
             TcMode::Clsact
         };
-        let [ethernet, ip, unknown] = LINK_LAYERS.map(|link| object.handle(tc_program(link)));
         Ok(Self {
+            programs: Programs::of(&object)?,
+            links: Links::take_over(pins)?,
             pins: pins.clone(),
             object,
             maps,
-            cgroup_program,
-            tc_programs: [ethernet?, ip?, unknown?],
+            twins: Twins::default(),
             tc_mode,
             devices: Vec::new(),
-            fresh,
-            _lock: lock,
+            overtakings: Overtakings::default(),
+            fresh: empty && older.is_empty(),
+            older,
+            lock,
         })
     }
 
@@ -124,24 +184,104 @@ impl Enforcement {
         self.fresh
     }
 
+    /// How TC programs are attached here.
+    pub fn tc_mode(&self) -> TcMode {
+        self.tc_mode
+    }
+
     /// The role that the programs give an interface now.
     pub fn role(&self, ifindex: u32) -> Role {
         self.maps.role(ifindex)
     }
 
-    /// Judges the local sockets of a cgroup from now on; says whether anything was different before.
+    /// Sees to it that the maps are pinned, in a directory that can be found and is locked; mounts a bpffs again where
+    /// that is allowed.
+    ///
+    /// What is attached is held open by this process, and does not depend on it. Call this before everything else:
+    /// links are pinned where they are seen to.
+    pub fn keep_pinned(&mut self) -> Followed {
+        let mut followed = Followed::default();
+        if !self.lock.is_of(&self.pins) {
+            let made = self.pins.create().and_then(|()| self.pins.lock());
+            match made {
+                Ok(lock) => {
+                    self.lock = lock;
+                    let path = self.pins.root().display().to_string();
+                    followed.change(Part::Pins, path, "the pin directory was gone: made again");
+                }
+                Err(error) => {
+                    followed.failures.push(format!(
+                        "cannot keep the pins, enforcement goes when the agent goes: {}",
+                        chain(&error)
+                    ));
+                    return followed;
+                }
+            }
+        }
+        for (name, map) in self.object.pinned() {
+            match map.keep_pinned(&self.pins.map(name)) {
+                Ok(None) => {}
+                Ok(Some(wrong)) => followed.change(Part::Maps, *name, wrong),
+                Err(error) => followed
+                    .failures
+                    .push(format!("cannot pin the map {name}: {}", chain(&error))),
+            }
+        }
+        followed
+    }
+
+    /// Judges the local sockets of a cgroup from now on.
     ///
     /// The namespace's identity in `settings` is filled in. Call [`Enforcement::permit`] before.
     pub fn enforce_sockets(
         &mut self,
         cgroup: &Path,
         mut settings: Settings,
-    ) -> Result<bool, KernelError> {
+    ) -> Result<Followed, KernelError> {
+        let mut followed = Followed::default();
         let Identity { cookie, inode } = Identity::current()?;
         settings.netns_cookie = cookie;
         settings.netns_inode = inode;
-        let changed = self.maps.set_settings(settings)?;
-        Ok(links::attach_cgroup(&self.pins, cgroup, &self.cgroup_program)? || changed)
+        if self.maps.set_settings(settings)? {
+            followed.change(
+                Part::Settings,
+                map::SETTINGS,
+                "the programs were told something else: written again",
+            );
+        }
+        self.links.attach_cgroup(
+            cgroup,
+            &self.programs.cgroup,
+            &mut self.twins,
+            &mut followed,
+        )?;
+        Ok(followed)
+    }
+
+    /// Lets exactly this out of an engaged kill switch.
+    pub fn exempt(&mut self, exemptions: &Exemptions) -> Result<Followed, KernelError> {
+        let mut followed = Followed::default();
+        if self.maps.set_exemptions(exemptions)? {
+            followed.change(
+                Part::Settings,
+                map::ENDPOINTS,
+                "the exemptions of the kill switch were others: written again",
+            );
+        }
+        Ok(followed)
+    }
+
+    /// Vouches for a tunnel for the next ten seconds, or for none any more.
+    pub fn vouch(&mut self, tunnel: Option<u32>) -> Result<(), KernelError> {
+        let liveness = match tunnel {
+            None => Liveness::default(),
+            Some(tunnel) => Liveness {
+                until: boot_time()?.saturating_add(LEASE_NANOSECONDS),
+                tunnel,
+                ..Liveness::default()
+            },
+        };
+        self.maps.set_liveness(liveness)
     }
 
     /// Lets exactly the tunnels and local interfaces among the devices carry DNS, at once.
@@ -153,38 +293,164 @@ impl Enforcement {
             .map(|device| (device.ifindex, device.role))
             .collect();
         let role = |ifindex| roles.get(&ifindex).copied().unwrap_or(Role::Uplink);
-        let mut followed = Followed {
-            changed: self.maps.retain(role)?,
-            ..Followed::default()
-        };
+        let mut followed = Followed::default();
+        if self.maps.retain(role)? {
+            followed.change(
+                Part::Permissions,
+                "interfaces",
+                "one that may not carry DNS was permitted: taken back",
+            );
+        }
         for device in devices {
-            followed.note(&device.name, self.maps.permit(device.ifindex, device.role));
+            let permitted = self.maps.permit(device.ifindex, device.role);
+            if matches!(permitted, Ok(true)) {
+                followed.change(
+                    Part::Permissions,
+                    &device.name,
+                    format!("it was not permitted as {}: given", device.role),
+                );
+            }
+            followed.note(&device.name, permitted.map(drop));
         }
         Ok(followed)
     }
 
-    /// Puts the TC program on every uplink among the devices, and takes it off the others.
+    /// Puts the TC program first on every uplink among the devices, and takes it off the others.
     ///
     /// An interface that goes away meanwhile is no failure; one that fails does not keep the others from being
-    /// covered.
-    pub fn attach(&mut self, devices: &[Device]) -> Followed {
+    /// covered. New uplinks are covered for about as long as `time`, so that a burst of them does not hold up what is
+    /// more urgent: each waits for an RCU grace period, about 12 ms (`tcx_entry_sync` in `include/net/tcx.h`, 6.18).
+    pub fn attach(&mut self, devices: &[Device], time: Duration) -> Followed {
         let mut followed = Followed::default();
-        followed.note(
-            "links of interfaces that are gone",
-            links::sweep(&self.pins),
-        );
-        for device in devices {
-            let result = match device.role {
-                Role::Uplink => self.attach_device(device),
-                Role::Tunnel | Role::Local => self.detach_device(device),
-            };
-            if device.role == Role::Uplink && result.is_ok() {
-                followed.covered.insert(device.ifindex);
-            }
-            followed.note(&device.name, result);
-        }
+        let swept = self.links.sweep(&mut followed);
+        followed.note("links of interfaces that are gone", swept);
+        let mut spent = Duration::ZERO;
+        let known: BTreeSet<u32> = devices.iter().map(|device| device.ifindex).collect();
+        self.overtakings.retain(|ifindex| known.contains(&ifindex));
         self.devices = devices.to_vec();
+        let mut behind = Vec::new();
+        for device in devices {
+            if device.role != Role::Uplink {
+                let detached = self.detach_device(device, &mut followed);
+                followed.note(&device.name, detached);
+                continue;
+            }
+            let started = Instant::now();
+            let is_new =
+                self.tc_mode == TcMode::Tcx && !self.pins.tcx_link(device.ifindex).exists();
+            if is_new && spent >= time {
+                followed.postponed = true;
+                continue;
+            }
+            match self.attach_device(device, &mut followed) {
+                Ok(Standing::Behind) => behind.push(device),
+                Ok(Standing::First | Standing::Gone) => {
+                    followed.covered.insert(device.ifindex);
+                }
+                Err(error) => followed.note(&device.name, Err(error)),
+            }
+            if is_new {
+                spent += started.elapsed();
+            }
+        }
+        self.overtake(&behind, &mut followed);
         followed
+    }
+
+    /// Goes before the foreign programs on these interfaces, unless that was done too often.
+    fn overtake(&mut self, behind: &[&Device], followed: &mut Followed) {
+        let now = Instant::now();
+        let (overtaken, given_up): (Vec<&Device>, Vec<&Device>) =
+            behind.iter().copied().partition(|device| {
+                // On clsact it has been tried already.
+                self.tc_mode == TcMode::Tcx && self.overtakings.allow(device.ifindex, now)
+            });
+        for device in given_up {
+            followed.failures.push(format!(
+                "another TC program keeps going before leakguard's on {} and can let packets out; gave up overtaking \
+                 it after {MOST} times; find it with `bpftool net show dev {}`",
+                device.name, device.name
+            ));
+        }
+        if overtaken.is_empty() {
+            return;
+        }
+        // Another copy of the program is needed for that.
+        match self.reload() {
+            Ok(reloaded) => {
+                followed.changes.extend(reloaded.changes);
+                followed.failures.extend(reloaded.failures);
+                for device in overtaken {
+                    let first = self.links.is_first(device.ifindex);
+                    followed.covered.extend(first.then_some(device.ifindex));
+                }
+            }
+            Err(error) => {
+                for device in overtaken {
+                    followed.failures.push(format!(
+                        "cannot overtake the TC program on {}: {}",
+                        device.name,
+                        chain(&error)
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Loads every program once more, onto the same maps, and replaces all that are attached by the new copies; where
+    /// a foreign program has gone before ours, the new copy goes to the head. There is no moment without one.
+    pub fn reload(&mut self) -> Result<Followed, KernelError> {
+        let mut followed = self.keep_pinned();
+        let object = Object::load(&self.pins)?;
+        let ids = |object: &Object| -> Vec<u32> {
+            object.pinned().iter().map(|(_, map)| map.id()).collect()
+        };
+        if ids(&object) != ids(&self.object) {
+            // Programs on other maps would know of no permission and no settings.
+            return Err(KernelError::Foreign {
+                path: self.pins.root().to_owned(),
+                expected: "state",
+            });
+        }
+        let programs = Programs::of(&object)?;
+        let uplinks: Vec<_> = self
+            .devices
+            .iter()
+            .filter(|device| device.role == Role::Uplink)
+            .map(|device| (device, programs.tc(device.link)))
+            .collect();
+        self.links
+            .replace_all(&programs.cgroup, &uplinks, &mut followed);
+        if self.tc_mode == TcMode::Clsact {
+            for (device, program) in uplinks {
+                followed.note(&device.name, clsact::replace(device.ifindex, program));
+            }
+        }
+        self.programs = programs;
+        self.object = object;
+        Ok(followed)
+    }
+
+    /// Lifts what older versions enforce; this one does it all now. Says which versions there were.
+    pub fn supersede(&mut self) -> Result<Vec<u32>, KernelError> {
+        let mut superseded = Vec::new();
+        for older in self.older.drain(..) {
+            superseded.push(older.version());
+            older.lift(&self.pins)?;
+        }
+        if self.tc_mode == TcMode::Clsact && !superseded.is_empty() {
+            for device in &self.devices {
+                clsact::detach_older(device.ifindex)?;
+            }
+        }
+        if !superseded.is_empty() {
+            let versions: Vec<String> = superseded.iter().map(|old| format!("v{old}")).collect();
+            log::info!(
+                "took over from another version of leakguard: {} is lifted, v{ABI_VERSION} enforces",
+                versions.join(", ")
+            );
+        }
+        Ok(superseded)
     }
 
     /// Takes the event ring; there is one.
@@ -209,55 +475,45 @@ impl Enforcement {
             TcMode::Tcx => Ok(false),
             TcMode::Clsact => detach_filters(self.devices.iter().map(|device| device.ifindex)),
         };
-        links::detach_all(&self.pins)?;
+        self.links.detach_all();
         self.pins.remove()?;
         detached.map(drop)
     }
 
-    fn attach_device(&self, device: &Device) -> Result<bool, KernelError> {
-        let program = self.tc_handle(device.link);
+    fn attach_device(
+        &mut self,
+        device: &Device,
+        followed: &mut Followed,
+    ) -> Result<Standing, KernelError> {
+        let program = self.programs.tc(device.link);
         match self.tc_mode {
-            TcMode::Tcx => links::attach_tcx(&self.pins, device.ifindex, program),
-            TcMode::Clsact => clsact::attach(device.ifindex, program),
+            TcMode::Tcx => self
+                .links
+                .attach_tcx(device, program, &mut self.twins, followed),
+            TcMode::Clsact => clsact::attach(
+                device,
+                program,
+                &mut self.twins,
+                || self.overtakings.allow(device.ifindex, Instant::now()),
+                followed,
+            ),
         }
     }
 
-    fn detach_device(&self, device: &Device) -> Result<bool, KernelError> {
-        match self.tc_mode {
-            TcMode::Tcx => links::detach_tcx(&self.pins, device.ifindex),
-            TcMode::Clsact => clsact::detach(device.ifindex),
+    fn detach_device(
+        &mut self,
+        device: &Device,
+        followed: &mut Followed,
+    ) -> Result<(), KernelError> {
+        let detached = match self.tc_mode {
+            TcMode::Tcx => self.links.detach_tcx(device.ifindex)?,
+            TcMode::Clsact => clsact::detach(device.ifindex)?,
+        };
+        if detached {
+            followed.change(Part::Tc, &device.name, "it is no uplink: detached");
         }
+        Ok(())
     }
-
-    fn tc_handle(&self, wanted: LinkLayer) -> &ProgramHandle {
-        let [ethernet, ip, unknown] = &self.tc_programs;
-        match wanted {
-            LinkLayer::Ethernet => ethernet,
-            LinkLayer::Ip => ip,
-            LinkLayer::Unknown => unknown,
-        }
-    }
-}
-
-/// Refuses state that enforces elsewhere: interface numbers there mean other devices.
-fn check_namespace(
-    pins: &Pins,
-    settings: &Settings,
-    identity: Identity,
-) -> Result<(), KernelError> {
-    let Settings {
-        netns_cookie,
-        netns_inode,
-        ..
-    } = *settings;
-    let unknown = netns_inode == 0;
-    if unknown || (netns_cookie, netns_inode) == (identity.cookie, identity.inode) {
-        return Ok(());
-    }
-    Err(KernelError::OtherNamespace {
-        path: pins.root().to_owned(),
-        bpffs: pins.bpffs().to_owned(),
-    })
 }
 
 /// What the kernel says about enforcement, without an agent's help.
@@ -268,8 +524,10 @@ pub struct ReadBack {
     pub here: bool,
     /// The cgroup hook, if it is attached.
     pub cgroup: Option<CgroupAttachment>,
-    /// The maps, for roles and counters.
+    /// The maps that the programs work on, for roles and counters.
     pub maps: Maps,
+    /// What is not pinned as it should be, so that the next start would have to repair it.
+    pub gaps: Vec<String>,
     pins: Pins,
 }
 
@@ -279,18 +537,33 @@ impl ReadBack {
         if !pins.exist()? {
             return Ok(None);
         }
-        let Some(maps) = Maps::open(pins)? else {
+        let cgroup = links::cgroup_attachment(pins)?;
+        // What the attached program works on counts, whatever is pinned.
+        let used = used_maps(&cgroup.iter().map(|found| found.program_id).collect());
+        let maps = match Maps::of_programs(&used) {
+            Ok(maps) => Some(maps),
+            Err(_not_attached) => Maps::open(pins)?,
+        };
+        let Some(maps) = maps else {
             return Ok(None);
         };
         let settings = maps.settings()?;
-        let here = check_namespace(pins, &settings, Identity::current()?).is_ok();
-        let cgroup = links::cgroup_attachment(pins)?;
         Ok(Some(Self {
             settings,
-            here,
+            here: check_namespace(pins).is_ok(),
             cgroup,
             maps,
+            gaps: super::inherit::gaps(pins, &used),
             pins: pins.clone(),
+        }))
+    }
+
+    /// Whether the kill switch is engaged now, as the programs see it.
+    pub fn is_engaged(&self) -> Result<bool, KernelError> {
+        let liveness = self.maps.liveness()?;
+        let now = boot_time()?;
+        Ok(restriction::is_engaged(&self.settings, || {
+            liveness.holds(|| now, |ifindex| self.maps.role(ifindex) == Role::Tunnel)
         }))
     }
 
@@ -303,7 +576,20 @@ impl ReadBack {
     }
 }
 
-/// Lifts enforcement that no agent holds; says whether there was any.
+/// The directories of other versions, whose enforcement this one can neither read nor change.
+pub fn other_versions(pins: &Pins) -> Result<Vec<String>, KernelError> {
+    let others = pins.others()?.into_iter();
+    Ok(others
+        .map(|other| other.pins.root().display().to_string())
+        .collect())
+}
+
+/// Whether what is pinned, by whatever version, enforces in another namespace.
+pub fn is_elsewhere(pins: &Pins) -> Result<bool, KernelError> {
+    versions::is_elsewhere(pins)
+}
+
+/// Lifts enforcement that no agent holds, of whatever version; says whether there was any.
 ///
 /// `interfaces` are the numbers of those that a filter may be on, for kernels without TCX.
 pub fn release(
@@ -311,22 +597,16 @@ pub fn release(
     interfaces: impl IntoIterator<Item = u32>,
 ) -> Result<bool, KernelError> {
     check_privileges()?;
-    let pinned = pins.exist()?;
-    let _lock = pinned.then(|| pins.lock()).transpose()?;
+    let released = versions::release_all(pins)?;
     // Filters outlive the pins if somebody has unmounted the bpffs.
-    let detached = detach_filters(interfaces);
-    if pinned {
-        links::detach_all(pins)?;
-        pins.remove()?;
-    }
-    Ok(detached? || pinned)
+    Ok(detach_filters(interfaces)? || released)
 }
 
 /// Detaches wherever it can; says whether there was a filter, or why one is still there.
 fn detach_filters(interfaces: impl IntoIterator<Item = u32>) -> Result<bool, KernelError> {
     let mut found = Ok(false);
     for ifindex in interfaces {
-        match clsact::detach(ifindex) {
+        match clsact::detach_all(ifindex) {
             Ok(detached) => found = found.map(|found| found || detached),
             Err(error) => found = Err(error),
         }

@@ -1,21 +1,25 @@
-//! Attachments: made once, pinned at once, replaced in place, and read back from the kernel.
+//! Attachments: made once, pinned at once, held open, replaced in place, and read back from the kernel.
 
-use std::fs::{self, File};
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use leakguard_common::abi::LOOPBACK_IFINDEX;
 use nix::libc;
 
 use super::KernelError;
-use super::object::ProgramHandle;
+use super::enforcement::{Device, Followed};
+use super::held::{Held, open, unpin};
+use super::object::{ProgramHandle, Twins};
 use super::pins::Pins;
 use super::requirements::check_cgroup;
 use super::syscall::{
-    AttachedTo, LinkInfo, Target, link_create, link_detach, link_info, link_update, object_get,
-    object_pin, tcx_egress_programs,
+    AttachedTo, Chained, LinkInfo, Target, link_create, link_detach, link_info, link_update,
+    tcx_egress_chain,
 };
+use crate::change::Part;
+use crate::error::chain as chain_of;
 
 /// What the kernel has at the cgroup hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,38 +43,298 @@ pub enum TcAttachment {
     Absent,
 }
 
-/// Checks that what is pinned as a link is one; nothing must be attached next to something foreign.
-pub(super) fn check_pinned(pins: &Pins) -> Result<(), KernelError> {
-    let tcx = pins.tcx_links()?.into_iter().map(|(_, pin)| pin);
-    for pin in tcx.chain([pins.cgroup_link()]) {
-        open_link(&pin)?;
-    }
-    Ok(())
+/// Where a program stands after it was seen to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Before every other.
+    First,
+    /// A foreign program runs before it.
+    Behind,
+    /// There is no such interface.
+    Gone,
 }
 
-/// Attaches the program to a cgroup, or replaces the one that the pinned link has; says whether anything changed.
-pub(super) fn attach_cgroup(
-    pins: &Pins,
-    cgroup: &Path,
-    program: &ProgramHandle,
-) -> Result<bool, KernelError> {
-    let pin = pins.cgroup_link();
-    let wanted = check_cgroup(cgroup)?;
-    if let Some((link, info)) = open_link(&pin)? {
-        if info.attached_to == AttachedTo::Cgroup(wanted) {
-            return replace(link.as_fd(), info.program_id, program, "cgroup_skb");
+/// The links of this process's enforcement, each held open: what becomes of a pin detaches nothing.
+#[derive(Debug)]
+pub(super) struct Links {
+    pins: Pins,
+    cgroup: Option<Held>,
+    tcx: BTreeMap<u32, Held>,
+    /// Of devices that were moved to another namespace with the program on them: there it must stay.
+    moved: Vec<(PathBuf, Held)>,
+}
+
+impl Links {
+    /// Takes over what is pinned. Call [`check_pinned`] before.
+    pub(super) fn take_over(pins: &Pins) -> Result<Self, KernelError> {
+        let hold = |pin: &Path| {
+            let link = open_link(pin)?.map(|(link, _)| Held::link(link));
+            link.transpose().map_err(KernelError::call(
+                "BPF_OBJ_GET_INFO_BY_FD",
+                pin.display().to_string(),
+            ))
+        };
+        let mut links = Self {
+            cgroup: hold(&pins.cgroup_link())?,
+            tcx: BTreeMap::new(),
+            moved: Vec::new(),
+            pins: pins.clone(),
+        };
+        for (ifindex, pin) in pins.tcx_links()? {
+            links.tcx.extend(hold(&pin)?.map(|link| (ifindex, link)));
         }
-        // Another cgroup, or one that was removed: the new link must stand before the old one goes.
-        let new = create_cgroup(cgroup, program)?;
-        let staged = pin.with_file_name("egress-new");
-        pin_link(&staged, new.as_fd())?;
-        fs::rename(&staged, &pin)
-            .map_err(KernelError::call("rename", staged.display().to_string()))?;
-        return Ok(true);
+        for pin in pins.moved_links()? {
+            links.moved.extend(hold(&pin)?.map(|link| (pin, link)));
+        }
+        Ok(links)
     }
-    let link = create_cgroup(cgroup, program)?;
-    pin_link(&pin, link.as_fd())?;
-    Ok(true)
+
+    /// Attaches the program to a cgroup, or replaces the one that the link has.
+    pub(super) fn attach_cgroup(
+        &mut self,
+        cgroup: &Path,
+        program: &ProgramHandle,
+        twins: &mut Twins,
+        done: &mut Followed,
+    ) -> Result<(), KernelError> {
+        let pin = self.pins.cgroup_link();
+        let subject = || cgroup.display().to_string();
+        let wanted = check_cgroup(cgroup)?;
+        if let Some(link) = &self.cgroup {
+            let info = link.link_info()?;
+            if info.attached_to == AttachedTo::Cgroup(wanted) {
+                if replace(link, info, program, twins, "cgroup_skb")? {
+                    done.change(
+                        Part::Cgroup,
+                        subject(),
+                        "another program was attached: replaced",
+                    );
+                }
+                done.keep_pinned(link, &pin);
+                return Ok(());
+            }
+        }
+        // Where there was another cgroup, or one that was removed, the new link stands before the old one goes.
+        let link = hold(create_cgroup(cgroup, program)?)?;
+        done.change(
+            Part::Cgroup,
+            subject(),
+            "the program was not there: attached",
+        );
+        done.pinned(&pin, link.pin_over(&pin));
+        self.cgroup = Some(link);
+        Ok(())
+    }
+
+    /// Puts the program on an interface's TCX egress chain, or replaces the one that is there; says where it stands.
+    ///
+    /// It is put at the head. If it is there already, behind another, that takes another copy of the program: a chain
+    /// has each only once.
+    pub(super) fn attach_tcx(
+        &mut self,
+        device: &Device,
+        program: &ProgramHandle,
+        twins: &mut Twins,
+        done: &mut Followed,
+    ) -> Result<Standing, KernelError> {
+        let ifindex = device.ifindex;
+        let pin = self.pins.tcx_link(ifindex);
+        let Some(chain) = chain(ifindex)? else {
+            return Ok(Standing::Gone);
+        };
+        self.sort_out(ifindex, &chain, done);
+        if let Some(link) = self.tcx.get(&ifindex)
+            && let Some(place) = place(&chain, link.id())
+        {
+            let copy_is_there = chain.iter().any(|entry| entry.program_id == program.id);
+            if place > 0 && !copy_is_there {
+                return self.overtake(device, program, done);
+            }
+            if replace(link, link.link_info()?, program, twins, &device.name)? {
+                done.change(
+                    Part::Tc,
+                    &device.name,
+                    "another program was attached: replaced",
+                );
+            }
+            done.keep_pinned(link, &pin);
+            return Ok(if place == 0 {
+                Standing::First
+            } else {
+                Standing::Behind
+            });
+        }
+        let link = match link_create(program.fd.as_fd(), Target::TcxEgress(ifindex)) {
+            Ok(link) => hold(link)?,
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(Standing::Gone),
+            Err(error) => {
+                return Err(KernelError::call(
+                    "BPF_LINK_CREATE (tcx egress)",
+                    &device.name,
+                )(error));
+            }
+        };
+        done.change(
+            Part::Tc,
+            &device.name,
+            "the program was not there: attached",
+        );
+        done.pinned(&pin, link.pin_over(&pin));
+        self.tcx.insert(ifindex, link);
+        Ok(Standing::First)
+    }
+
+    /// Puts a program that is not in the chain at its head, and only then takes out the one that stands behind.
+    fn overtake(
+        &mut self,
+        device: &Device,
+        program: &ProgramHandle,
+        done: &mut Followed,
+    ) -> Result<Standing, KernelError> {
+        let head = link_create(program.fd.as_fd(), Target::TcxEgress(device.ifindex)).map_err(
+            KernelError::call("BPF_LINK_CREATE (tcx egress)", &device.name),
+        )?;
+        let head = hold(head)?;
+        done.change(
+            Part::Tc,
+            &device.name,
+            "another program ran before leakguard's: overtaken",
+        );
+        let pin = self.pins.tcx_link(device.ifindex);
+        done.pinned(&pin, head.pin_over(&pin));
+        if let Some(behind) = self.tcx.insert(device.ifindex, head) {
+            // Closing it would do as well, but later.
+            detach_link(&behind);
+        }
+        Ok(Standing::First)
+    }
+
+    /// Replaces every program by another copy of it, and goes to the head where ours stands behind.
+    pub(super) fn replace_all(
+        &mut self,
+        cgroup_program: &ProgramHandle,
+        devices: &[(&Device, &ProgramHandle)],
+        done: &mut Followed,
+    ) {
+        if let Some(link) = &self.cgroup {
+            let replaced = link_update(link.as_fd(), cgroup_program.fd.as_fd());
+            done.note(
+                "the cgroup",
+                replaced.map_err(KernelError::call("BPF_LINK_UPDATE", "cgroup_skb")),
+            );
+        }
+        for (device, program) in devices {
+            let replaced = self.replace_copy(device, program, done);
+            done.note(&device.name, replaced);
+        }
+    }
+
+    fn replace_copy(
+        &mut self,
+        device: &Device,
+        program: &ProgramHandle,
+        done: &mut Followed,
+    ) -> Result<(), KernelError> {
+        let (Some(link), Some(chain)) = (self.tcx.get(&device.ifindex), chain(device.ifindex)?)
+        else {
+            return Ok(());
+        };
+        match place(&chain, link.id()) {
+            Some(0) => link_update(link.as_fd(), program.fd.as_fd())
+                .map_err(KernelError::call("BPF_LINK_UPDATE", &device.name)),
+            Some(_) => self.overtake(device, program, done).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the program runs before every other on an interface.
+    pub(super) fn is_first(&self, ifindex: u32) -> bool {
+        let chain = chain(ifindex).ok().flatten().unwrap_or_default();
+        let link = self.tcx.get(&ifindex);
+        link.is_some_and(|link| place(&chain, link.id()) == Some(0))
+    }
+
+    /// Takes the program off an interface; says whether one was there.
+    pub(super) fn detach_tcx(&mut self, ifindex: u32) -> Result<bool, KernelError> {
+        let link = self.tcx.remove(&ifindex);
+        if let Some(link) = &link {
+            detach_link(link);
+        }
+        Ok(unpin(&self.pins.tcx_link(ifindex))? || link.is_some())
+    }
+
+    /// Takes every program off; the pins may stay or go then.
+    pub(super) fn detach_all(self) {
+        let Self {
+            pins: _,
+            cgroup,
+            tcx,
+            moved,
+        } = self;
+        let moved = moved.into_iter().map(|(_, link)| link);
+        for link in tcx.into_values().chain(moved).chain(cgroup) {
+            detach_link(&link);
+        }
+    }
+
+    /// Lets go of the links of devices that are gone, and keeps those of moved ones pinned.
+    pub(super) fn sweep(&mut self, done: &mut Followed) -> Result<(), KernelError> {
+        let gone = |link: &Held| {
+            link.link_info()
+                .is_ok_and(|info| info.attached_to == AttachedTo::Interface(0))
+        };
+        for (ifindex, _) in self.tcx.extract_if(.., |_, link| gone(link)) {
+            unpin(&self.pins.tcx_link(ifindex))?;
+        }
+        for (pin, _) in self.moved.extract_if(.., |(_, link)| gone(link)) {
+            unpin(&pin)?;
+        }
+        for (pin, link) in &self.moved {
+            done.keep_pinned(link, pin);
+        }
+        Ok(())
+    }
+
+    /// Puts away the link of an interface that is not in its chain: it belongs to a device that has gone, or that was
+    /// moved to another namespace with the program on it. Brings it back when such a device comes back.
+    fn sort_out(&mut self, ifindex: u32, chain: &[Chained], done: &mut Followed) {
+        let pin = self.pins.tcx_link(ifindex);
+        if let Some(link) = self
+            .tcx
+            .extract_if(ifindex..=ifindex, |_, link| {
+                place(chain, link.id()).is_none()
+            })
+            .next()
+            .map(|(_, link)| link)
+        {
+            let gone = link
+                .link_info()
+                .is_ok_and(|info| info.attached_to == AttachedTo::Interface(0));
+            if !gone {
+                let aside = self.pins.moved_link(ifindex);
+                done.pinned(&aside, link.pin_over(&aside));
+                self.moved.push((aside, link));
+            }
+            done.pinned(&pin, unpin(&pin).map(drop));
+        }
+        let back = |(_, link): &(PathBuf, Held)| place(chain, link.id()).is_some();
+        if let Some(index) = self.moved.iter().position(back) {
+            let (aside, link) = self.moved.swap_remove(index);
+            done.pinned(&pin, link.pin_over(&pin));
+            done.pinned(&aside, unpin(&aside).map(drop));
+            self.tcx.insert(ifindex, link);
+        }
+    }
+}
+
+fn hold(link: OwnedFd) -> Result<Held, KernelError> {
+    Held::link(link).map_err(KernelError::call("BPF_OBJ_GET_INFO_BY_FD", "a new link"))
+}
+
+fn detach_link(link: &Held) {
+    if let Err(error) = link_detach(link.as_fd()) {
+        log::debug!("link {} goes with its last holder: {error}", link.id());
+    }
 }
 
 fn create_cgroup(cgroup: &Path, program: &ProgramHandle) -> Result<OwnedFd, KernelError> {
@@ -92,7 +356,7 @@ fn create_cgroup(cgroup: &Path, program: &ProgramHandle) -> Result<OwnedFd, Kern
 
 /// Whether this kernel has TCX (6.6 and later).
 pub(super) fn has_tcx() -> Result<bool, KernelError> {
-    match tcx_egress_programs(LOOPBACK_IFINDEX) {
+    match tcx_egress_chain(LOOPBACK_IFINDEX) {
         Ok(_) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
         Err(error) => Err(KernelError::call(
@@ -102,53 +366,54 @@ pub(super) fn has_tcx() -> Result<bool, KernelError> {
     }
 }
 
-/// Puts the program at the head of an interface's TCX egress chain, or replaces the one that is there; says whether
-/// anything changed.
-///
-/// An interface that is gone is no error.
-pub(super) fn attach_tcx(
-    pins: &Pins,
-    ifindex: u32,
-    program: &ProgramHandle,
-) -> Result<bool, KernelError> {
-    let subject = || format!("interface {ifindex}");
-    let pin = pins.tcx_link(ifindex);
-    if let Some((link, info)) = open_link(&pin)? {
-        let chain = tcx_egress_programs(ifindex)
-            .map_err(KernelError::call("BPF_PROG_QUERY (tcx egress)", subject()))?;
-        if info.attached_to == AttachedTo::Interface(ifindex) && chain.contains(&info.program_id) {
-            return replace(link.as_fd(), info.program_id, program, &subject());
-        }
-        // The pinned link belongs to a device that has gone, or that was moved to another namespace with the
-        // program on it: there it must stay.
-        set_aside(&pin, info.attached_to, ifindex)?;
+/// The programs at TCX egress of an interface, in the order in which they run; `None` if it is gone.
+fn chain(ifindex: u32) -> Result<Option<Vec<Chained>>, KernelError> {
+    match tcx_egress_chain(ifindex) {
+        Ok(chain) => Ok(Some(chain)),
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        Err(error) => Err(KernelError::call(
+            "BPF_PROG_QUERY (tcx egress)",
+            format!("interface {ifindex}"),
+        )(error)),
     }
-    let link = match link_create(program.fd.as_fd(), Target::TcxEgress(ifindex)) {
-        Ok(link) => link,
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(false),
-        Err(error) => {
-            return Err(KernelError::call("BPF_LINK_CREATE (tcx egress)", subject())(error));
-        }
-    };
-    pin_link(&pin, link.as_fd())?;
+}
+
+fn place(chain: &[Chained], link_id: u32) -> Option<usize> {
+    chain.iter().position(|entry| entry.link_id == link_id)
+}
+
+/// Replaces the program of a link, unless that has it already; says which.
+fn replace(
+    link: &Held,
+    info: LinkInfo,
+    program: &ProgramHandle,
+    twins: &mut Twins,
+    subject: &str,
+) -> Result<bool, KernelError> {
+    if twins.are(info.program_id, program) {
+        return Ok(false);
+    }
+    link_update(link.as_fd(), program.fd.as_fd())
+        .map_err(KernelError::call("BPF_LINK_UPDATE", subject))?;
     Ok(true)
 }
 
-/// Takes the program off an interface; says whether one was there.
-pub(super) fn detach_tcx(pins: &Pins, ifindex: u32) -> Result<bool, KernelError> {
-    detach(&pins.tcx_link(ifindex))
-}
-
-/// Takes every program off; the pins may stay or go then.
-pub(super) fn detach_all(pins: &Pins) -> Result<(), KernelError> {
-    for (_, pin) in pins.tcx_links()? {
-        detach(&pin)?;
+/// Checks that what is pinned as a link is one that leakguard can have made; says which programs they have.
+///
+/// Nothing must be attached next to something foreign.
+pub(super) fn check_pinned(pins: &Pins) -> Result<BTreeSet<u32>, KernelError> {
+    let mut programs = BTreeSet::new();
+    let tcx = pins.tcx_links()?.into_iter().map(|(_, pin)| pin);
+    for pin in tcx.chain([pins.cgroup_link()]) {
+        if let Some((_, info)) = open_link(&pin)? {
+            programs.insert(info.program_id);
+        }
     }
-    detach(&pins.cgroup_link()).map(drop)
+    Ok(programs)
 }
 
-/// Detaches and unpins; says whether there was a pin.
-fn detach(pin: &Path) -> Result<bool, KernelError> {
+/// Detaches a link that another process has left, and removes the pin; says whether there was one.
+pub(super) fn detach(pin: &Path) -> Result<bool, KernelError> {
     if let Some(link) = open(pin)?
         && let Err(error) = link_detach(link.as_fd())
     {
@@ -156,6 +421,35 @@ fn detach(pin: &Path) -> Result<bool, KernelError> {
     }
     // By itself this would do, but only after a grace period in which the program still drops packets.
     unpin(pin)
+}
+
+/// Whether the program of a pinned link runs in the current namespace; `None` if it is attached to nothing.
+pub(super) fn is_here(info: LinkInfo) -> Result<Option<bool>, KernelError> {
+    match info.attached_to {
+        AttachedTo::Interface(0) | AttachedTo::Cgroup(0) => Ok(None),
+        AttachedTo::Interface(ifindex) => Ok(Some(
+            chain(ifindex)?.is_some_and(|chain| place(&chain, info.id).is_some()),
+        )),
+        AttachedTo::Cgroup(_) | AttachedTo::Foreign => Ok(Some(true)),
+    }
+}
+
+/// Opens a pinned link; an error if something else is pinned there.
+pub(super) fn open_link(pin: &Path) -> Result<Option<(OwnedFd, LinkInfo)>, KernelError> {
+    let foreign = || KernelError::Foreign {
+        path: pin.to_owned(),
+        expected: "link",
+    };
+    if pin.is_dir() {
+        return Err(foreign());
+    }
+    let Some(link) = open(pin)? else {
+        return Ok(None);
+    };
+    match link_info(link.as_fd()) {
+        Ok(info) if info.attached_to != AttachedTo::Foreign => Ok(Some((link, info))),
+        _ => Err(foreign()),
+    }
 }
 
 /// Reads back what the pinned cgroup link does; `None` if there is none, or if its cgroup was removed.
@@ -177,100 +471,32 @@ pub fn tcx_attachment(pins: &Pins, ifindex: u32) -> Result<TcAttachment, KernelE
     let Some((_, info)) = open_link(&pins.tcx_link(ifindex))? else {
         return Ok(TcAttachment::Absent);
     };
-    let chain = tcx_egress_programs(ifindex).map_err(KernelError::call(
-        "BPF_PROG_QUERY (tcx egress)",
-        format!("interface {ifindex}"),
-    ))?;
-    Ok(match chain.iter().position(|&id| id == info.program_id) {
+    let chain = chain(ifindex)?.unwrap_or_default();
+    Ok(match place(&chain, info.id) {
         Some(0) => TcAttachment::Head,
         Some(_) => TcAttachment::Behind,
         None => TcAttachment::Absent,
     })
 }
 
-/// Unpins the links of devices that are gone; says whether there were any.
-pub(super) fn sweep(pins: &Pins) -> Result<bool, KernelError> {
-    let mut swept = false;
-    for (_, pin) in pins.tcx_links()? {
-        if let Some(link) = open(&pin)?
-            && let Ok(info) = link_info(link.as_fd())
-            && info.attached_to == AttachedTo::Interface(0)
-        {
-            swept |= unpin(&pin)?;
+impl Followed {
+    /// Sees to the pin of a link, and notes what had been wrong with it.
+    fn keep_pinned(&mut self, link: &Held, pin: &Path) {
+        match link.keep_pinned(pin) {
+            Ok(None) => {}
+            Ok(Some(wrong)) => self.change(Part::Pins, pin.display().to_string(), wrong),
+            Err(error) => self.pinned(pin, Err(error)),
         }
     }
-    Ok(swept)
-}
 
-fn replace(
-    link: BorrowedFd<'_>,
-    current: u32,
-    program: &ProgramHandle,
-    subject: &str,
-) -> Result<bool, KernelError> {
-    if runs(current, program) {
-        return Ok(false);
-    }
-    link_update(link, program.fd.as_fd()).map_err(KernelError::call("BPF_LINK_UPDATE", subject))?;
-    Ok(true)
-}
-
-/// Whether a program in the kernel has the same instructions.
-pub(super) fn runs(program_id: u32, program: &ProgramHandle) -> bool {
-    program_id == program.id
-        || aya::programs::loaded_programs()
-            .filter_map(Result::ok)
-            .any(|info| info.id() == program_id && info.tag() == program.tag)
-}
-
-fn set_aside(pin: &Path, attached_to: AttachedTo, ifindex: u32) -> Result<(), KernelError> {
-    if attached_to == AttachedTo::Interface(0) {
-        return unpin(pin).map(drop);
-    }
-    for attempt in 0_u32.. {
-        let aside = pin.with_file_name(format!("moved-{ifindex}-{attempt}"));
-        if !aside.exists() {
-            return fs::rename(pin, &aside)
-                .map_err(KernelError::call("rename", pin.display().to_string()));
+    /// Notes that something is not pinned as it should be: it is there, but goes with this process.
+    fn pinned(&mut self, pin: &Path, result: Result<(), KernelError>) {
+        if let Err(error) = result {
+            self.failures.push(format!(
+                "cannot keep the pin {}: {}",
+                pin.display(),
+                chain_of(&error)
+            ));
         }
-    }
-    Ok(())
-}
-
-fn open(pin: &Path) -> Result<Option<OwnedFd>, KernelError> {
-    match object_get(pin) {
-        Ok(link) => Ok(Some(link)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(KernelError::call("BPF_OBJ_GET", pin.display().to_string())(
-            error,
-        )),
-    }
-}
-
-/// Opens a pinned link; an error if something else is pinned there.
-fn open_link(pin: &Path) -> Result<Option<(OwnedFd, LinkInfo)>, KernelError> {
-    let Some(link) = open(pin)? else {
-        return Ok(None);
-    };
-    match link_info(link.as_fd()) {
-        Ok(info) => Ok(Some((link, info))),
-        Err(_not_a_link) => Err(KernelError::Foreign {
-            path: pin.to_owned(),
-            expected: "link",
-        }),
-    }
-}
-
-fn pin_link(pin: &Path, link: BorrowedFd<'_>) -> Result<(), KernelError> {
-    object_pin(pin, link).map_err(KernelError::call("BPF_OBJ_PIN", pin.display().to_string()))
-}
-
-fn unpin(pin: &Path) -> Result<bool, KernelError> {
-    match fs::remove_file(pin) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(KernelError::call("unlink", pin.display().to_string())(
-            error,
-        )),
     }
 }

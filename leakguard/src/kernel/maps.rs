@@ -1,13 +1,19 @@
 //! Typed access to the maps, whether just loaded or found pinned.
 
+use std::collections::BTreeMap;
+
 use aya::Ebpf;
 use aya::maps::{
     Array, DevMapHash, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf,
 };
-use leakguard_common::abi::{EVENT_RING_BYTES, MAX_INTERFACES, Outcome, Role, Settings, map};
+use leakguard_common::abi::{
+    EVENT_RING_BYTES, Endpoint, EndpointKey, Liveness, MAX_ENDPOINTS, MAX_INTERFACES, MAX_LAN,
+    Outcome, Prefix, Role, Settings, map,
+};
 use leakguard_common::counter::{SERIES, Series};
 
 use super::KernelError;
+use super::exemptions::{ExemptionTables, Exemptions};
 use super::pins::Pins;
 
 /// What a pinned map must look like to be used; aya opens whatever is at the path.
@@ -19,11 +25,26 @@ struct Layout {
     max_entries: u32,
 }
 
-const LAYOUTS: [Layout; 6] = [
+const LAYOUTS: [Layout; 9] = [
     // A devmap's value is an interface number and a program (since 5.8).
     layout(map::TUNNELS, MapType::DevMapHash, 4, 8, MAX_INTERFACES),
     layout(map::LOCALS, MapType::DevMapHash, 4, 8, MAX_INTERFACES),
     layout(map::SETTINGS, MapType::Array, 4, size_of::<Settings>(), 1),
+    layout(map::LIVENESS, MapType::Array, 4, size_of::<Liveness>(), 1),
+    layout(
+        map::ENDPOINTS,
+        MapType::Hash,
+        size_of::<EndpointKey>(),
+        size_of::<Endpoint>(),
+        2 * MAX_ENDPOINTS,
+    ),
+    layout(
+        map::LAN,
+        MapType::LpmTrie,
+        size_of::<u32>() + size_of::<Prefix>(),
+        4,
+        MAX_LAN,
+    ),
     layout(map::PACKETS, MapType::PerCpuArray, 4, 8, SERIES),
     layout(map::OUTCOMES, MapType::PerCpuArray, 4, 8, 2),
     layout(map::EVENTS, MapType::RingBuf, 0, 0, EVENT_RING_BYTES),
@@ -32,7 +53,7 @@ const LAYOUTS: [Layout; 6] = [
 const fn layout(
     name: &'static str,
     kind: MapType,
-    key_size: u32,
+    key_size: usize,
     value_size: usize,
     max_entries: u32,
 ) -> Layout {
@@ -40,7 +61,7 @@ const fn layout(
         clippy::cast_possible_truncation,
         reason = "sizes of a few dozen bytes"
     )]
-    let value_size = value_size as u32;
+    let (key_size, value_size) = (key_size as u32, value_size as u32);
     Layout {
         name,
         kind,
@@ -48,6 +69,30 @@ const fn layout(
         value_size,
         max_entries,
     }
+}
+
+impl Layout {
+    fn fits(&self, info: &MapInfo) -> bool {
+        let Self {
+            name: _,
+            kind,
+            key_size,
+            value_size,
+            max_entries,
+        } = self;
+        info.map_type().is_ok_and(|found| found == *kind)
+            && info.key_size() == *key_size
+            && info.value_size() == *value_size
+            && info.max_entries() == *max_entries
+    }
+}
+
+/// Which of leakguard's maps this one is, by its name in the kernel and its layout.
+pub(super) fn name_of(info: &MapInfo) -> Option<&'static str> {
+    let layout = LAYOUTS
+        .iter()
+        .find(|layout| info.name() == layout.name.as_bytes())?;
+    layout.fits(info).then_some(layout.name)
 }
 
 /// The names of all maps.
@@ -58,14 +103,8 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 /// Checks every map that is pinned; says whether all are there.
 pub(super) fn check_pinned(pins: &Pins) -> Result<bool, KernelError> {
     let mut complete = true;
-    for Layout {
-        name,
-        kind,
-        key_size,
-        value_size,
-        max_entries,
-    } in &LAYOUTS
-    {
+    for layout in &LAYOUTS {
+        let name = layout.name;
         let path = pins.map(name);
         if !path.exists() {
             complete = false;
@@ -76,11 +115,7 @@ pub(super) fn check_pinned(pins: &Pins) -> Result<bool, KernelError> {
             expected: "map",
         };
         let info = MapInfo::from_pin(&path).map_err(|error| KernelError::map(name, error))?;
-        let same = info.map_type().is_ok_and(|found| found == *kind)
-            && info.key_size() == *key_size
-            && info.value_size() == *value_size
-            && info.max_entries() == *max_entries;
-        if !same {
+        if !layout.fits(&info) {
             return Err(foreign());
         }
     }
@@ -92,6 +127,8 @@ pub struct Maps {
     tunnels: DevMapHash<MapData>,
     locals: DevMapHash<MapData>,
     settings: Array<MapData, Settings>,
+    liveness: Array<MapData, Liveness>,
+    exemptions: ExemptionTables,
     packets: PerCpuArray<MapData, u64>,
     outcomes: PerCpuArray<MapData, u64>,
 }
@@ -106,14 +143,19 @@ impl Maps {
             .map(Some)
     }
 
+    /// Opens the maps that programs work on; an error if they do not use all of them.
+    pub(super) fn of_programs(
+        used: &BTreeMap<&'static str, Vec<MapInfo>>,
+    ) -> Result<Self, KernelError> {
+        Self::collect(|name| match used.get(name).and_then(|maps| maps.first()) {
+            Some(info) => MapData::from_id(info.id()).and_then(Map::from_map_data),
+            None => Err(absent(name)),
+        })
+    }
+
     /// Takes the maps out of a loaded object.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        Self::collect(|name| {
-            ebpf.take_map(name).ok_or_else(|| MapError::PinError {
-                name: Some(name.into()),
-                error: aya::pin::PinError::NoFd { name: name.into() },
-            })
-        })
+        Self::collect(|name| ebpf.take_map(name).ok_or_else(|| absent(name)))
     }
 
     fn collect(
@@ -131,6 +173,11 @@ impl Maps {
             tunnels: typed(map::TUNNELS, find(map::TUNNELS))?,
             locals: typed(map::LOCALS, find(map::LOCALS))?,
             settings: typed(map::SETTINGS, find(map::SETTINGS))?,
+            liveness: typed(map::LIVENESS, find(map::LIVENESS))?,
+            exemptions: ExemptionTables {
+                endpoints: typed(map::ENDPOINTS, find(map::ENDPOINTS))?,
+                lan: typed(map::LAN, find(map::LAN))?,
+            },
             packets: typed(map::PACKETS, find(map::PACKETS))?,
             outcomes: typed(map::OUTCOMES, find(map::OUTCOMES))?,
         })
@@ -152,6 +199,30 @@ impl Maps {
             .set(0, settings, 0)
             .map_err(|error| KernelError::map(map::SETTINGS, error))?;
         Ok(true)
+    }
+
+    /// What an agent vouches for now, or has vouched for.
+    pub fn liveness(&self) -> Result<Liveness, KernelError> {
+        self.liveness
+            .get(&0, 0)
+            .map_err(|error| KernelError::map(map::LIVENESS, error))
+    }
+
+    /// Vouches for a tunnel, or for none any more.
+    pub(super) fn set_liveness(&mut self, liveness: Liveness) -> Result<(), KernelError> {
+        self.liveness
+            .set(0, liveness, 0)
+            .map_err(|error| KernelError::map(map::LIVENESS, error))
+    }
+
+    /// What an engaged kill switch lets out.
+    pub fn exemptions(&self) -> Result<Exemptions, KernelError> {
+        self.exemptions.read()
+    }
+
+    /// Lets exactly this out of an engaged kill switch; says whether it was different before.
+    pub(super) fn set_exemptions(&mut self, exemptions: &Exemptions) -> Result<bool, KernelError> {
+        self.exemptions.write(exemptions)
     }
 
     /// The role that the programs give an interface of the managed namespace.
@@ -211,6 +282,13 @@ impl Maps {
     /// How many events had an outcome.
     pub fn events(&self, outcome: Outcome) -> Result<u64, KernelError> {
         total(map::OUTCOMES, &self.outcomes, u32::from(outcome as u8))
+    }
+}
+
+fn absent(name: &str) -> MapError {
+    MapError::PinError {
+        name: Some(name.into()),
+        error: aya::pin::PinError::NoFd { name: name.into() },
     }
 }
 

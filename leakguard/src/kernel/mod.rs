@@ -6,8 +6,13 @@
 //! | [`netns`] | the identity of the managed network namespace |
 //! | [`pins`] | the pin directory, its version and its lock |
 //! | [`object`] | the embedded object: load it, choose the variants that this kernel takes |
+//! | [`exemptions`] | what an engaged kill switch lets out |
 //! | [`maps`] | typed access to the pinned maps |
 //! | `clsact` | the filter that stands in for TCX on old kernels |
+//! | `held` | links and maps that this process holds open, and their pins |
+//! | `inherit` | what an earlier process has left: checked, completed |
+//! | `overtake` | how often a foreign TC program may be overtaken |
+//! | `versions` | the state of other versions: refused, or superseded |
 //! | `rtnetlink` | what the filter needs of netlink |
 //! | [`links`] | attach, replace and find links, and read back what the kernel has |
 //! | [`enforcement`] | the whole of it: establish, follow the interfaces, release |
@@ -16,20 +21,29 @@
 mod btf;
 mod clsact;
 pub mod enforcement;
+pub mod exemptions;
+mod held;
+mod inherit;
 pub mod links;
 pub mod maps;
 pub mod netns;
 pub mod object;
+mod overtake;
 pub mod pins;
 pub mod requirements;
 pub mod ring;
 mod rtnetlink;
 mod syscall;
+mod versions;
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
 
 pub use enforcement::{Device, Enforcement};
+pub use exemptions::Exemptions;
 
 /// Why the kernel side could not be set up, changed or read.
 #[derive(Debug, thiserror::Error)]
@@ -93,12 +107,30 @@ pub enum KernelError {
         /// The bpffs directory it was found through.
         bpffs: PathBuf,
     },
+    /// A version that this one does not know has left its state.
+    #[error(
+        "the state under {path} is of another version of leakguard, which this one cannot take over; run that \
+         version, or lift it with `leakguard release --bpffs {bpffs}`"
+    )]
+    OtherVersion {
+        /// Its directory.
+        path: PathBuf,
+        /// The bpffs directory it was found through.
+        bpffs: PathBuf,
+    },
     /// Another process works on the same state.
     #[error("another leakguard works on {path}; stop it first, or use its control socket")]
     Locked {
         /// The pin directory.
         path: PathBuf,
     },
+}
+
+/// The time since boot in nanoseconds, as programs are told it (`bpf_ktime_get_boot_ns`).
+fn boot_time() -> Result<u64, KernelError> {
+    let failed = |error: io::Error| KernelError::call("clock_gettime", "CLOCK_BOOTTIME")(error);
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_err(|error| failed(error.into()))?;
+    u64::try_from(Duration::from(now).as_nanos()).map_err(|error| failed(io::Error::other(error)))
 }
 
 impl KernelError {

@@ -1,15 +1,18 @@
 //! The embedded object: which of its variants this kernel takes is found out by loading them.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
 
 use aya::maps::{MapData, RingBuf};
 use aya::programs::{
-    CgroupSkb, Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions,
+    CgroupSkb, Program, ProgramError, ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions,
 };
 use aya::{Ebpf, EbpfLoader};
 use leakguard_common::packet::LinkLayer;
 
 use super::KernelError;
+use super::held::{Held, open};
 use super::maps::{self, Maps};
 use super::netns::Offsets;
 use super::pins::Pins;
@@ -67,6 +70,7 @@ pub struct Object {
     ebpf: Ebpf,
     variant: CgroupVariant,
     loaded: Vec<Loaded>,
+    pinned: Vec<(&'static str, Held)>,
     #[cfg(debug_assertions)]
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
@@ -80,12 +84,12 @@ impl Object {
     /// Loads with the first of the given cgroup variants that this kernel takes.
     pub fn load_variants(pins: &Pins, variants: &[CgroupVariant]) -> Result<Self, KernelError> {
         maps::check_pinned(pins)?;
-        let offsets = kernel_btf().and_then(|path| Offsets::from_btf(&path));
+        let offsets = offsets();
         let mut loader = EbpfLoader::new();
         for name in maps::names() {
             loader.map_pin_path(name, pins.map(name));
         }
-        if let Some(Offsets { skc_net, net_inum }) = &offsets {
+        if let Some(Offsets { skc_net, net_inum }) = offsets {
             loader.override_global("SKC_NET_OFFSET", skc_net, true);
             loader.override_global("NET_INUM_OFFSET", net_inum, true);
         }
@@ -93,6 +97,7 @@ impl Object {
             program: "the map layout".into(),
             source: Box::new(error),
         })?;
+        let pinned = hold_maps(pins)?;
         #[cfg(debug_assertions)]
         let log = kernel_log(&mut ebpf);
 
@@ -105,6 +110,7 @@ impl Object {
             ebpf,
             variant,
             loaded,
+            pinned,
             #[cfg(debug_assertions)]
             log,
         })
@@ -157,11 +163,16 @@ impl Object {
         Maps::take(&mut self.ebpf)
     }
 
+    /// The pinned maps by name, held open.
+    pub(super) fn pinned(&self) -> &[(&'static str, Held)] {
+        &self.pinned
+    }
+
     pub(super) fn ring(&mut self) -> Result<RingBuf<MapData>, KernelError> {
         maps::take_ring(&mut self.ebpf)
     }
 
-    /// A descriptor, the id and the tag of a loaded program.
+    /// A descriptor of a loaded program, and what it is known by.
     pub(super) fn handle(&self, name: &str) -> Result<ProgramHandle, KernelError> {
         let error = |error: ProgramError| load_error(name, error);
         let (fd, info) = match self.ebpf.program(name) {
@@ -181,8 +192,61 @@ impl Object {
             fd,
             id: info.id(),
             tag: info.tag(),
+            maps: self.pinned_among(&map_ids(&info)),
+            pinned: self.pinned.iter().map(|(_, map)| map.id()).collect(),
         })
     }
+
+    fn pinned_among(&self, ids: &[u32]) -> BTreeSet<u32> {
+        let pinned = self.pinned.iter().map(|(_, map)| map.id());
+        pinned.filter(|id| ids.contains(id)).collect()
+    }
+}
+
+/// Where this kernel keeps what the programs read; looked for once.
+fn offsets() -> Option<&'static Offsets> {
+    static OFFSETS: OnceLock<Option<Offsets>> = OnceLock::new();
+    OFFSETS
+        .get_or_init(|| kernel_btf().and_then(|path| Offsets::from_btf(&path)))
+        .as_ref()
+}
+
+/// Opens what the loader has pinned or found pinned.
+fn hold_maps(pins: &Pins) -> Result<Vec<(&'static str, Held)>, KernelError> {
+    maps::names()
+        .map(|name| {
+            let pin = pins.map(name);
+            let held = open(&pin)?.and_then(|map| Held::map(map).ok());
+            match held {
+                Some(map) => Ok((name, map)),
+                None => Err(KernelError::Foreign {
+                    path: pin,
+                    expected: "map",
+                }),
+            }
+        })
+        .collect()
+}
+
+/// The numbers of the maps that a program uses.
+pub(super) fn map_ids(program: &ProgramInfo) -> Vec<u32> {
+    let ids = program.map_ids().unwrap_or_else(|error| {
+        log::debug!(
+            "cannot read which maps program {} uses: {error}",
+            program.id()
+        );
+        None
+    });
+    ids.unwrap_or_default()
+}
+
+/// The programs in the kernel that have one of these numbers.
+pub(super) fn programs(ids: &BTreeSet<u32>) -> impl Iterator<Item = ProgramInfo> {
+    let all = (!ids.is_empty()).then(aya::programs::loaded_programs);
+    all.into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+        .filter(|info| ids.contains(&info.id()))
 }
 
 /// A program that can be attached.
@@ -190,8 +254,37 @@ impl Object {
 pub(super) struct ProgramHandle {
     pub(super) fd: OwnedFd,
     pub(super) id: u32,
-    /// A hash of its instructions.
-    pub(super) tag: u64,
+    /// A hash of its instructions, whatever maps they name.
+    tag: u64,
+    /// Those of the pinned maps that it uses.
+    maps: BTreeSet<u32>,
+    /// All of the pinned maps.
+    pinned: BTreeSet<u32>,
+}
+
+/// Which programs in the kernel do the same as ones of this process. A program never changes, so this is asked once.
+#[derive(Debug, Default)]
+pub(super) struct Twins(BTreeSet<(u32, u32)>);
+
+impl Twins {
+    /// Whether a program in the kernel has the same instructions, and works on the same maps.
+    pub(super) fn are(&mut self, program_id: u32, program: &ProgramHandle) -> bool {
+        if program_id == program.id || self.0.contains(&(program_id, program.id)) {
+            return true;
+        }
+        let ProgramHandle {
+            tag, maps, pinned, ..
+        } = program;
+        let same = programs(&BTreeSet::from([program_id])).any(|info| {
+            // Constants are a map of their own for each load.
+            let used = map_ids(&info).into_iter().filter(|id| pinned.contains(id));
+            info.tag() == *tag && used.collect::<BTreeSet<u32>>() == *maps
+        });
+        if same {
+            self.0.insert((program_id, program.id));
+        }
+        same
+    }
 }
 
 fn load_first(

@@ -2,12 +2,13 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use leakguard_common::abi::ABI_VERSION;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::libc;
 use nix::mount::{MsFlags, mount};
 
 use super::KernelError;
@@ -29,17 +30,70 @@ pub const MOUNT_SOURCE: &str = "leakguard";
 /// Held by whoever changes the state; released on drop.
 #[derive(Debug)]
 pub struct Lock {
-    _file: Flock<File>,
+    file: Flock<File>,
+}
+
+impl Lock {
+    /// Whether what is locked is still what is found there: a file system may have been unmounted, or another mounted
+    /// over it.
+    pub(super) fn is_of(&self, pins: &Pins) -> bool {
+        let identity = |metadata: io::Result<fs::Metadata>| {
+            metadata
+                .map(|found| (found.dev(), found.ino()))
+                .map_err(|error| log::debug!("cannot look at the pin directory: {error}"))
+        };
+        match (
+            identity(self.file.metadata()),
+            identity(fs::metadata(&pins.root)),
+        ) {
+            (Ok(locked), Ok(found)) => locked == found,
+            _ => false,
+        }
+    }
+}
+
+/// What stands beside this version's directory.
+#[derive(Debug)]
+pub(super) struct Other {
+    /// Its version; absent if it has no name that leakguard gives.
+    pub(super) version: Option<u32>,
+    /// Where it is. Only its root and its directories can be relied on.
+    pub(super) pins: Pins,
 }
 
 impl Pins {
     /// The layout under a directory, whether or not anything is there.
     pub fn at(bpffs: &Path) -> Self {
-        let root = bpffs.join("leakguard").join(format!("v{ABI_VERSION}"));
         Self {
             bpffs: bpffs.to_owned(),
-            root,
+            root: bpffs.join(PARENT).join(directory_of(ABI_VERSION)),
         }
+    }
+
+    /// What other versions, or somebody else, have put beside this version's directory.
+    pub(super) fn others(&self) -> Result<Vec<Other>, KernelError> {
+        let mut others = Vec::new();
+        for root in entries(&self.bpffs.join(PARENT))? {
+            if root == self.root {
+                continue;
+            }
+            let version = root
+                .file_name()
+                .and_then(|name| name.to_str())
+                .and_then(|name| {
+                    let version = name.strip_prefix('v')?.parse().ok()?;
+                    (name == directory_of(version)).then_some(version)
+                });
+            others.push(Other {
+                version,
+                pins: Self {
+                    bpffs: self.bpffs.clone(),
+                    root,
+                },
+            });
+        }
+        others.sort_by_key(|other| other.version);
+        Ok(others)
     }
 
     /// The directory of this ABI version.
@@ -67,16 +121,7 @@ impl Pins {
 
     /// Whether nothing is pinned.
     pub fn are_empty(&self) -> Result<bool, KernelError> {
-        for directory in [self.maps_dir(), self.links_dir()] {
-            let mut entries = fs::read_dir(&directory).map_err(KernelError::call(
-                "readdir",
-                directory.display().to_string(),
-            ))?;
-            if entries.next().is_some() {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        Ok(entries(&self.maps_dir())?.is_empty() && entries(&self.links_dir())?.is_empty())
     }
 
     /// Where a map is pinned.
@@ -96,29 +141,35 @@ impl Pins {
 
     /// The interfaces that a TCX link is pinned for, with the pins.
     pub fn tcx_links(&self) -> Result<Vec<(u32, PathBuf)>, KernelError> {
-        let links = self.links_dir();
-        let entries = match fs::read_dir(&links) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => {
-                return Err(KernelError::call("readdir", links.display().to_string())(
-                    error,
-                ));
-            }
+        let ifindex = |pin: &Path| {
+            let name = pin.file_name()?.to_str()?;
+            name.strip_prefix(TCX)?.parse().ok()
         };
-        let mut found = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(KernelError::call("readdir", links.display().to_string()))?;
-            let ifindex = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.strip_prefix(TCX))
-                .and_then(|number| number.parse().ok());
-            if let Some(ifindex) = ifindex {
-                found.push((ifindex, entry.path()));
-            }
-        }
-        Ok(found)
+        Ok(self
+            .links()?
+            .into_iter()
+            .filter_map(|pin| Some((ifindex(&pin)?, pin)))
+            .collect())
+    }
+
+    /// Everything that is pinned among the links.
+    pub(super) fn links(&self) -> Result<Vec<PathBuf>, KernelError> {
+        entries(&self.links_dir())
+    }
+
+    /// The pins of the links of devices that were moved to another namespace.
+    pub(super) fn moved_links(&self) -> Result<Vec<PathBuf>, KernelError> {
+        let mut links = self.links()?;
+        links.retain(|pin| {
+            let name = pin.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| name.starts_with(MOVED))
+        });
+        Ok(links)
+    }
+
+    /// A free name for the link of a device that was moved to another namespace.
+    pub(super) fn moved_link(&self, ifindex: u32) -> PathBuf {
+        unused(&self.links_dir(), &format!("{MOVED}{ifindex}"))
     }
 
     /// Makes the directories, mounting a bpffs where there is none and that is allowed.
@@ -131,7 +182,19 @@ impl Pins {
                 .recursive(true)
                 .mode(0o700)
                 .create(&directory)
-                .map_err(KernelError::call("mkdir", directory.display().to_string()))?;
+                .map_err(|error| {
+                    if error.raw_os_error() == Some(libc::EROFS) {
+                        return KernelError::Missing {
+                            what: format!("the right to write to {}", self.bpffs.display()),
+                            remedy: format!(
+                                "it is mounted read-only: mount -o remount,rw {}, or name another directory with --bpffs",
+                                self.bpffs.display()
+                            ),
+                            source: Some(Box::new(error)),
+                        };
+                    }
+                    KernelError::call("mkdir", directory.display().to_string())(error)
+                })?;
         }
         Ok(())
     }
@@ -141,7 +204,7 @@ impl Pins {
         let subject = || self.root.display().to_string();
         let file = File::open(&self.root).map_err(KernelError::call("open", subject()))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(file) => Ok(Lock { _file: file }),
+            Ok(file) => Ok(Lock { file }),
             Err((_, Errno::EWOULDBLOCK)) => Err(KernelError::Locked {
                 path: self.root.clone(),
             }),
@@ -165,7 +228,7 @@ impl Pins {
             }
         }
         // Another version's state may still be in there.
-        match fs::remove_dir(self.bpffs.join("leakguard")) {
+        match fs::remove_dir(self.bpffs.join(PARENT)) {
             Ok(()) => Ok(()),
             Err(error)
                 if matches!(
@@ -211,4 +274,41 @@ impl Pins {
     }
 }
 
+const PARENT: &str = "leakguard";
 const TCX: &str = "tcx-";
+const MOVED: &str = "moved-";
+
+fn directory_of(version: u32) -> String {
+    format!("v{version}")
+}
+
+/// What is in a directory; nothing if there is none.
+pub(super) fn entries(directory: &Path) -> Result<Vec<PathBuf>, KernelError> {
+    let failed = || KernelError::call("readdir", directory.display().to_string());
+    match fs::read_dir(directory) {
+        Ok(entries) => entries
+            .map(|entry| entry.map(|entry| entry.path()).map_err(failed()))
+            .collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed()(error)),
+    }
+}
+
+/// Moves what is pinned under a name that it has no right to out of the way; says where to.
+///
+/// It stays pinned: whoever put it there may need it.
+pub(super) fn set_aside(pin: &Path) -> Result<PathBuf, KernelError> {
+    let name = pin.file_name().unwrap_or_default().to_string_lossy();
+    let directory = pin.parent().unwrap_or(pin);
+    let aside = unused(directory, &format!("foreign-{name}"));
+    fs::rename(pin, &aside).map_err(KernelError::call("rename", pin.display().to_string()))?;
+    Ok(aside)
+}
+
+/// The first of these names with a number that nothing has.
+fn unused(directory: &Path, name: &str) -> PathBuf {
+    (0_u32..)
+        .map(|number| directory.join(format!("{name}-{number}")))
+        .find(|path| path.symlink_metadata().is_err())
+        .unwrap_or_else(|| directory.join(name))
+}

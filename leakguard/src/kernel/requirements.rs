@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 
 use super::KernelError;
@@ -29,12 +29,18 @@ pub fn check_privileges() -> Result<(), KernelError> {
     ))
 }
 
-/// Lifts the limit on locked memory, which kernels before 5.11 charge maps and programs to.
+/// Lifts the limits on open files and on locked memory, which kernels before 5.11 charge maps and programs to.
 ///
 /// Later kernels charge the memory cgroup and do not ask, so that being refused is no failure yet.
-pub(super) fn lift_memory_limit() {
+pub(super) fn lift_limits() {
     if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
         log::debug!("cannot lift the limit on locked memory: {error}");
+    }
+    // Every link is held open, and there is one for each uplink.
+    let lifted = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = lifted {
+        log::debug!("cannot lift the limit on open files: {error}");
     }
 }
 

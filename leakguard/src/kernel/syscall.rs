@@ -8,7 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use aya_obj::generated::{
-    BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type,
+    BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type, bpf_map_info,
+    bpf_map_type,
 };
 use nix::libc;
 
@@ -24,6 +25,8 @@ pub(super) enum Target<'fd> {
 /// What the kernel says of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LinkInfo {
+    /// The link's own number.
+    pub(super) id: u32,
     pub(super) program_id: u32,
     pub(super) attached_to: AttachedTo,
 }
@@ -104,24 +107,12 @@ pub(super) fn object_get(path: &Path) -> io::Result<OwnedFd> {
 
 /// What a link is attached to; an error for an object that is no link.
 pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
-    // BPF_OBJ_GET_INFO_BY_FD answers for programs and maps too, in another layout.
-    let kind = std::fs::read_link(format!("/proc/self/fd/{}", link.as_raw_fd()))?;
-    if !kind
-        .as_os_str()
-        .as_bytes()
-        .starts_with(b"anon_inode:bpf-link")
-    {
-        return Err(io::Error::from(io::ErrorKind::InvalidInput));
-    }
+    // A fresh link's descriptor and one that was opened by its pin are named differently.
+    demand_kind(link, &["anon_inode:bpf-link", "anon_inode:bpf_link"])?;
     // SAFETY: a plain C structure, for which all zeroes are valid.
     let mut info: bpf_link_info = unsafe { mem::zeroed() };
-    let mut attr = empty_attr();
-    // SAFETY: only plain integers of the union's info view are written.
-    let query = unsafe { &mut attr.info };
-    query.bpf_fd = fd_number(link);
-    query.info_len = u32::try_from(size_of::<bpf_link_info>()).map_err(io::Error::other)?;
-    query.info = (&raw mut info) as u64;
-    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    // SAFETY: the kernel fills a structure of this type for a link.
+    unsafe { object_info(link, &mut info) }?;
     let attached_to = if info.type_ == bpf_link_type::BPF_LINK_TYPE_CGROUP as u32 {
         // SAFETY: the kernel fills this view for links of this type.
         AttachedTo::Cgroup(unsafe { info.__bindgen_anon_1.cgroup }.cgroup_id)
@@ -132,29 +123,103 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
         AttachedTo::Foreign
     };
     Ok(LinkInfo {
+        id: info.id,
         program_id: info.prog_id,
         attached_to,
     })
 }
 
-/// The ids of the programs in the TCX egress chain of an interface, in the order in which they run.
-pub(super) fn tcx_egress_programs(ifindex: u32) -> io::Result<Vec<u32>> {
+/// A map's number; an error for an object that is no map.
+pub(super) fn map_id(map: BorrowedFd<'_>) -> io::Result<u32> {
+    map_info(map).map(|info| info.id)
+}
+
+fn map_info(map: BorrowedFd<'_>) -> io::Result<bpf_map_info> {
+    demand_kind(map, &["anon_inode:bpf-map"])?;
+    // SAFETY: a plain C structure, for which all zeroes are valid.
+    let mut info: bpf_map_info = unsafe { mem::zeroed() };
+    // SAFETY: the kernel fills a structure of this type for a map.
+    unsafe { object_info(map, &mut info) }?;
+    Ok(info)
+}
+
+/// The first element of an array, of whatever size; an error for any other kind of map.
+pub(super) fn first_element(map: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    let info = map_info(map)?;
+    // The kernel writes as much as the kind of map calls for: an element for each CPU, for example.
+    if info.type_ != bpf_map_type::BPF_MAP_TYPE_ARRAY as u32 {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    let key = 0_u32;
+    let mut value = vec![0; usize::try_from(info.value_size).map_err(io::Error::other)?];
+    let mut attr = empty_attr();
+    // SAFETY: only plain integers of the union's view for elements are written.
+    let lookup = unsafe { &mut attr.__bindgen_anon_2 };
+    lookup.map_fd = fd_number(map);
+    lookup.key = (&raw const key) as u64;
+    lookup.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
+    bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr)?;
+    Ok(value)
+}
+
+/// Checks what a descriptor stands for: BPF_OBJ_GET_INFO_BY_FD answers for links, maps and programs, each in a layout
+/// of its own.
+fn demand_kind(object: BorrowedFd<'_>, kinds: &[&str]) -> io::Result<()> {
+    let found = std::fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
+    if kinds.iter().any(|kind| found.as_os_str() == *kind) {
+        return Ok(());
+    }
+    Err(io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+/// Fills in what the kernel says of an object.
+///
+/// # Safety
+///
+/// `T` must be the C structure that the kernel has for this kind of object.
+unsafe fn object_info<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
+    let mut attr = empty_attr();
+    // SAFETY: only plain integers of the union's info view are written.
+    let query = unsafe { &mut attr.info };
+    query.bpf_fd = fd_number(object);
+    query.info_len = u32::try_from(size_of::<T>()).map_err(io::Error::other)?;
+    query.info = (&raw mut *info) as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr).map(drop)
+}
+
+/// One program in a TCX chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Chained {
+    pub(super) program_id: u32,
+    /// The link that holds it there; 0 if none does.
+    pub(super) link_id: u32,
+}
+
+/// The TCX egress chain of an interface, in the order in which it runs.
+pub(super) fn tcx_egress_chain(ifindex: u32) -> io::Result<Vec<Chained>> {
     /// The kernel's `BPF_MPROG_MAX`.
     const MOST: usize = 64;
 
-    let mut ids = [0_u32; MOST];
+    let mut programs = [0_u32; MOST];
+    let mut links = [0_u32; MOST];
     let mut attr = empty_attr();
     // SAFETY: only plain integers of the union's query view are written.
     let query = unsafe { &mut attr.query };
     query.__bindgen_anon_1.target_ifindex = ifindex;
     query.attach_type = bpf_attach_type::BPF_TCX_EGRESS as u32;
-    query.prog_ids = ids.as_mut_ptr() as u64;
+    query.prog_ids = programs.as_mut_ptr() as u64;
+    query.link_ids = links.as_mut_ptr() as u64;
     query.__bindgen_anon_2.count = u32::try_from(MOST).map_err(io::Error::other)?;
     match bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr) {
         // SAFETY: the kernel has filled the query view.
-        Ok(_) => Ok(ids
+        Ok(_) => Ok(programs
             .into_iter()
+            .zip(links)
             .take(unsafe { attr.query.__bindgen_anon_2.count } as usize)
+            .map(|(program_id, link_id)| Chained {
+                program_id,
+                link_id,
+            })
             .collect()),
         // No chain was ever made here.
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),

@@ -1,5 +1,5 @@
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,8 @@ pub struct AgentConfig<'a> {
 pub struct Agent {
     daemon: Daemon,
     binary: PathBuf,
+    /// Those of `leakguard run`.
+    arguments: Vec<OsString>,
     netns: NetnsHandle,
     bpffs: PathBuf,
     directory: Scratch,
@@ -65,22 +67,34 @@ impl Agent {
             arguments,
         } = config;
         let directory = Scratch::new("agent")?;
-        let mut run = netns.command(binary);
-        run.arg("run");
+        let mut options: Vec<OsString> = vec!["run".into()];
         for tunnel in tunnels {
-            run.arg("--tunnel").arg(tunnel);
+            options.extend(["--tunnel".into(), tunnel.into()]);
         }
-        run.arg("--control").arg(directory.path().join(CONTROL));
-        run.arg("--cgroup").arg(cgroup.path());
-        run.arg("--bpffs").arg(bpffs.path());
-        run.args(arguments);
-        let daemon = Daemon::start(run, directory.path())?;
+        options.extend(["--control".into(), directory.path().join(CONTROL).into()]);
+        options.extend(["--cgroup".into(), cgroup.path().into()]);
+        options.extend(["--bpffs".into(), bpffs.path().into()]);
+        options.extend(arguments.iter().cloned());
+        let netns = netns.handle().clone();
+        let daemon = launch(&netns, binary, &options, &directory)?;
         Ok(Self {
             daemon,
             binary: binary.clone(),
-            netns: netns.handle().clone(),
+            arguments: options,
+            netns,
             bpffs: bpffs.path().to_owned(),
             directory,
+        })
+    }
+
+    /// Starts the agent again as it was started before, in place of one that has ended, and waits until it answers.
+    ///
+    /// What the one before it has written is gone.
+    pub fn restart(&mut self) -> Result<(), LabError> {
+        self.daemon = launch(&self.netns, &self.binary, &self.arguments, &self.directory)?;
+        wait_until("the agent answers", START_LIMIT, || {
+            self.daemon.check_running()?;
+            Ok(self.status_json()?["agent"] == self.pid())
         })
     }
 
@@ -203,6 +217,17 @@ impl Agent {
                 source,
             })
     }
+}
+
+fn launch(
+    netns: &NetnsHandle,
+    binary: &Path,
+    arguments: &[OsString],
+    directory: &Scratch,
+) -> Result<Daemon, LabError> {
+    let mut run = netns.command(binary);
+    run.args(arguments);
+    Daemon::start(run, directory.path())
 }
 
 impl Drop for Agent {

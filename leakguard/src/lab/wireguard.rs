@@ -27,12 +27,18 @@ const MTU: u16 = 1420;
 #[derive(Debug)]
 pub struct WireGuard {
     interface: String,
-    host: Endpoint,
-    _server: Endpoint,
-    _logs: Scratch,
+    /// Absent while it is taken down.
+    host: Option<Endpoint>,
+    /// What `wg` is told of the host's end.
+    configuration: String,
+    server: Endpoint,
+    logs: Scratch,
 }
 
 impl WireGuard {
+    /// The mark of the packets that carry the tunnel from the host.
+    pub const MARK: u32 = 0xca6c;
+
     /// The server's interface.
     const SERVER_INTERFACE: &'static str = "wgs0";
 
@@ -67,34 +73,56 @@ impl WireGuard {
             .vpn()
             .ip(&["-6", "rule", "add", "from", "fd08::1", "lookup", "108"])?;
 
-        let host = Endpoint::start(topology.host(), interface, logs.path())?;
-        host.configure(&format!(
-            "[Interface]\nPrivateKey = {}\n\
+        let configuration = format!(
+            "[Interface]\nPrivateKey = {}\nFwMark = {:#x}\n\
              [Peer]\nPublicKey = {}\nEndpoint = {}:{}\n\
              AllowedIPs = 10.8.0.0/24, fd08::/64\n",
             host_keys.private,
+            Self::MARK,
             server_keys.public,
             address::VPN_SERVER_V4,
             address::CARRIER_PORT,
-        ))?;
-        topology.host().ip_batch(&format!(
-            "link set {interface} up mtu {MTU}\n\
-             addr add 10.8.0.2/24 dev {interface}\n\
-             addr add fd08::2/64 dev {interface} nodad\n",
-        ))?;
-
+        );
+        let mut tunnel = Self {
+            interface: interface.to_owned(),
+            host: None,
+            configuration,
+            server,
+            logs,
+        };
+        tunnel.create(topology.host())?;
+        tunnel.set_up(topology.host())?;
         for target in [
             IpAddr::from(address::TUNNEL_RESOLVER_V4),
             IpAddr::from(address::TUNNEL_RESOLVER_V6),
         ] {
             await_route(topology.host(), target)?;
         }
-        Ok(Self {
-            interface: interface.to_owned(),
-            host,
-            _server: server,
-            _logs: logs,
-        })
+        Ok(tunnel)
+    }
+
+    /// Deletes the host's end with its interface.
+    pub fn delete(&mut self) {
+        self.host = None;
+    }
+
+    /// Creates the host's end with its interface, which is down.
+    pub fn create(&mut self, host: &Netns) -> Result<(), LabError> {
+        let endpoint = Endpoint::start(host, &self.interface, self.logs.path())?;
+        endpoint.configure(&self.configuration)?;
+        self.host = Some(endpoint);
+        host.ip(&["link", "set", &self.interface, "mtu", &MTU.to_string()])
+            .map(drop)
+    }
+
+    /// Sets the host's interface up, with its addresses.
+    pub fn set_up(&self, host: &Netns) -> Result<(), LabError> {
+        host.ip_batch(&format!(
+            "link set {dev} up\n\
+             addr add 10.8.0.2/24 dev {dev}\n\
+             addr add fd08::2/64 dev {dev} nodad\n",
+            dev = self.interface,
+        ))
     }
 
     /// The tunnel's interface on the host.
@@ -102,11 +130,33 @@ impl WireGuard {
         &self.interface
     }
 
+    /// Forgets the session: the next packet begins with a handshake.
+    pub fn renew(&self) -> Result<(), LabError> {
+        self.host()?.configure(&self.configuration)
+    }
+
+    /// Ends the server's process, as a server that crashes: the host's interface stays as it is.
+    pub fn kill_server(&mut self) -> Result<(), LabError> {
+        self.server.daemon.kill().map(drop)
+    }
+
+    /// The process at the host's end, in whose mount namespace its control socket is.
+    pub fn pid(&self) -> Result<u32, LabError> {
+        Ok(self.host()?.daemon.pid())
+    }
+
     /// What `wg show` says about the host's end.
     pub fn show(&self) -> Result<String, LabError> {
-        let mut wg = self.host.wg()?;
+        let mut wg = self.host()?.wg()?;
         wg.args(["show", &self.interface]);
         run(wg)
+    }
+
+    fn host(&self) -> Result<&Endpoint, LabError> {
+        self.host.as_ref().ok_or_else(|| LabError::Io {
+            action: format!("use {}, which is deleted", self.interface),
+            source: io::ErrorKind::NotFound.into(),
+        })
     }
 }
 
@@ -150,7 +200,7 @@ impl Endpoint {
             .env_remove("WG_PROCESS_FOREGROUND");
         hide_run_directory(&mut command, &run_directory)?;
         let logs = logs.join(interface);
-        fs::create_dir(&logs).map_err(LabError::io(format!("create {}", logs.display())))?;
+        fs::create_dir_all(&logs).map_err(LabError::io(format!("create {}", logs.display())))?;
         let mut daemon = Daemon::start(command, &logs)?;
 
         let root = PathBuf::from(format!("/proc/{}/root", daemon.pid()));

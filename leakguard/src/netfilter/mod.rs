@@ -20,7 +20,7 @@ use std::{io, path::Path, process::Stdio, time::Duration};
 use tokio::{io::AsyncWriteExt, process::Command, time};
 
 pub use self::{
-    ruleset::{Action, NameError, Permitted, Ruleset, Transport},
+    ruleset::{Action, NameError, Permitted, Restriction, Ruleset, Transport},
     state::{Count, State, Table},
 };
 

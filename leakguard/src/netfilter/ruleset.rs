@@ -1,8 +1,10 @@
 //! What the tables should hold, and the text that nft makes it from.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
-use leakguard_common::abi::Class;
+use ipnet::IpNet;
+use leakguard_common::abi::{Class, Reason};
 use leakguard_common::verdict::{ClassPorts, ports};
 
 use super::{State, TABLE, Table};
@@ -18,6 +20,12 @@ pub(super) const PERMITTED: &str = "permitted";
 
 /// Name of the set of uplinks with a TC program.
 pub(super) const COVERED: &str = "covered";
+
+/// Name of the chain that catches DNS.
+pub(super) const FORWARD: &str = "forward";
+
+/// Name of the chain behind it that catches the rest, where there is a restriction.
+pub(super) const RESTRICT: &str = "restrict";
 
 /// Appends formatted text; writing to a `String` cannot fail.
 macro_rules! push {
@@ -37,8 +45,20 @@ pub struct Ruleset {
     pub permitted: BTreeSet<Permitted>,
     /// Uplinks that are left to their TC program, for 15 seconds after each update.
     pub covered: BTreeSet<Permitted>,
+    /// What is caught besides DNS.
+    pub restriction: Option<Restriction>,
     /// Whether to catch bridged packets too; off only for kernels without nftables for bridges.
     pub bridge: bool,
+}
+
+/// What uplinks carry no forwarded packets of, besides DNS, where no TC program decides.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Restriction {
+    /// [`Reason::KillSwitch`] for everything, also while a tunnel is up: only a TC program knows whether one is.
+    /// [`Reason::Ipv6`] for IPv6.
+    pub reason: Reason,
+    /// What may be reached all the same; no prefix overlaps another.
+    pub lan: Vec<IpNet>,
 }
 
 /// What happens to a packet that is caught.
@@ -81,6 +101,7 @@ impl Ruleset {
             ports: ports.collect(),
             permitted: BTreeSet::new(),
             covered: BTreeSet::new(),
+            restriction: None,
             bridge: true,
         }
     }
@@ -128,13 +149,13 @@ impl Ruleset {
         };
         text.push_str(&deletion(name));
         push!(text, "table {name} {TABLE} {{\n");
-        for class in self.ports.keys() {
-            let count = counts.and_then(|table| table.counts.get(class)).copied();
+        for reason in self.reasons() {
+            let count = counts.and_then(|table| table.counts.get(&reason)).copied();
             let count = count.unwrap_or_default();
             push!(
                 text,
-                "\tcounter {class} {{ packets {packets} bytes {bytes} }}\n",
-                class = class.name(),
+                "\tcounter {reason} {{ packets {packets} bytes {bytes} }}\n",
+                reason = reason.name(),
                 packets = count.packets,
                 bytes = count.bytes,
             );
@@ -158,16 +179,11 @@ impl Ruleset {
             push!(text, "\t\telements = {{ {} }}\n", port_elements(&all));
         }
         text.push_str("\t}\n");
-        text.push_str("\tchain forward {\n");
+        push!(text, "\tchain {FORWARD} {{\n");
         text.push_str("\t\ttype filter hook forward priority filter + 10; policy accept;\n");
         // Ordered by cost: nearly every packet is done after one lookup.
         text.push_str("\t\tmeta l4proto . th dport != @caught accept\n");
-        push!(text, "\t\toif . oifname @{PERMITTED} accept\n");
-        push!(text, "\t\toif . oifname @{COVERED} accept\n");
-        if family == Family::Inet {
-            // An IPsec policy without a device will encrypt it: netfilter sees it before that.
-            text.push_str("\t\trt ipsec exists accept\n");
-        }
+        write_acceptance(text, family);
         for (class, ports) in self.ports.iter().filter(|(_, ports)| !ports.is_empty()) {
             push!(
                 text,
@@ -176,11 +192,80 @@ impl Ruleset {
                 class = class.name(),
             );
         }
-        text.push_str("\t}\n}\n");
+        text.push_str("\t}\n");
+        if let Some(restriction) = &self.restriction {
+            restriction.write(text, family, verdict);
+        }
+        text.push_str("}\n");
+    }
+
+    /// What there is a counter for.
+    fn reasons(&self) -> impl Iterator<Item = Reason> {
+        let restricted = self.restriction.as_ref().map(|found| found.reason);
+        self.ports
+            .keys()
+            .copied()
+            .map(Reason::from)
+            .chain(restricted)
     }
 
     fn interface_sets(&self) -> [(&'static str, &BTreeSet<Permitted>); 2] {
         [(PERMITTED, &self.permitted), (COVERED, &self.covered)]
+    }
+}
+
+impl Restriction {
+    /// The prefixes of one IP version, with the name of their set and of the protocol in nft.
+    pub(super) fn lans(&self) -> [(&'static str, &'static str, Vec<IpNet>); 2] {
+        let of = |wanted: fn(&IpAddr) -> bool| {
+            let prefixes = self.lan.iter().copied();
+            prefixes.filter(|net| wanted(&net.addr())).collect()
+        };
+        [
+            ("lan4", "ip", of(IpAddr::is_ipv4)),
+            ("lan6", "ip6", of(IpAddr::is_ipv6)),
+        ]
+    }
+
+    fn write(&self, text: &mut String, family: Family, verdict: &str) {
+        let lans = self.lans();
+        let lans = lans.iter().filter(|(_, _, prefixes)| !prefixes.is_empty());
+        for (set, protocol, prefixes) in lans.clone() {
+            let elements: Vec<_> = prefixes.iter().map(IpNet::to_string).collect();
+            push!(
+                text,
+                "\tset {set} {{\n\t\ttypeof {protocol} daddr\n\t\tflags interval\n\t\telements = {{ {} }}\n\t}}\n",
+                elements.join(", ")
+            );
+        }
+        push!(text, "\tchain {RESTRICT} {{\n");
+        text.push_str("\t\ttype filter hook forward priority filter + 11; policy accept;\n");
+        write_acceptance(text, family);
+        for (set, protocol, _) in lans {
+            push!(text, "\t\t{protocol} daddr @{set} accept\n");
+        }
+        let subject = match (self.reason, family) {
+            (Reason::Ipv6, Family::Inet) => "meta nfproto ipv6 ",
+            (Reason::Ipv6, Family::Bridge) => "meta protocol ip6 ",
+            (_, Family::Inet) => "",
+            // ARP and the like are not what is restricted.
+            (_, Family::Bridge) => "meta protocol { ip, ip6 } ",
+        };
+        push!(
+            text,
+            "\t\t{subject}counter name \"{}\"{verdict}\n\t}}\n",
+            self.reason.name()
+        );
+    }
+}
+
+/// The rules for what is left to others.
+fn write_acceptance(text: &mut String, family: Family) {
+    push!(text, "\t\toif . oifname @{PERMITTED} accept\n");
+    push!(text, "\t\toif . oifname @{COVERED} accept\n");
+    if family == Family::Inet {
+        // An IPsec policy without a device will encrypt it: netfilter sees it before that.
+        text.push_str("\t\trt ipsec exists accept\n");
     }
 }
 
@@ -301,7 +386,7 @@ mod tests {
     fn the_text_is_one_batch_that_replaces_both_tables() {
         let mut inet = Table::default();
         inet.counts.insert(
-            Class::Dot,
+            Reason::Dot,
             Count {
                 packets: 3,
                 bytes: 180,
@@ -371,6 +456,51 @@ table bridge leakguard {
 }
 ";
         assert_eq!(ruleset().replacement(&counts), expected);
+    }
+
+    #[test]
+    fn a_restriction_has_a_chain_of_its_own() {
+        let lan = ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().unwrap());
+        let restricted = |reason, lan: &[IpNet]| {
+            let restriction = Some(Restriction {
+                reason,
+                lan: lan.to_vec(),
+            });
+            let ruleset = Ruleset {
+                restriction,
+                ..ruleset()
+            };
+            let text = ruleset.replacement(&State::default());
+            let chains: Vec<String> = text
+                .split("\tset lan4")
+                .flat_map(|part| part.split("\tchain restrict").skip(1))
+                .map(|part| part.split_once("}\n").unwrap().0.to_owned())
+                .collect();
+            assert_eq!(chains.len(), 2, "{text}");
+            (text, chains)
+        };
+        let (text, chains) = restricted(Reason::KillSwitch, &lan);
+        assert!(text.contains("\tcounter kill_switch { packets 0 bytes 0 }\n"));
+        assert!(text.contains(
+            "\tset lan6 {\n\t\ttypeof ip6 daddr\n\t\tflags interval\n\t\telements = { fd00::/8 }\n\t}\n"
+        ));
+        assert_eq!(
+            chains[0],
+            " {\n\t\ttype filter hook forward priority filter + 11; policy accept;
+\t\toif . oifname @permitted accept
+\t\toif . oifname @covered accept
+\t\trt ipsec exists accept
+\t\tip daddr @lan4 accept
+\t\tip6 daddr @lan6 accept
+\t\tcounter name \"kill_switch\" drop\n\t"
+        );
+        assert!(chains[1].ends_with(
+            "\t\tip6 daddr @lan6 accept\n\t\tmeta protocol { ip, ip6 } counter name \"kill_switch\" drop\n\t"
+        ));
+        let (text, chains) = restricted(Reason::Ipv6, &[]);
+        assert!(!text.contains("set lan"));
+        assert!(chains[0].ends_with("\t\tmeta nfproto ipv6 counter name \"ipv6\" drop\n\t"));
+        assert!(chains[1].ends_with("\t\tmeta protocol ip6 counter name \"ipv6\" drop\n\t"));
     }
 
     #[test]

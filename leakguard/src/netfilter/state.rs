@@ -1,13 +1,15 @@
 //! What the kernel really holds, out of `nft -j list table`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde_json::Value;
 
-use leakguard_common::abi::Class;
+use leakguard_common::abi::{Class, Reason};
 
-use super::ruleset::{COVERED, Family, PERMITTED};
-use super::{Action, Permitted, Ruleset, Transport};
+use super::ruleset::{COVERED, FORWARD, Family, PERMITTED, RESTRICT};
+use super::{Action, Permitted, Restriction, Ruleset, Transport};
 
 /// The tables that exist.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -36,16 +38,25 @@ impl State {
 /// One table as it is in the kernel.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Table {
-    /// Whether its chain is attached to the forward hook.
-    pub hooked: bool,
-    /// What was caught so far, by class.
-    pub counts: BTreeMap<Class, Count>,
+    /// What was caught so far, by reason.
+    pub counts: BTreeMap<Reason, Count>,
     /// Interfaces that are permitted; one that no longer exists is left out.
     pub permitted: BTreeSet<Permitted>,
     /// Uplinks that are left to their TC program now.
     pub covered: BTreeSet<Permitted>,
     /// The ports in the set that decides whether a packet is looked at.
     caught: BTreeSet<(Transport, u16)>,
+    /// The sets of prefixes that are let out, by name.
+    lans: BTreeMap<String, BTreeSet<IpNet>>,
+    forward: Chain,
+    restrict: Chain,
+}
+
+/// One chain of the table.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Chain {
+    /// Whether it is attached to the forward hook.
+    hooked: bool,
     rules: Vec<Rule>,
 }
 
@@ -70,16 +81,32 @@ enum Rule {
         ports: BTreeSet<(Transport, u16)>,
         action: Action,
     },
+    /// To the prefixes of a set.
+    Lan(String),
+    Restrict {
+        subject: Subject,
+        reason: Reason,
+        action: Action,
+    },
     Foreign,
+}
+
+/// What a restriction is about.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Subject {
+    Everything,
+    Ip,
+    Ipv6,
 }
 
 impl Table {
     /// What happens to packets of a class that leave by an interface that is not permitted; `None`
     /// if nothing does.
     pub fn action(&self, class: Class) -> Option<Action> {
-        self.rules
+        let Chain { hooked, rules } = &self.forward;
+        rules
             .iter()
-            .filter(|_| self.hooked)
+            .filter(|_| *hooked)
             .find_map(|rule| match rule {
                 Rule::Catch {
                     class: caught,
@@ -88,6 +115,16 @@ impl Table {
                 } if *caught == class => Some(*action),
                 _ => None,
             })
+    }
+
+    /// What happens to the rest that is not permitted, and why; `None` if nothing does.
+    pub fn restriction(&self) -> Option<(Reason, Action)> {
+        match self.restrict.rules.last() {
+            Some(Rule::Restrict { reason, action, .. }) if self.restrict.hooked => {
+                Some((*reason, *action))
+            }
+            _ => None,
+        }
     }
 
     /// Reads a listing; `resolve` gives the number of an interface by its name.
@@ -99,45 +136,56 @@ impl Table {
         let mut table = Self::default();
         for object in elements(&listing["nftables"]) {
             let counter = &object["counter"];
-            if let Some(class) = counter["name"].as_str().and_then(Class::from_name) {
+            if let Some(reason) = counter["name"].as_str().and_then(Reason::from_name) {
                 let number = |key: &str| counter[key].as_u64().unwrap_or_default();
                 let count = Count {
                     packets: number("packets"),
                     bytes: number("bytes"),
                 };
-                table.counts.insert(class, count);
+                table.counts.insert(reason, count);
             }
             let chain = &object["chain"];
-            if chain["name"] == CHAIN {
-                table.hooked = chain["hook"] == "forward" && chain["type"] == "filter";
+            if let Some(named) = table.chain(&chain["name"]) {
+                named.hooked = chain["hook"] == "forward" && chain["type"] == "filter";
             }
             let set = &object["set"];
             match set["name"].as_str() {
                 Some(PERMITTED) => table.permitted = interfaces(set, &resolve),
                 Some(COVERED) => table.covered = interfaces(set, &resolve),
                 Some("caught") => table.caught = elements(&set["elem"]).filter_map(port).collect(),
-                _ => {}
+                Some(name) => {
+                    let prefixes = elements(&set["elem"]).filter_map(prefix).collect();
+                    table.lans.insert(name.to_owned(), prefixes);
+                }
+                None => {}
             }
             let rule = &object["rule"];
-            if rule["chain"] == CHAIN {
-                table.rules.push(Rule::parse(&rule["expr"]));
+            if let Some(chain) = table.chain(&rule["chain"]) {
+                chain.rules.push(Rule::parse(&rule["expr"]));
             }
         }
         Ok(table)
     }
 
-    fn satisfies(&self, ruleset: &Ruleset, family: Family) -> bool {
-        let mut rules = vec![Rule::SkipOthers, Rule::Permit, Rule::Leave];
-        if family == Family::Inet {
-            rules.push(Rule::SkipIpsec);
+    fn chain(&mut self, name: &Value) -> Option<&mut Chain> {
+        match name.as_str()? {
+            FORWARD => Some(&mut self.forward),
+            RESTRICT => Some(&mut self.restrict),
+            _ => None,
         }
+    }
+
+    fn satisfies(&self, ruleset: &Ruleset, family: Family) -> bool {
         let Ruleset {
             action,
             ports,
             permitted,
             covered,
+            restriction,
             bridge: _,
         } = ruleset;
+        let mut rules = vec![Rule::SkipOthers];
+        rules.extend(acceptance(family));
         rules.extend(
             ports
                 .iter()
@@ -148,8 +196,11 @@ impl Table {
                     action: *action,
                 }),
         );
-        self.hooked
-            && self.rules == rules
+        let forward = Chain {
+            hooked: true,
+            rules,
+        };
+        self.forward == forward
             && self.permitted == *permitted
             // Leases that nobody renews end by themselves.
             && (covered.is_empty() || self.covered == *covered)
@@ -157,21 +208,55 @@ impl Table {
                 .caught
                 .iter()
                 .eq(ports.values().flatten().collect::<BTreeSet<_>>())
+            && match restriction {
+                None => self.restrict == Chain::default(),
+                Some(restriction) => self.restricts(restriction, *action, family),
+            }
+    }
+
+    fn restricts(&self, restriction: &Restriction, action: Action, family: Family) -> bool {
+        let reason = restriction.reason;
+        let lans: BTreeMap<String, BTreeSet<IpNet>> = restriction
+            .lans()
+            .into_iter()
+            .filter(|(_, _, prefixes)| !prefixes.is_empty())
+            .map(|(set, _, prefixes)| (set.to_owned(), prefixes.into_iter().collect()))
+            .collect();
+        let mut rules: Vec<Rule> = acceptance(family).collect();
+        rules.extend(lans.keys().cloned().map(Rule::Lan));
+        rules.push(Rule::Restrict {
+            subject: match (reason, family) {
+                (Reason::Ipv6, _) => Subject::Ipv6,
+                (_, Family::Inet) => Subject::Everything,
+                (_, Family::Bridge) => Subject::Ip,
+            },
+            reason,
+            action,
+        });
+        let restrict = Chain {
+            hooked: true,
+            rules,
+        };
+        self.restrict == restrict && self.lans == lans
     }
 }
 
-/// Name of the chain.
-const CHAIN: &str = "forward";
+/// The rules for what is left to others.
+fn acceptance(family: Family) -> impl Iterator<Item = Rule> {
+    let ipsec = (family == Family::Inet).then_some(Rule::SkipIpsec);
+    [Rule::Permit, Rule::Leave].into_iter().chain(ipsec)
+}
 
 impl Rule {
     fn parse(expressions: &Value) -> Self {
         let expressions: Vec<_> = elements(expressions).collect();
-        let (Some(first), rest) = (
-            expressions.first().map(|first| &first["match"]),
-            &expressions,
-        ) else {
+        let Some(first) = expressions.first().map(|first| &first["match"]) else {
             return Self::Foreign;
         };
+        let rest = &expressions;
+        if first.is_null() {
+            return Self::restrict(Subject::Everything, rest);
+        }
         let keys: Vec<_> = match &first["left"]["concat"] {
             Value::Array(keys) => keys.iter().filter_map(key).collect(),
             _ => key(&first["left"]).into_iter().collect(),
@@ -184,7 +269,33 @@ impl Rule {
             (["oif", "oifname"], "==", Some("@covered")) if accepts => Self::Leave,
             (["ipsec"], "==", None) if accepts && first["right"] == true => Self::SkipIpsec,
             (["l4proto", "dport"], "==", None) => Self::catch(&first["right"], &rest[1..]),
+            (["daddr"], "==", Some(set)) if accepts && set.starts_with('@') => {
+                Self::Lan(set[1..].to_owned())
+            }
+            (["nfproto"], "==", Some("ipv6")) | (["protocol"], "==", Some("ip6")) => {
+                Self::restrict(Subject::Ipv6, &rest[1..])
+            }
+            (["protocol"], "==", None) if is_ip(&first["right"]) => {
+                Self::restrict(Subject::Ip, &rest[1..])
+            }
             _ => Self::Foreign,
+        }
+    }
+
+    fn restrict(subject: Subject, statements: &[&Value]) -> Self {
+        let (Some(action), Some(reason)) = (
+            action(statements),
+            statements
+                .first()
+                .and_then(|first| first["counter"].as_str())
+                .and_then(Reason::from_name),
+        ) else {
+            return Self::Foreign;
+        };
+        Self::Restrict {
+            subject,
+            reason,
+            action,
         }
     }
 
@@ -194,10 +305,8 @@ impl Rule {
             Value::Null => port(right).into_iter().collect(),
             set => elements(set).filter_map(port).collect(),
         };
-        let action = match statements {
-            [_] => Action::Count,
-            [_, verdict] if verdict.get("drop").is_some() => Action::Drop,
-            _ => return Self::Foreign,
+        let Some(action) = action(statements) else {
+            return Self::Foreign;
         };
         match statements[0]["counter"].as_str().and_then(Class::from_name) {
             Some(class) => Self::Catch {
@@ -206,6 +315,32 @@ impl Rule {
                 action,
             },
             None => Self::Foreign,
+        }
+    }
+}
+
+/// What is done after counting.
+fn action(statements: &[&Value]) -> Option<Action> {
+    match statements {
+        [_] => Some(Action::Count),
+        [_, verdict] if verdict.get("drop").is_some() => Some(Action::Drop),
+        _ => None,
+    }
+}
+
+/// Whether a set is both versions of IP.
+fn is_ip(set: &Value) -> bool {
+    let protocols: BTreeSet<_> = elements(&set["set"]).filter_map(Value::as_str).collect();
+    protocols == BTreeSet::from(["ip", "ip6"])
+}
+
+fn prefix(element: &Value) -> Option<IpNet> {
+    match element {
+        Value::String(address) => address.parse::<IpAddr>().ok().map(IpNet::from),
+        prefix => {
+            let prefix = &prefix["prefix"];
+            let length = u8::try_from(prefix["len"].as_u64()?).ok()?;
+            IpNet::new(prefix["addr"].as_str()?.parse().ok()?, length).ok()
         }
     }
 }
@@ -321,7 +456,7 @@ mod tests {
         let state = state(&listing());
         let table = state.inet.as_ref().unwrap();
         assert_eq!(
-            table.counts[&Class::Dns],
+            table.counts[&Reason::Dns],
             Count {
                 packets: 4,
                 bytes: 240

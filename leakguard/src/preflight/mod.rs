@@ -15,7 +15,7 @@ use leakguard_common::abi::{Class, Role};
 
 use self::probe::Asked;
 use self::resolvers::Nameserver;
-use crate::config::Config;
+use crate::config::{Config, KillSwitchMode};
 use crate::interfaces::{Exit, Interface, NetlinkError, classify, exit_towards, snapshot};
 
 /// Where the facts about this host are read.
@@ -39,15 +39,6 @@ impl Default for Sources {
     }
 }
 
-/// What a kill switch would let out of an uplink besides the tunnel itself.
-#[derive(Clone, Debug, Default)]
-pub struct KillSwitch {
-    /// Whether it cuts what is not exempt as soon as it is enforced.
-    pub armed: bool,
-    /// Exempt networks: address and prefix length.
-    pub lan: Vec<(IpAddr, u8)>,
-}
-
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
@@ -67,11 +58,7 @@ pub struct Problem {
 }
 
 /// Looks at this host as the configuration would have it.
-pub async fn look(
-    config: &Config,
-    kill_switch: &KillSwitch,
-    sources: &Sources,
-) -> Result<Report, NetlinkError> {
+pub async fn look(config: &Config, sources: &Sources) -> Result<Report, NetlinkError> {
     let interfaces = classify(&snapshot().await?, &config.role_patterns());
     let mut report = Report::default();
     if config.blocked().contains(Class::Dns) {
@@ -85,6 +72,14 @@ pub async fn look(
             &seen,
         );
     }
+    let kill_switch = config.kill_switch();
+    if kill_switch.mode != KillSwitchMode::Off && kill_switch.endpoints.is_empty() {
+        report.problems.push(Problem {
+            what: "the kill switch exempts no endpoint: a VPN over an uplink will be cut off from its server".into(),
+            remedy: "name the server's address and port, and the mark of the VPN's packets, in [kill_switch] endpoints"
+                .into(),
+        });
+    }
     if let Some(session::Session { client, scope }) = session::current(&sources.proc) {
         let over = interface_towards(&interfaces, client, scope.as_deref()).await?;
         let role = match &over {
@@ -93,9 +88,16 @@ pub async fn look(
             // What cannot be told may be cut.
             Way::Nowhere => Role::Uplink,
         };
-        if session::is_cut(client, role, &kill_switch.lan, kill_switch.armed) {
+        let armed = kill_switch.mode != KillSwitchMode::Off;
+        if session::is_cut(client, role, &kill_switch.lan, armed) {
+            let when = match kill_switch.mode {
+                KillSwitchMode::TunnelDown => " when no tunnel is up",
+                KillSwitchMode::Always | KillSwitchMode::Off => "",
+            };
             report.problems.push(Problem {
-                what: format!("your SSH session from {client} will be cut: the kill switch lets nothing back to it"),
+                what: format!(
+                    "your SSH session from {client} will be cut{when}: the kill switch lets nothing back to it"
+                ),
                 remedy: "name its network in [kill_switch] lan, or log in through the tunnel".into(),
             });
         }

@@ -20,11 +20,20 @@ use crate::{
 /// What one test binary may take.
 const SUITE_LIMIT: Duration = Duration::from_mins(15);
 
+/// What one may take in its long form.
+const SOAK_LIMIT: Duration = Duration::from_mins(30);
+
 /// The package of the tests that need root.
 const PRIVILEGED_PACKAGE: &str = "leakguard-tests";
 
 /// Its test targets that depend on what the kernel has; they run on other kernels too (`cargo xtask vm`).
 const KERNEL_TARGETS: &[&str] = &["kernel", "verdicts"];
+
+/// Those that have a long form (`cargo xtask soak`), which `leakguard_tests::soaks` asks for.
+const SOAK_TARGETS: &[&str] = &["agent_life", "lost_events", "takeover", "tunnel_life"];
+
+/// The variable that asks the tests for their long form.
+const SOAK_VARIABLE: &str = "LEAKGUARD_SOAK";
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
@@ -107,6 +116,20 @@ pub(crate) fn tally(args: &Args) -> Result<Tally> {
     Ok(total)
 }
 
+/// Runs the long forms of the tests that have one, and counts.
+pub(crate) fn soak(filter: Option<String>) -> Result<Tally> {
+    setup::ensure_all()?;
+    let mut session = Session::new(filter)?;
+    session.long = true;
+    let tally = session.run_tier(Tier::Netns)?;
+    let log = session.log_dir.join(format!("{SOAK_LOG}.log"));
+    say("soak", format_args!("what was counted: {}", log.display()));
+    Ok(tally)
+}
+
+/// The log of the long forms.
+const SOAK_LOG: &str = "soak";
+
 /// A test binary.
 #[derive(Debug)]
 pub(crate) struct Suite {
@@ -133,7 +156,9 @@ pub(crate) fn kernel_binaries() -> Result<Vec<Suite>> {
     let suites: Vec<Suite> = messages
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok())
-        .filter_map(|message: serde_json::Value| {
+        // The package's programs are built with its tests.
+        .filter(|message: &serde_json::Value| message["profile"]["test"] == true)
+        .filter_map(|message| {
             Some(Suite {
                 name: message["target"]["name"].as_str()?.to_owned(),
                 binary: message["executable"].as_str()?.into(),
@@ -156,6 +181,10 @@ struct Session {
     log_dir: PathBuf,
     /// The agent under test, once it is built.
     agent: Option<PathBuf>,
+    /// The one with the next ABI.
+    next_agent: Option<PathBuf>,
+    /// Whether to run the long forms, and nothing else.
+    long: bool,
 }
 
 impl Session {
@@ -167,6 +196,8 @@ impl Session {
             filter,
             log_dir,
             agent: None,
+            next_agent: None,
+            long: false,
         })
     }
 
@@ -192,6 +223,19 @@ impl Session {
             };
             envs.push(("LEAKGUARD_BIN", agent.to_string_lossy().into_owned()));
         }
+        if tier == Tier::Netns {
+            let next = match &self.next_agent {
+                Some(next) => next,
+                None => self.next_agent.insert(build::next_agent()?),
+            };
+            envs.push(("LEAKGUARD_NEXT_BIN", next.to_string_lossy().into_owned()));
+        }
+        let (name, limit) = if self.long {
+            envs.push((SOAK_VARIABLE, "1".to_owned()));
+            (SOAK_LOG, SOAK_LIMIT)
+        } else {
+            (tier.name(), SUITE_LIMIT)
+        };
 
         say("test", format_args!("{} tier: building", tier.name()));
         workspace::cargo("test")
@@ -204,13 +248,17 @@ impl Session {
             .arg("--no-fail-fast")
             .args(&selection)
             .arg("--config")
-            .arg(runner_config(&runner_words(tier, &envs)?))
+            .arg(runner_config(&runner_words(tier, &envs, limit)?))
             .env("CARGO_TERM_COLOR", "never");
         for (key, value) in envs {
             cargo = cargo.env(key, value);
         }
+        cargo = cargo.arg("--");
         if let Some(filter) = &self.filter {
-            cargo = cargo.args(["--", filter]);
+            cargo = cargo.arg(filter);
+        }
+        if self.long {
+            cargo = cargo.arg("--show-output");
         }
         say(
             "test",
@@ -220,7 +268,7 @@ impl Session {
                 if tier.needs_root() { ", as root" } else { "" }
             ),
         );
-        Runner::new(io::stdout(), &self.log_dir, tier.name())?.run(&cargo)
+        Runner::new(io::stdout(), &self.log_dir, name)?.run(&cargo)
     }
 
     /// The arguments that make cargo run the privileged package's test targets of `tier`; none if
@@ -233,12 +281,13 @@ impl Session {
             }
             for target in package.test_targets {
                 let is_kernel = KERNEL_TARGETS.contains(&target.as_str());
-                if is_kernel == (tier == Tier::Kernel) {
+                let is_long = SOAK_TARGETS.contains(&target.as_str());
+                if is_kernel == (tier == Tier::Kernel) && (is_long || !self.long) {
                     arguments.push(format!("--test={target}"));
                 }
             }
         }
-        if tier == Tier::Netns {
+        if tier == Tier::Netns && !self.long {
             // The harness's own tests enter namespaces too.
             arguments.push("--lib".to_owned());
         }
@@ -251,7 +300,7 @@ impl Session {
 
 /// The words in front of every test binary: they make it root where the tier needs that, and bound
 /// its time.
-fn runner_words(tier: Tier, envs: &[(&str, String)]) -> Result<Vec<String>> {
+fn runner_words(tier: Tier, envs: &[(&str, String)], limit: Duration) -> Result<Vec<String>> {
     let mut words = Vec::new();
     if tier.needs_root() && !process::is_root()? {
         ensure!(
@@ -262,7 +311,7 @@ fn runner_words(tier: Tier, envs: &[(&str, String)]) -> Result<Vec<String>> {
         words.extend(["sudo", "-E", "env"].map(str::to_owned));
         words.extend(envs.iter().map(|(key, value)| format!("{key}={value}")));
     }
-    words.extend(process::bound(SUITE_LIMIT).map(|word| word.to_string_lossy().into_owned()));
+    words.extend(process::bound(limit).map(|word| word.to_string_lossy().into_owned()));
     Ok(words)
 }
 

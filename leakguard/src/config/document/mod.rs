@@ -6,13 +6,15 @@ use leakguard_common::abi::{ClassSet, Role};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+use self::kill_switch::KillSwitch;
 use self::shape::{List, PortNumber, Table, unplaced};
 use super::{
-    Config, ExtraPorts, Layer, Mode, OnExit, Position, Preflight, Problem, RuleError, check_role,
-    class_named,
+    Config, ExtraPorts, Ipv6Policy, Layer, Mode, NetlinkBuffer, OnExit, Position, Preflight,
+    Problem, RuleError, check_role, class_named,
 };
 use crate::interfaces::Pattern;
 
+mod kill_switch;
 mod shape;
 #[cfg(test)]
 mod tests;
@@ -28,6 +30,8 @@ struct Document {
     preflight: Option<Spanned<String>>,
     interfaces: Table<Interfaces>,
     dns: Table<Dns>,
+    kill_switch: Table<KillSwitch>,
+    ipv6: Table<Ipv6>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -36,6 +40,7 @@ struct Interfaces {
     tunnel: Option<List<String>>,
     local: Option<List<String>>,
     uplink: Option<List<String>>,
+    netlink_buffer: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -43,6 +48,12 @@ struct Interfaces {
 struct Dns {
     block: Option<Spanned<List<String>>>,
     ports: Option<List<PortNumber>>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Ipv6 {
+    policy: Option<Spanned<String>>,
 }
 
 /// What is wrong with a text, and where.
@@ -90,10 +101,17 @@ pub(super) fn render(config: &Config) -> Result<String, toml::ser::Error> {
             tunnel: patterns(config.tunnel()),
             local: patterns(config.local()),
             uplink: patterns(config.uplink()),
+            netlink_buffer: i64::try_from(config.netlink_buffer().bytes())
+                .ok()
+                .map(unplaced),
         }),
         dns: Table(Dns {
             block: Some(unplaced(block)),
             ports: Some(List::unplaced(ports)),
+        }),
+        kill_switch: Table(KillSwitch::of(config.kill_switch())),
+        ipv6: Table(Ipv6 {
+            policy: Some(unplaced(config.ipv6().name().to_owned())),
         }),
     })
 }
@@ -106,11 +124,14 @@ impl Document {
             preflight,
             interfaces,
             dns,
+            kill_switch: Table(kill_switch),
+            ipv6: Table(Ipv6 { policy }),
         } = self;
         let Table(Interfaces {
             tunnel,
             local,
             uplink,
+            netlink_buffer,
         }) = interfaces;
         let Table(Dns { block, ports }) = dns;
 
@@ -133,8 +154,15 @@ impl Document {
             uplink: uplink
                 .map(|list| patterns(&list, others(Role::Uplink)))
                 .transpose()?,
+            netlink_buffer: netlink_buffer
+                .map(|bytes| placed(&bytes, |&bytes| NetlinkBuffer::new(bytes)))
+                .transpose()?,
             block: block.map(|list| classes(&list)).transpose()?,
             ports: ports.map(|list| extra_ports(&list)).transpose()?,
+            kill_switch: kill_switch.into_layer()?,
+            ipv6: policy
+                .map(|name| placed(&name, |name| Ipv6Policy::named(name)))
+                .transpose()?,
             tunnel,
         })
     }

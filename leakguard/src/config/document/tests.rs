@@ -1,4 +1,7 @@
+use std::time::Duration;
+
 use super::*;
+use crate::config::{Endpoint, EndpointProtocol, KillSwitchLayer, KillSwitchMode};
 
 /// The error for a text, as `line:column: message`.
 fn error(text: &str) -> String {
@@ -25,9 +28,22 @@ fn every_key_is_read() {
         tunnel = ["wg0", "tun*"]
         local = ["br-*"]
         uplink = ["eth0"]
+        netlink_buffer = 65536
         [dns]
         block = ["dot", "dns", "dot"]
         ports = [5300, 1]
+        [ipv6]
+        policy = "block-off-tunnel"
+        [kill_switch]
+        mode = "tunnel-down"
+        endpoints = [
+            { address = "203.0.113.5", port = 51820, mark = 0xca6c },
+            { address = "2001:db8::5", port = 443, protocol = "tcp", cgroup = "/system.slice/vpn.service" },
+        ]
+        dhcp = false
+        ndp = false
+        lan = ["192.168.1.7/24", "fd00::1"]
+        handshake_max = "3m"
         "#,
     )
     .unwrap();
@@ -41,6 +57,7 @@ fn every_key_is_read() {
         tunnel: Some(patterns_of(&["wg0", "tun*"])),
         local: Some(patterns_of(&["br-*"])),
         uplink: Some(patterns_of(&["eth0"])),
+        netlink_buffer: Some(NetlinkBuffer::new(65536).unwrap()),
         block: Some(
             ["dns", "dot"]
                 .iter()
@@ -48,6 +65,33 @@ fn every_key_is_read() {
                 .collect(),
         ),
         ports: Some(ports),
+        ipv6: Some(Ipv6Policy::BlockOffTunnel),
+        kill_switch: KillSwitchLayer {
+            mode: Some(KillSwitchMode::TunnelDown),
+            endpoints: Some(vec![
+                Endpoint {
+                    address: "203.0.113.5".parse().unwrap(),
+                    port: 51820,
+                    protocol: EndpointProtocol::Udp,
+                    mark: 0xca6c,
+                    cgroup: None,
+                },
+                Endpoint {
+                    address: "2001:db8::5".parse().unwrap(),
+                    port: 443,
+                    protocol: EndpointProtocol::Tcp,
+                    mark: 0,
+                    cgroup: Some("/system.slice/vpn.service".into()),
+                },
+            ]),
+            dhcp: Some(false),
+            ndp: Some(false),
+            lan: Some(vec![
+                "192.168.1.0/24".parse().unwrap(),
+                "fd00::1/128".parse().unwrap(),
+            ]),
+            handshake_max: Some(Some(Duration::from_secs(180))),
+        },
     };
     assert_eq!(layer, expected);
 }
@@ -75,7 +119,12 @@ fn what_is_shown_reads_back_the_same() {
         "",
         "mode = 'observe'\non_exit = 'release'\npreflight = 'off'",
         "[interfaces]\ntunnel = ['auto', 'tun*']\nlocal = ['br[0-9]']\nuplink = ['eth0']",
+        "[interfaces]\ntunnel = ['veth:vpn0', 'any:x']\nnetlink_buffer = 70000",
         "[dns]\nblock = ['netbios', 'dns']\nports = [1, 65535]",
+        "[ipv6]\npolicy = 'block-off-tunnel'",
+        "[kill_switch]\nmode = 'always'\ndhcp = false\nlan = ['10.0.0.0/8']\nhandshake_max = '1500ms'\n\
+         [[kill_switch.endpoints]]\naddress = '203.0.113.5'\nport = 1194\nprotocol = 'tcp'\nmark = 7\n\
+         [[kill_switch.endpoints]]\naddress = 'fd00::1'\nport = 1194\ncgroup = '/vpn'",
     ] {
         let original = config(text);
         assert_eq!(config(&render(&original).unwrap()), original, "{text}");
@@ -85,21 +134,81 @@ fn what_is_shown_reads_back_the_same() {
 #[test]
 fn unknown_keys_are_refused_and_the_known_ones_listed() {
     assert_eq!(
-        error("mode = \"enforce\"\nkill_switch = 1\n"),
-        "2:1: unknown field `kill_switch`, expected one of `mode`, `on_exit`, `preflight`, `interfaces`, `dns`"
+        error("mode = \"enforce\"\nverify = 1\n"),
+        "2:1: unknown field `verify`, expected one of `mode`, `on_exit`, `preflight`, `interfaces`, `dns`, `kill_switch`, `ipv6`"
     );
     assert_eq!(
-        error("[kill_switch]\nmode = 'off'"),
-        "1:2: unknown field `kill_switch`, expected one of `mode`, `on_exit`, `preflight`, `interfaces`, `dns`"
+        error("[kill_switch]\nlans = []"),
+        "2:1: unknown field `lans`, expected one of `mode`, `dhcp`, `ndp`, `lan`, `handshake_max`, `endpoints`"
+    );
+    assert_eq!(
+        error("[kill_switch]\nendpoints = [{ address = '1.2.3.4', host = 'vpn' }]"),
+        "2:37: unknown field `host`, expected one of `address`, `port`, `protocol`, `mark`, `cgroup`"
     );
     assert_eq!(
         error("[interfaces]\ntunnels = []"),
-        "2:1: unknown field `tunnels`, expected one of `tunnel`, `local`, `uplink`"
+        "2:1: unknown field `tunnels`, expected one of `tunnel`, `local`, `uplink`, `netlink_buffer`"
     );
     assert_eq!(
         error("[dns]\n\nredirect = []"),
         "3:1: unknown field `redirect`, expected `block` or `ports`"
     );
+}
+
+#[test]
+fn what_is_wrong_with_a_kill_switch_is_said_where_it_stands() {
+    let endpoint = |fields: &str| {
+        error(&format!(
+            "[kill_switch]\nendpoints = [{{ address = '1.2.3.4', port = 7, {fields} }}]"
+        ))
+    };
+    assert_eq!(
+        endpoint("protocol = 'udp'"),
+        "2:14: the endpoint is open to every process; say by what the VPN's packets are known: `mark` (wg set … \
+         fwmark) or `cgroup`"
+    );
+    for (fields, wrong) in [
+        ("mark = 0", "0 is not a mark"),
+        ("mark = 4294967296", "4294967296 is not a mark"),
+        (
+            "protocol = 'sctp'",
+            "unknown protocol `sctp`; allowed: udp, tcp",
+        ),
+        (
+            "cgroup = 'vpn.service'",
+            "`vpn.service` is no cgroup of its own",
+        ),
+    ] {
+        let error = endpoint(fields);
+        assert!(error.contains(wrong), "{error}");
+    }
+    for (text, wrong) in [
+        (
+            "mode = 'on'",
+            "2:8: unknown kill switch mode `on`; allowed: off, tunnel-down, always",
+        ),
+        (
+            "lan = ['10.0.0.0/8', 'home']",
+            "2:22: `home` is not a prefix of a network",
+        ),
+        ("handshake_max = 'soon'", "2:17: `soon` is not a time"),
+        ("dhcp = 'yes'", "2:8: "),
+        (
+            "endpoints = [{ address = 'vpn.example.com', port = 7, mark = 1 }]",
+            "2:26: `vpn.example.com` is not an IP address",
+        ),
+        (
+            "endpoints = [{ address = '::1', port = 0, mark = 1 }]",
+            "2:40: 0 is not a port",
+        ),
+        (
+            "endpoints = [{ port = 1, mark = 1 }]",
+            "missing field `address`",
+        ),
+    ] {
+        let error = error(&format!("[kill_switch]\n{text}"));
+        assert!(error.contains(wrong), "{error}");
+    }
 }
 
 #[test]
@@ -202,6 +311,16 @@ fn rules_are_located() {
         (
             "[interfaces]\nlocal = ['auto']",
             "2:10: `auto` stands for tunnels and cannot be in `local`; name the interfaces",
+        ),
+        (
+            "[interfaces]\nnetlink_buffer = 4096",
+            "2:18: a netlink_buffer of 4096 bytes is not allowed; set it from 65536 to 536870912, or leave it out \
+             for 8388608",
+        ),
+        (
+            "[interfaces]\nnetlink_buffer = 1000000000000",
+            "2:18: a netlink_buffer of 1000000000000 bytes is not allowed; set it from 65536 to 536870912, or leave it \
+             out for 8388608",
         ),
         (
             "[dns]\nports = [1, 70000]",

@@ -1,20 +1,41 @@
 //! Protection of the managed namespace: the kernel programs and the second net, kept in step with its interfaces.
 
+mod kill_switch;
+mod policy;
+mod tunnels;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use leakguard_common::abi::{Class, ClassSet, MAX_EXTRA_PORTS, Role, Settings};
+use leakguard_common::abi::{Role, Settings};
 
-use crate::config::{Config, Mode};
+pub use kill_switch::Switched;
+pub use policy::{blocked, ipv6_policy, kill_switch_mode, lan_prefix, ruleset};
+pub use tunnels::Handshakes;
+
+use self::policy::Policy;
+use crate::change::{Change, Part};
+use crate::config::Config;
 use crate::error::chain;
-use crate::interfaces::{Interface, NetlinkError, Pattern, RolePatterns, classify, snapshot};
-use crate::kernel::enforcement::ReadBack;
+use crate::host::cgroup2_root;
+use crate::interfaces::{
+    Interface, NetlinkError, Pattern, RolePatterns, classify, snapshot, tunnel_of_kind,
+};
+use crate::kernel::enforcement::{Followed, ReadBack, TcMode};
 use crate::kernel::object::Loaded;
 use crate::kernel::pins::Pins;
 use crate::kernel::requirements::check_cgroup;
 use crate::kernel::ring::EventRing;
-use crate::kernel::{self, Device, Enforcement, KernelError};
-use crate::netfilter::{self, Action, Applied, NetfilterError, Permitted, Ruleset};
+use crate::kernel::{self, Device, Enforcement, Exemptions, KernelError};
+use crate::netfilter::{self, Applied, NetfilterError, Permitted, Ruleset};
+
+/// How long new uplinks are covered before the interfaces are looked at again, and a tunnel that has come meanwhile is
+/// permitted.
+const ATTACH_TIME: Duration = Duration::from_millis(40);
+
+/// What is added to that for each interface, because looking at thousands takes a while itself.
+const READ_TIME: Duration = Duration::from_micros(20);
 
 /// The interfaces of the managed namespace by number.
 pub type Interfaces = BTreeMap<u32, Interface>;
@@ -71,7 +92,15 @@ pub struct Guard {
     enforcement: Enforcement,
     pins: Pins,
     cgroup: PathBuf,
-    settings: Settings,
+    policy: Policy,
+    exemptions: Exemptions,
+    /// How old the last handshake of a tunnel that is up may be, if that counts.
+    handshake_max: Option<Duration>,
+    handshakes: Handshakes,
+    /// What was said of the tunnels last.
+    tunnels: Option<Result<u32, tunnels::Down>>,
+    /// What has become of the kill switch, until somebody takes the news.
+    switched: Option<Switched>,
     patterns: RolePatterns,
     interfaces: Interfaces,
     ruleset: Ruleset,
@@ -80,8 +109,14 @@ pub struct Guard {
     /// The uplinks that the second net leaves to their TC program; only an agent, which renews that, has any.
     leased: BTreeSet<u32>,
     presence: Presence,
+    /// Everything was in place once: what fails from now on is reported, and does not keep the rest from being mended.
+    established: bool,
     /// Every interface is covered as its role wants; if not, it is tried again.
     complete: bool,
+    /// What was mended and not reported yet.
+    mended: Vec<Change>,
+    /// Nothing has failed, but there was no time for all of it.
+    postponed: bool,
     /// What was warned of and has not been mended since: a retry that fails again is no news.
     warned: BTreeSet<String>,
 }
@@ -113,19 +148,29 @@ impl Guard {
         check_cgroup(&place.cgroup)?;
         let pins = Pins::at(&place.bpffs);
         let enforcement = Enforcement::prepare(&pins)?;
-        let settings = settings(config);
+        let policy = Policy::of(config);
+        let exemptions = policy.exemptions(cgroup2_root().ok().as_deref());
+        let ruleset = ruleset(&policy.settings, &exemptions);
         Ok(Self {
             enforcement,
             pins,
             cgroup: place.cgroup.clone(),
-            settings,
+            policy,
+            exemptions,
+            handshake_max: config.kill_switch().handshake_max,
+            handshakes: Handshakes::new(),
+            tunnels: None,
+            switched: None,
             patterns: config.role_patterns(),
             interfaces: Interfaces::new(),
-            ruleset: ruleset(&settings),
+            ruleset,
             ruleset_in_place: false,
             leased: BTreeSet::new(),
             presence,
+            established: false,
             complete: false,
+            mended: Vec::new(),
+            postponed: false,
             warned: BTreeSet::new(),
         })
     }
@@ -134,9 +179,16 @@ impl Guard {
     pub async fn begin(&mut self) -> Result<bool, GuardError> {
         self.interfaces = self.read_interfaces().await?;
         warn_of_names(&Interfaces::new(), &self.interfaces);
-        let changed = self.bring_in_line().await?;
+        let changed = !self.bring_in_line().await?.is_empty();
         // An interface may have come since the first look.
-        Ok(self.follow().await? || changed)
+        let mut changed = self.follow().await? || changed;
+        while self.postponed {
+            changed |= self.follow().await?;
+        }
+        // An older version's state goes when everything it did is done, never before.
+        let superseded = !self.enforcement.supersede()?.is_empty();
+        self.established = true;
+        Ok(changed || superseded)
     }
 
     /// Reads the interfaces again and follows them; says whether anything changed in the kernel.
@@ -149,21 +201,56 @@ impl Guard {
             log::info!("{change}");
         }
         warn_of_names(&self.interfaces, &interfaces);
+        let again = interfaces == self.interfaces;
         self.interfaces = interfaces;
-        self.bring_in_line().await
+        let changes = self.bring_in_line().await?;
+        let changed = !changes.is_empty();
+        if again && self.established {
+            // No interface called for it: something was wrong, and could not be mended before.
+            self.mend(changes);
+        }
+        Ok(changed)
     }
 
-    /// Reads back what enforces and mends what somebody has changed; says whether there was anything to mend.
-    pub async fn verify(&mut self) -> Result<bool, GuardError> {
+    /// Takes nothing that was put in place for granted: [`Guard::follow`] looks at all of it next time, also if the
+    /// interfaces read as they did before.
+    pub fn distrust(&mut self) {
+        self.complete = false;
+    }
+
+    /// Reads back what enforces and mends what somebody has changed; [`Guard::take_mended`] says what that was.
+    pub async fn verify(&mut self) -> Result<(), GuardError> {
         // What has come or gone by itself is not to mend.
         self.follow().await?;
+        // What there was no time for before is not to mend either.
+        let postponed = self.postponed;
         self.ruleset_in_place = false;
         let mended = self.bring_in_line().await?;
-        self.renew_leases().await;
-        if mended {
-            log::warn!("enforcement had been changed from outside, and is mended");
+        if !postponed {
+            self.mend(mended);
         }
-        Ok(mended)
+        Ok(())
+    }
+
+    fn mend(&mut self, mended: Vec<Change>) {
+        if let Some(first) = mended.first() {
+            let rest = match mended.len() - 1 {
+                0 => String::new(),
+                rest => format!(" (and {rest} more, see `leakguard events`)"),
+            };
+            log::warn!("enforcement had been changed from outside, and is mended: {first}{rest}");
+        }
+        self.mended.extend(mended);
+    }
+
+    /// What was mended since the last call.
+    pub fn take_mended(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.mended)
+    }
+
+    /// Whether filters on the clsact qdisc enforce, whose changes netlink reports; it does not report those of links.
+    pub fn has_filters(&self) -> bool {
+        self.enforcement.tc_mode() == TcMode::Clsact
     }
 
     /// Makes the kernel do what the interfaces, as they were last read, call for: permissions first, because they
@@ -171,38 +258,85 @@ impl Guard {
     ///
     /// The second net catches what no TC program judges: it closes before programs are attached, and opens for the
     /// covered uplinks after, so that each attempt is counted and reported by a program where there is one.
-    async fn bring_in_line(&mut self) -> Result<bool, GuardError> {
+    async fn bring_in_line(&mut self) -> Result<Vec<Change>, GuardError> {
         let devices = self.devices();
+        // First of all: a tunnel that has gone down must not count as up for as long as the rest takes.
+        self.vouch()?;
+        let kept = self.enforcement.keep_pinned();
         let permitted = self.enforcement.permit(&devices)?;
-        let sockets = self
-            .enforcement
-            .enforce_sockets(&self.cgroup, self.settings)?;
+        let exempted = self.enforcement.exempt(&self.exemptions)?;
+        let sockets = self.enforce_sockets()?;
         let mut netfilter = self.update_netfilter().await;
-        let attached = self.enforcement.attach(&devices);
-        if self.presence == Presence::Stays {
+        let time = ATTACH_TIME + READ_TIME * u32::try_from(devices.len()).unwrap_or(u32::MAX);
+        let attached = self.enforcement.attach(&devices, time);
+        self.postponed = attached.postponed;
+        // The second net goes on catching for those that come next: it is told of all of them at once.
+        if self.presence == Presence::Stays && !self.postponed {
             self.leased = attached.covered;
             netfilter |= self.update_netfilter().await;
         }
-        log::debug!(
-            "brought in line; changed: permissions {}, sockets {sockets}, second net {netfilter}, TC {}",
-            permitted.changed,
-            attached.changed
-        );
-        let changed = permitted.changed || sockets || netfilter || attached.changed;
-        let failures = [permitted.failures, attached.failures].concat();
-        self.complete = failures.is_empty();
+        let mut changes = [
+            kept.changes,
+            permitted.changes,
+            exempted.changes,
+            sockets.changes,
+        ]
+        .concat();
+        if netfilter {
+            changes.push(Change::new(
+                Part::Netfilter,
+                "leakguard",
+                "the tables were not as they should be: replaced",
+            ));
+        }
+        changes.extend(attached.changes);
+        log::debug!("brought in line; changed: {changes:?}");
+        let failures = [
+            kept.failures,
+            permitted.failures,
+            sockets.failures,
+            attached.failures,
+        ]
+        .concat();
+        self.complete = failures.is_empty() && !self.postponed;
         for failure in failures {
             self.warn(failure);
         }
         if self.is_complete() {
             self.warned.clear();
         }
-        Ok(changed)
+        Ok(changes)
+    }
+
+    /// Judges local sockets. A cgroup that was removed, or a pin that cannot be made, ends nothing that is established.
+    fn enforce_sockets(&mut self) -> Result<Followed, GuardError> {
+        let enforced = self
+            .enforcement
+            .enforce_sockets(&self.cgroup, self.policy.settings);
+        if self.established {
+            return Ok(enforced.unwrap_or_else(|error| Followed {
+                failures: vec![format!("local sockets are not judged: {}", chain(&error))],
+                ..Followed::default()
+            }));
+        }
+        let enforced = enforced?;
+        if enforced.failures.is_empty() {
+            Ok(enforced)
+        } else {
+            Err(GuardError::Incomplete {
+                failures: enforced.failures,
+            })
+        }
     }
 
     /// Whether everything is in place; if not, [`Guard::follow`] tries again.
     pub fn is_complete(&self) -> bool {
         self.complete && self.ruleset_in_place
+    }
+
+    /// Whether [`Guard::follow`] has more to do than it had time for: call it again, after what is more urgent.
+    pub fn is_postponed(&self) -> bool {
+        self.postponed
     }
 
     /// The interfaces as they were last followed.
@@ -214,28 +348,37 @@ impl Guard {
     pub async fn set_role(&mut self, name: &str, role: Role) -> Result<bool, GuardError> {
         // Interfaces come and go; what was followed last may be out of date.
         self.follow().await?;
-        if !self
+        let Some(interface) = self
             .interfaces
             .values()
-            .any(|interface| interface.name == name)
-        {
+            .find(|interface| interface.name == name)
+        else {
             return Err(GuardError::NoInterface {
                 name: name.to_owned(),
             });
-        }
-        let pattern = Pattern::exact(name);
+        };
+        let kind = interface.kind.clone();
         let RolePatterns {
             tunnel,
             local,
             uplink,
         } = &mut self.patterns;
-        for patterns in [&mut *tunnel, &mut *local, &mut *uplink] {
-            patterns.retain(|known| *known != pattern);
+        for patterns in [&mut *local, &mut *uplink] {
+            patterns.retain(|known| !known.is_name(name));
+        }
+        if role != Role::Tunnel {
+            tunnel.retain(|known| !known.is_name(name));
         }
         match role {
-            Role::Tunnel => tunnel.push(pattern),
-            Role::Local => local.push(pattern),
-            Role::Uplink => uplink.push(pattern),
+            // Who permits an interface means the one that is there, not another kind that takes its name later.
+            Role::Tunnel => {
+                let pattern = Pattern::exact_of_kind(name, kind.as_deref());
+                if !tunnel.contains(&pattern) {
+                    tunnel.push(pattern);
+                }
+            }
+            Role::Local => local.push(Pattern::exact(name)),
+            Role::Uplink => uplink.push(Pattern::exact(name)),
         }
         self.follow().await
     }
@@ -314,8 +457,8 @@ impl Guard {
         })
     }
 
-    /// Says once more which uplinks have a TC program.
-    async fn renew_leases(&mut self) {
+    /// Says once more which uplinks have a TC program. Call it on an interval: what it changes is reported too.
+    pub async fn renew_leases(&mut self) {
         if !self.ruleset_in_place || self.ruleset.covered.is_empty() {
             return;
         }
@@ -337,7 +480,7 @@ impl Guard {
 pub async fn release(bpffs: &Path) -> Result<bool, GuardError> {
     let pins = Pins::at(bpffs);
     // What cannot be read is lifted all the same.
-    let elsewhere = matches!(ReadBack::open(&pins), Ok(Some(state)) if !state.here);
+    let elsewhere = kernel::enforcement::is_elsewhere(&pins).unwrap_or(false);
     let snapshot = snapshot().await?;
     let interfaces = snapshot
         .links
@@ -359,9 +502,10 @@ pub async fn release(bpffs: &Path) -> Result<bool, GuardError> {
 /// Changes one interface's role in state that no agent holds; says whether it was different before.
 pub async fn set_role(bpffs: &Path, name: &str, role: Role) -> Result<bool, GuardError> {
     let pins = Pins::at(bpffs);
-    let Some(ReadBack { settings, .. }) = ReadBack::open(&pins)? else {
+    let Some(ReadBack { settings, maps, .. }) = ReadBack::open(&pins)? else {
         return Err(GuardError::NotEnforcing);
     };
+    let exemptions = maps.exemptions()?;
     let snapshot = snapshot().await?;
     let mut interfaces = classify(&snapshot, &RolePatterns::default());
     if !interfaces.values().any(|interface| interface.name == name) {
@@ -379,7 +523,7 @@ pub async fn set_role(bpffs: &Path, name: &str, role: Role) -> Result<bool, Guar
             enforcement.role(interface.ifindex)
         };
     }
-    carry_out(&mut enforcement, &interfaces, &settings).await
+    carry_out(&mut enforcement, &interfaces, &settings, &exemptions).await
 }
 
 /// Makes the kernel do what these roles call for; says whether it was different before.
@@ -387,16 +531,17 @@ pub(crate) async fn carry_out(
     enforcement: &mut Enforcement,
     interfaces: &Interfaces,
     settings: &Settings,
+    exemptions: &Exemptions,
 ) -> Result<bool, GuardError> {
     let devices: Vec<Device> = interfaces.values().map(device).collect();
     let permitted = enforcement.permit(&devices)?;
-    let mut ruleset = ruleset(settings);
+    let mut ruleset = ruleset(settings, exemptions);
     ruleset.permitted = of_role(interfaces, |interface| interface.role != Role::Uplink);
     let netfilter = apply_netfilter(&mut ruleset).await?;
-    let attached = enforcement.attach(&devices);
+    let attached = enforcement.attach(&devices, Duration::MAX);
     let failures = [permitted.failures, attached.failures].concat();
     if failures.is_empty() {
-        Ok(permitted.changed || netfilter || attached.changed)
+        Ok(!permitted.changes.is_empty() || netfilter || !attached.changes.is_empty())
     } else {
         Err(GuardError::Incomplete { failures })
     }
@@ -434,14 +579,42 @@ fn of_role(interfaces: &Interfaces, wanted: impl Fn(&Interface) -> bool) -> BTre
         .collect()
 }
 
-/// Warns of interfaces that have come with a name that nft cannot express: the second net does not permit them.
+/// Warns of interfaces that have come with a name that nft cannot express, which the second net does not permit, or with
+/// a tunnel's name but not its kind.
 fn warn_of_names(before: &Interfaces, after: &Interfaces) {
-    for (ifindex, Interface { name, .. }) in after {
-        let known = before.get(ifindex).is_some_and(|was| was.name == *name);
-        if !known && let Err(error) = Permitted::new(*ifindex, name) {
+    for (ifindex, interface) in after {
+        let Interface { name, .. } = interface;
+        if before.get(ifindex).is_some_and(|was| was.name == *name) {
+            continue;
+        }
+        if let Err(error) = Permitted::new(*ifindex, name) {
             log::warn!("{error}");
         }
+        if let Some(warning) = passed_over(interface) {
+            log::warn!("{warning}");
+        }
     }
+}
+
+/// What to say of an interface that a tunnel's pattern names, but is of a kind that the pattern does not take.
+fn passed_over(interface: &Interface) -> Option<String> {
+    let Interface {
+        ifindex,
+        name,
+        role,
+        kind,
+        passed_over,
+        ..
+    } = interface;
+    let pattern = passed_over.as_ref()?;
+    let kind_text = kind
+        .as_ref()
+        .map_or_else(|| "no kind".to_owned(), |kind| format!("kind {kind}"));
+    Some(format!(
+        "{name} ({ifindex}) has a name of the tunnel `{pattern}`, but is of {kind_text}: it is no tunnel, and stays \
+         {role}; if it is meant, name it `{}`",
+        tunnel_of_kind(name, kind.as_deref())
+    ))
 }
 
 fn device(interface: &Interface) -> Device {
@@ -458,56 +631,6 @@ fn device(interface: &Interface) -> Device {
         role: *role,
         link: *link_layer,
     }
-}
-
-/// What the programs are told, but for the namespace.
-fn settings(config: &Config) -> Settings {
-    let mut extra_ports = [0; MAX_EXTRA_PORTS];
-    let mut extra_port_count = 0;
-    for (slot, port) in extra_ports.iter_mut().zip(config.extra_ports()) {
-        *slot = *port;
-        extra_port_count += 1;
-    }
-    Settings {
-        mode: match config.mode() {
-            Mode::Enforce => Settings::ENFORCE,
-            Mode::Observe => Settings::OBSERVE,
-        },
-        exempt: config.exempt(),
-        extra_port_count,
-        extra_ports,
-        ..Settings::default()
-    }
-}
-
-/// The second net's version of the programs' settings.
-pub fn ruleset(settings: &Settings) -> Ruleset {
-    let Settings {
-        mode,
-        exempt,
-        extra_port_count,
-        extra_ports,
-        ..
-    } = settings;
-    let action = if *mode == Settings::OBSERVE {
-        Action::Count
-    } else {
-        Action::Drop
-    };
-    let extra = usize::try_from(*extra_port_count).unwrap_or(MAX_EXTRA_PORTS);
-    Ruleset::new(
-        action,
-        blocked(*exempt),
-        extra_ports.get(..extra).unwrap_or(extra_ports),
-    )
-}
-
-/// The classes that are not exempt.
-pub fn blocked(exempt: ClassSet) -> impl Iterator<Item = Class> {
-    Class::ALL
-        .iter()
-        .copied()
-        .filter(move |class| !exempt.contains(*class))
 }
 
 /// One line per interface that came, went or changed its role.
