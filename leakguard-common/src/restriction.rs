@@ -85,14 +85,14 @@ const fn bit(icmpv6_type: u8) -> u64 {
 /// A client's DHCP: its source port takes `CAP_NET_BIND_SERVICE`, and over IPv6 it goes no further than the site.
 #[inline(always)]
 fn is_dhcp(packet: &Packet) -> bool {
-    const CLIENT_AND_SERVER: u32 = 68 << 16 | 67;
-    const CLIENT_AND_SERVER_V6: u32 = 546 << 16 | 547;
+    const CLIENT_AND_SERVER: (u16, u16) = (68, 67);
+    const CLIENT_AND_SERVER_V6: (u16, u16) = (546, 547);
 
     if packet.protocol != protocol::UDP {
         return false;
     }
     // Later fragments have no ports.
-    let ports = u32::from(packet.source_port) << 16 | u32::from(packet.destination_port);
+    let ports = (packet.source_port, packet.destination_port);
     match packet.family {
         Family::Ipv4 => ports == CLIENT_AND_SERVER,
         Family::Ipv6 => ports == CLIENT_AND_SERVER_V6 && is_dhcpv6_server(&packet.destination),
@@ -103,11 +103,11 @@ fn is_dhcp(packet: &Packet) -> bool {
 /// `ff02::1:2` (relays and servers of the link), `ff05::1:3` (servers of the site), or a link-local address.
 #[inline(always)]
 fn is_dhcpv6_server(address: &[u8; 16]) -> bool {
-    let [a, b, c, d, e, f, g, h, low @ ..] = *address;
-    let high = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-    match (high, u64::from_be_bytes(low)) {
-        (0xff02_0000_0000_0000, 0x1_0002) | (0xff05_0000_0000_0000, 0x1_0003) => true,
-        // fe80::/10
-        _ => high >> 54 == 0xfe80 >> 6,
-    }
+    const LINK: u128 = 0xff02 << 112 | 0x0001_0002;
+    const SITE: u128 = 0xff05 << 112 | 0x0001_0003;
+    /// `fe80::/10`
+    const LINK_LOCAL: u128 = 0xfe80 >> 6;
+
+    let address = u128::from_be_bytes(*address);
+    address == LINK || address == SITE || address >> 118 == LINK_LOCAL
 }

@@ -87,7 +87,7 @@ pub fn decide(
     packet: &Packet,
     hook: Hook,
     settings: &Settings,
-    facts: impl Facts,
+    facts: &impl Facts,
 ) -> Decision {
     if matches!(parsed, Err(ParseError::NotIp)) {
         return Decision::IGNORE;
@@ -105,7 +105,7 @@ pub fn decide(
         if !matches!(role, Role::Uplink) {
             return Decision::IGNORE;
         }
-        reason = objection(packet, settings, &facts);
+        reason = objection(packet, settings, facts);
         if matches!(reason, Reason::Other) {
             return Decision::IGNORE;
         }

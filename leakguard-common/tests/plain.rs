@@ -41,7 +41,7 @@ fn is_judged(bytes: &[u8], settings: &Settings, engaged: bool) -> bool {
     [Hook::CgroupSkb, Hook::Tc].into_iter().any(|hook| {
         let mut packet = Packet::UNKNOWN;
         let parsed = parse(bytes, LinkLayer::Ip, &mut packet);
-        decide(parsed, &packet, hook, settings, Uplink { engaged }).is_judged()
+        decide(parsed, &packet, hook, settings, &Uplink { engaged }).is_judged()
     })
 }
 

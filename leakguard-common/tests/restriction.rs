@@ -39,7 +39,7 @@ impl Lab {
     }
 }
 
-impl Facts for &Lab {
+impl Facts for Lab {
     fn role(&self) -> Option<Role> {
         self.role
     }

@@ -81,7 +81,7 @@ pub(crate) fn check(bytes: &[u8], link: LinkLayer) -> Result<Reading, String> {
         Reading::Nothing => false,
     };
     for hook in HOOKS {
-        let decision = decide(parsed, &packet, hook, &Settings::default(), || {
+        let decision = decide(parsed, &packet, hook, &Settings::default(), &|| {
             Some(Role::Uplink)
         });
         if must_drop && decision.verdict != Verdict::Drop {

@@ -90,8 +90,8 @@ proptest! {
         let observing = Settings { mode: Settings::OBSERVE, ..Settings::default() };
         for hook in [Hook::CgroupSkb, Hook::Tc] {
             let uplink = || Some(Role::Uplink);
-            let enforced = decide(result, &packet, hook, &Settings::default(), uplink);
-            let observed = decide(result, &packet, hook, &observing, uplink);
+            let enforced = decide(result, &packet, hook, &Settings::default(), &uplink);
+            let observed = decide(result, &packet, hook, &observing, &uplink);
             prop_assert_eq!(enforced.reason, observed.reason);
             prop_assert_eq!(enforced.verdict == Verdict::Drop, observed.verdict == Verdict::WouldDrop);
             prop_assert_eq!(enforced.is_judged(), enforced.verdict != Verdict::Pass);

@@ -145,7 +145,7 @@ fn egress<I: Identity>(skb: Skb) -> i32 {
         forwards: false,
         role: || I::is_managed(skb, settings).then(|| role(skb.ifindex())),
     };
-    let decision = decide(parsed, &packet, Hook::CgroupSkb, settings, facts);
+    let decision = decide(parsed, &packet, Hook::CgroupSkb, settings, &facts);
     if !decision.is_judged() {
         return PASS;
     }

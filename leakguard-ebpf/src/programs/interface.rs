@@ -72,7 +72,7 @@ fn judge(skb: Skb, link: LinkLayer) -> i32 {
         forwards: true,
         role: || Some(Role::Uplink),
     };
-    let decision = decide(parsed, &packet, Hook::Tc, settings, facts);
+    let decision = decide(parsed, &packet, Hook::Tc, settings, &facts);
     if !decision.is_judged() {
         return NEXT;
     }

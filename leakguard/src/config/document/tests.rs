@@ -90,7 +90,7 @@ fn every_key_is_read() {
                 "192.168.1.0/24".parse().unwrap(),
                 "fd00::1/128".parse().unwrap(),
             ]),
-            handshake_max: Some(Some(Duration::from_secs(180))),
+            handshake_max: Some(Some(Duration::from_mins(3))),
         },
     };
     assert_eq!(layer, expected);
