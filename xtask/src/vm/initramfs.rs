@@ -77,7 +77,7 @@ fn init(modules: &[String], suites: &[Suite]) -> String {
     format!(
         "#!/bin/busybox sh
 /bin/busybox --install -s /bin
-export PATH={PROGRAMS}:/bin LEAKGUARD_BIN={PROGRAMS}/leakguard RUST_BACKTRACE=1
+export PATH={PROGRAMS}:/bin LEAKGUARD_BIN={PROGRAMS}/leakguard RUST_BACKTRACE=0
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
@@ -92,7 +92,7 @@ done
 for suite in {suites}; do
     # As cargo would announce it.
     echo \"     Running $suite ({SUITES}/$suite)\"
-    {SUITES}/$suite --test-threads=1 --show-output 2>&1
+    {SUITES}/$suite --test-threads=1 --nocapture 2>&1
 done
 echo '{END}'
 poweroff -f
