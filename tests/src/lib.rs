@@ -27,7 +27,7 @@ pub use foreign::Foreign;
 pub use memory::MemoryLimit;
 pub use origin::{Origin, connect};
 pub use scene::{Scene, soaks};
-pub use status::{interface, packets};
+pub use status::{interface, packets, second_net};
 pub use storm::{KINDS, Storm, Stormed, Tally, escaped};
 pub use tun::Tun;
 pub use volley::{Transport, Volley};

@@ -1,6 +1,13 @@
-//! Reading what `leakguard status --json` says.
+//! Reading what `leakguard status --json` and nft say.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use leakguard::lab::{Netns, output_within};
 use serde_json::Value;
+
+/// How long nft may take.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// The sum of the packet counters that have all of these labels.
 pub fn packets(status: &Value, labels: &[(&str, &str)]) -> u64 {
@@ -15,4 +22,22 @@ pub fn packets(status: &Value, labels: &[(&str, &str)]) -> u64 {
 pub fn interface<'status>(status: &'status Value, name: &str) -> Option<&'status Value> {
     let mut interfaces = status["interfaces"].as_array().unwrap().iter();
     interfaces.find(|interface| interface["name"] == name)
+}
+
+/// The names of the interfaces in a set of the second net: `permitted` or `covered`.
+pub fn second_net(host: &Netns, set: &str) -> BTreeSet<String> {
+    let mut list = host.command("nft");
+    list.args(["-j", "list", "set", "inet", "leakguard", set]);
+    let output = output_within(list, LIMIT).unwrap();
+    let listing: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let sets = listing["nftables"].as_array().unwrap();
+    let elements = sets
+        .iter()
+        .find_map(|object| object["set"]["elem"].as_array());
+    let name = |element: &Value| {
+        // With a time-out, an element is an object around its value.
+        let value = element.pointer("/elem/val").unwrap_or(element);
+        value["concat"][1].as_str().unwrap().to_owned()
+    };
+    elements.into_iter().flatten().map(name).collect()
 }

@@ -37,7 +37,7 @@ pub(crate) const USUAL: u32 = 1500;
 const ORIGINS: u64 = 4;
 
 /// How long a storm may take to send what is waited for.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// How long it may make up for a pause before it is stopped.
 const CATCH_UP: Duration = Duration::from_secs(5);
@@ -196,7 +196,8 @@ impl Stormed {
 
 impl fmt::Display for Stormed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} probes in {:.1?}", self.total(), self.elapsed)?;
+        let seconds = self.elapsed.as_secs_f64();
+        write!(f, "{} probes in {seconds:.1} s", self.total())?;
         for (name, tally) in self.kinds() {
             write!(f, "; {name} {} ({}/s)", tally.sent, self.rate(tally))?;
             for ((place, error), count) in &tally.errors {

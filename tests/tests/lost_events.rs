@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use leakguard::kernel::pins::Pins;
 use leakguard::lab::{Netns, output_within, wait_until};
-use leakguard_tests::{Bench, Place, Scene, Tun, soaks};
+use leakguard_tests::{Bench, Place, Scene, Tun, second_net, soaks};
 use serde_json::Value;
 
 /// How long the machine may take to create or remove all of them, and the agent to be done with it.
@@ -71,30 +71,12 @@ fn disagreement(scene: &mut Scene, expected: &BTreeSet<String>) -> Option<String
             named(&|interface| interface["role"] != "uplink"),
         ),
     ] {
-        let held = elements(scene.bench.topology.host(), set);
+        let held = second_net(scene.bench.topology.host(), set);
         if held != wanted {
             return Some(format!("{set}: {held:?}, should be: {wanted:?}"));
         }
     }
     None
-}
-
-/// The names in a set of the second net.
-fn elements(host: &Netns, set: &str) -> BTreeSet<String> {
-    let mut list = host.command("nft");
-    list.args(["-j", "list", "set", "inet", "leakguard", set]);
-    let output = output_within(list, LIMIT).unwrap();
-    let listing: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let sets = listing["nftables"].as_array().unwrap();
-    let elements = sets
-        .iter()
-        .find_map(|object| object["set"]["elem"].as_array());
-    let name = |element: &Value| {
-        // With a time-out, an element is an object around its value.
-        let value = element.pointer("/elem/val").unwrap_or(element);
-        value["concat"][1].as_str().unwrap().to_owned()
-    };
-    elements.into_iter().flatten().map(name).collect()
 }
 
 /// Brings up a tunnel and waits until DNS goes into it; says how long that took.

@@ -6,12 +6,13 @@
     reason = "a step that fails is a test that fails, and what was counted is for people to read"
 )]
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use leakguard::lab::{Netns, address, wait_until};
-use leakguard_tests::{Bench, Place, Scene, Tun, interface, soaks};
+use leakguard::lab::{Netns, Topology, address, wait_until};
+use leakguard_tests::{Bench, Place, Scene, Tun, interface, second_net, soaks};
 
 /// How long anything that has to happen may take.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -226,16 +227,18 @@ fn a_tunnel_that_is_renamed_is_one_only_under_its_name() {
     let asker = Asker::new(&scene.bench);
     scene.begin();
     asker.await_answer();
-    let rename = |scene: &Scene, from: &str, to: &str| {
+    let rename_down = |scene: &Scene, from: &str, to: &str| {
         // Down for it: older kernels rename nothing that is up.
-        scene
-            .bench
-            .topology
-            .host()
-            .ip_batch(&format!(
-                "link set {from} down\nlink set {from} name {to}\nlink set {to} up\n"
-            ))
-            .unwrap();
+        let lines = format!("link set {from} down\nlink set {from} name {to}\n");
+        scene.bench.topology.host().ip_batch(&lines).unwrap();
+    };
+    let up = |scene: &Scene, name: &str| {
+        let host = scene.bench.topology.host();
+        host.ip(&["link", "set", name, "up"]).unwrap();
+    };
+    let rename = |scene: &Scene, from: &str, to: &str| {
+        rename_down(scene, from, to);
+        up(scene, to);
     };
     rename(&scene, Bench::TUNNEL, "away0");
     await_role(&mut scene, "away0", "uplink");
@@ -243,11 +246,14 @@ fn a_tunnel_that_is_renamed_is_one_only_under_its_name() {
     scene.storm().go_on(AFTER);
     let times = (0..10)
         .map(|_| {
+            rename_down(&scene, "away0", Bench::TUNNEL);
             let started = Instant::now();
-            rename(&scene, "away0", Bench::TUNNEL);
+            up(&scene, Bench::TUNNEL);
             asker.await_answer();
             let elapsed = started.elapsed();
             rename(&scene, Bench::TUNNEL, "away0");
+            // The agent is done with the way there before the way back is measured.
+            await_second_net(&scene, "covered", &["away0", Topology::UPLINK]);
             elapsed
         })
         .collect();
@@ -265,7 +271,10 @@ fn a_tunnel_that_is_renamed_is_one_only_under_its_name() {
     rename(&scene, "away0", Bench::TUNNEL);
     asker.await_answer();
     scene.end("the tunnel renamed and back").assert_refused();
-    assert_quick("from renaming back to an answer", times);
+    assert_quick(
+        "from `ip link set up` to an answer through a tunnel that was renamed back",
+        times,
+    );
 }
 
 #[test]
@@ -285,8 +294,9 @@ fn a_tunnel_that_is_moved_away_and_back_is_one_again() {
             assert!(asker.is_refused(), "without the tunnel");
             // What went into it before.
             tunnel.carries_dns(Duration::ZERO);
-            let started = Instant::now();
+            await_second_net(&scene, "permitted", &["lo", Topology::CONTAINER_PORT]);
             move_back(&scene, &other);
+            let started = Instant::now();
             set_up(scene.bench.topology.host());
             asker.await_passage(&mut tunnel);
             started.elapsed()
@@ -305,7 +315,10 @@ fn a_tunnel_that_is_moved_away_and_back_is_one_again() {
     scene
         .end("the tunnel moved to another namespace and back")
         .assert_refused();
-    assert_quick("from moving back to DNS in the tunnel", times);
+    assert_quick(
+        "from `ip link set up` to DNS in a tunnel that was moved back",
+        times,
+    );
 }
 
 #[test]
@@ -321,9 +334,9 @@ fn a_real_tunnel_that_is_moved_away_and_back_answers_again() {
         .map(|_| {
             move_away(&scene, &other);
             assert!(asker.is_refused(), "without the tunnel");
-            let started = Instant::now();
             move_back(&scene, &other);
             let (tunnel, host) = scene.bench.tunnel();
+            let started = Instant::now();
             tunnel.set_up(host).unwrap();
             asker.await_answer();
             started.elapsed()
@@ -333,7 +346,19 @@ fn a_real_tunnel_that_is_moved_away_and_back_answers_again() {
         .end("a WireGuard tunnel moved to another namespace and back")
         .assert_refused();
     // wireguard-go looks once in a second whether its device is up again in another namespace.
-    median("from moving back to an answer through WireGuard", times);
+    median(
+        "from `ip link set up` to an answer through a WireGuard tunnel that was moved back",
+        times,
+    );
+}
+
+/// Waits until a set of the second net holds exactly these: it is the last that the agent sees to.
+fn await_second_net(scene: &Scene, set: &str, names: &[&str]) {
+    let expected: BTreeSet<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    wait_until("the second net follows", LIMIT, || {
+        Ok(second_net(scene.bench.topology.host(), set) == expected)
+    })
+    .unwrap();
 }
 
 fn move_away(scene: &Scene, other: &Netns) {

@@ -51,7 +51,10 @@ fn control(bench: &Bench, name: &str, carriers: &[Carrier]) {
                 "control: {kind} by a {carrier:?}: {seen:?} of {sent}"
             );
         }
-        println!("control, without leakguard, by a {carrier:?} called {name}: {seen:?} seen");
+        println!(
+            "control, without leakguard, by a {} called {name}: every kind seen of {sent}",
+            carrier.kind()
+        );
         carrier.close(bench.topology.host(), name);
     }
 }
