@@ -162,7 +162,7 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
     let pins = Pins::at(bpffs);
     let Some(state) = ReadBack::open(&pins)? else {
         let others = other_versions(&pins)?;
-        return Ok(nothing(&snapshot, others));
+        return Ok(nothing(&snapshot, &others));
     };
     let mut causes = Vec::new();
     if !state.here {
@@ -172,7 +172,7 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
         );
     }
     causes.extend(state.gaps.iter().cloned());
-    causes.extend(other_versions(&pins)?.into_iter().map(of_other_version));
+    causes.extend(other_versions(&pins)?.iter().map(of_other_version));
     let cgroup = state.cgroup.as_ref().map(|attachment| attachment.cgroup_id);
     let cgroup_path = cgroup.and_then(find_cgroup);
     match cgroup {
@@ -239,21 +239,21 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
     })
 }
 
-fn of_other_version(path: String) -> String {
+fn of_other_version(path: &String) -> String {
     format!(
         "another version of leakguard has left its state in {path}, and what that enforces is not known; run that \
          version, or lift it with `leakguard release`"
     )
 }
 
-fn nothing(snapshot: &Snapshot, others: Vec<String>) -> Status {
+fn nothing(snapshot: &Snapshot, others: &[String]) -> Status {
     let interfaces = classify(snapshot, &RolePatterns::default()).into_values();
     Status {
         level: Level::None,
         causes: if others.is_empty() {
             vec!["nothing is enforced; start with `leakguard run` or `leakguard apply`".into()]
         } else {
-            others.into_iter().map(of_other_version).collect()
+            others.iter().map(of_other_version).collect()
         },
         mode: None,
         block: Vec::new(),

@@ -19,7 +19,7 @@ use leakguard::{
     lab::{Netns, output_within},
     netfilter::{self, Action, Applied, Permitted, Ruleset},
 };
-use leakguard_common::abi::{Class, Role};
+use leakguard_common::abi::{Class, Reason, Role};
 
 /// How long anything that should happen may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -453,12 +453,12 @@ impl Path {
 
 #[test]
 fn forwarded_dns_leaves_by_permitted_interfaces_only() {
-    Path::routed().check(|state| state.inet.as_ref().unwrap().counts[&Class::Dns].packets);
+    Path::routed().check(|state| state.inet.as_ref().unwrap().counts[&Reason::Dns].packets);
 }
 
 #[test]
 fn bridged_dns_leaves_by_permitted_interfaces_only() {
-    Path::bridged().check(|state| state.bridge.as_ref().unwrap().counts[&Class::Dns].packets);
+    Path::bridged().check(|state| state.bridge.as_ref().unwrap().counts[&Reason::Dns].packets);
 }
 
 #[test]

@@ -235,7 +235,6 @@ impl Watched {
             assert!(flood.rate >= 1000, "{flood:?}");
         }
         assert_eq!(self.device.seen_since(), (0, 0), "{flooded:?}");
-        eprintln!("{flooded:?}, 0 seen");
     }
 }
 

@@ -177,8 +177,8 @@ mod tests {
 
     #[test]
     fn only_the_own_tables_count_and_not_what_their_sets_hold() {
-        const DELTABLE: u16 = NFTABLES | 2;
-        const NEWSETELEM: u16 = NFTABLES | 12;
+        const DELTABLE: u16 = NFTABLES + 2;
+        const NEWSETELEM: u16 = NFTABLES + 12;
         assert!(is_of_own_table(DELTABLE, &of_table(OWN_TABLE)));
         assert!(!is_of_own_table(DELTABLE, &of_table(b"filter\0")));
         assert!(!is_of_own_table(NEWSETELEM, &of_table(OWN_TABLE)));

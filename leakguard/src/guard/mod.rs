@@ -88,6 +88,10 @@ pub enum Presence {
 }
 
 /// Protection that this process holds. Dropping it leaves the kernel side in place.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own about what is in place"
+)]
 pub struct Guard {
     enforcement: Enforcement,
     pins: Pins,

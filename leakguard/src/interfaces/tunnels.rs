@@ -9,7 +9,7 @@ use super::{Link, Snapshot};
 /// The kinds (`IFLA_INFO_KIND`) whose packets are put into others, to a peer that was configured.
 ///
 /// Not among them: what only changes the frame or the port by which a packet leaves (veth, bridge, macvlan, VLAN, bond,
-/// ifb, dummy, MACsec), overlays between many hosts (VXLAN, GENEVE), and everything without a kind, which is most
+/// ifb, dummy, `MACsec`), overlays between many hosts (VXLAN, GENEVE), and everything without a kind, which is most
 /// hardware and also L2TP's Ethernet devices. Such an interface is a tunnel only by a pattern that names its kind.
 const TUNNEL_KINDS: [&str; 16] = [
     "wireguard",

@@ -22,6 +22,10 @@ const GROUPS: [u32; 4] = [
 
 /// What has to be read again.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "four things that happen each on its own"
+)]
 pub struct Changes {
     /// A link came, went or changed. The routes over it may have changed without an event.
     pub links: bool,

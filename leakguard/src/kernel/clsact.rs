@@ -26,8 +26,10 @@ use crate::change::Part;
 const PREFIX: u32 = 0x6c67;
 const HANDLES: [u32; 2] = [handle(0), handle(1)];
 
+// One byte of the handle is the version.
+const _: () = assert!(ABI_VERSION <= 0xff);
+
 const fn handle(slot: u32) -> u32 {
-    assert!(ABI_VERSION <= 0xff, "one byte of the handle is the version");
     PREFIX << 16 | slot << 8 | ABI_VERSION
 }
 

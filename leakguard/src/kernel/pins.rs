@@ -307,7 +307,7 @@ pub(super) fn set_aside(pin: &Path) -> Result<PathBuf, KernelError> {
 
 /// The first of these names with a number that nothing has.
 fn unused(directory: &Path, name: &str) -> PathBuf {
-    (0_u32..)
+    (0..u32::MAX)
         .map(|number| directory.join(format!("{name}-{number}")))
         .find(|path| path.symlink_metadata().is_err())
         .unwrap_or_else(|| directory.join(name))

@@ -162,7 +162,7 @@ pub(super) fn first_element(map: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
     Ok(value)
 }
 
-/// Checks what a descriptor stands for: BPF_OBJ_GET_INFO_BY_FD answers for links, maps and programs, each in a layout
+/// Checks what a descriptor stands for: `BPF_OBJ_GET_INFO_BY_FD` answers for links, maps and programs, each in a layout
 /// of its own.
 fn demand_kind(object: BorrowedFd<'_>, kinds: &[&str]) -> io::Result<()> {
     let found = std::fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
