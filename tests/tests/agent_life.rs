@@ -1,7 +1,6 @@
 //! Whatever becomes of the agent, nothing gets out: under a storm of every class, counted at the ISP.
 
 #![expect(
-    clippy::print_stdout,
     clippy::unwrap_used,
     reason = "a step that fails is a test that fails, and what was counted is for people to read"
 )]

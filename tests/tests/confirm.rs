@@ -449,6 +449,42 @@ fn a_trial_that_cannot_begin_leaves_things_as_they_were() {
     assert!(!confirm_socket(&device).exists());
 }
 
+#[test]
+fn what_cannot_be_gone_back_to_is_not_put_on_trial() {
+    let mut device = Device::new();
+    let other = device.bpffs.path().join("leakguard/v0/links");
+    fs::create_dir_all(&other).unwrap();
+    let refused = apply(&device, &["--confirm", LONG]);
+    refused.refused(
+        1,
+        &[
+            "another version of leakguard has left it",
+            "without --confirm",
+        ],
+    );
+    assert!(other.exists());
+    assert!(!confirm_socket(&device).exists());
+    fs::remove_dir_all(device.bpffs.path().join("leakguard")).unwrap();
+    device.assert_untouched();
+
+    // Half a state of this version: a link is there, what it is told was never written.
+    apply(&device, &[]).ok();
+    let maps = Pins::at(device.bpffs.path()).root().join("maps");
+    let links = Pins::at(device.bpffs.path()).root().join("links");
+    for directory in [&maps, &links] {
+        for pin in fs::read_dir(directory).unwrap() {
+            let path = pin.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if name != "PACKETS" {
+                fs::remove_file(path).unwrap();
+            }
+        }
+    }
+    apply(&device, &["--confirm", LONG]).refused(1, &["it is incomplete"]);
+    assert_eq!(device.leakguard(&["release"]).ok(), "released");
+    device.assert_untouched();
+}
+
 /// A `leakguard` that is stopped by its caller's death has nothing to do with these tests; a shell that goes away does.
 #[test]
 fn it_outlives_the_shell_that_asked_for_it() {

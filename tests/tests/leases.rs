@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use leakguard::lab::{Frame, Topology, wait_until};
 use leakguard_tests::dhcp::{DhcpClient, DhcpServer, Family, LEASE, Pace, unconfigure};
 use leakguard_tests::radvd::{Radvd, icmpv6_type, resolve_neighbour};
-use leakguard_tests::{Bench, Place, Transport, isp};
+use leakguard_tests::{Bench, Place, Transport, isp, soaks};
 
 const PROBES: usize = 20;
 
@@ -18,11 +18,6 @@ const LIMIT: Duration = Duration::from_secs(30);
 const ROUTER_SOLICITATION: u8 = 133;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
-
-/// Whether the long forms were asked for: over two lease times, as long as they are.
-fn soaks() -> bool {
-    std::env::var_os("LEAKGUARD_SOAK").is_some()
-}
 
 /// A device that leakguard protects, with more arguments of `leakguard run`, whose uplink has no address.
 fn protected(arguments: &[&str]) -> Bench {

@@ -1,6 +1,7 @@
 //! Whatever becomes of the tunnel, nothing gets out beside it, and it works again at once: under a storm of every class.
 
 #![expect(
+    clippy::use_debug,
     clippy::print_stdout,
     clippy::unwrap_used,
     reason = "a step that fails is a test that fails, and what was counted is for people to read"

@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::confirm::{Saved, Trial, forget_abandoned};
 use crate::error::{Exit, chain};
 use crate::guard::{Guard, Place, Presence};
+use crate::kernel::pins::Pins;
 
 /// Runs the command.
 pub(super) fn run(args: &ApplyArgs) -> anyhow::Result<Exit> {
@@ -102,9 +103,10 @@ fn wait(
     runtime()?.block_on(async {
         let place = prepare(args, config).await?;
         forget_abandoned(control).map_err(errors::control)?;
+        Saved::check_version(&Pins::at(&place.bpffs)).map_err(errors::guard)?;
+        let trial = Trial::open(control).map_err(errors::control)?;
         let mut guard = Guard::prepare(config, &place, Presence::Leaves).map_err(errors::guard)?;
         let before = Saved::read(&guard).await.map_err(errors::guard)?;
-        let trial = Trial::open(control).map_err(errors::control)?;
         let changed = match guard.begin().await {
             Ok(changed) => changed,
             Err(error) => {

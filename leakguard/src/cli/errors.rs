@@ -11,9 +11,10 @@ pub(super) fn guard(error: GuardError) -> anyhow::Error {
         GuardError::Kernel(KernelError::Missing { .. }) => Exit::Missing,
         GuardError::NoInterface { .. } => Exit::Usage,
         GuardError::NotEnforcing | GuardError::Incomplete { .. } => Exit::NotProtected,
-        GuardError::Kernel(_) | GuardError::Interfaces(_) | GuardError::Netfilter(_) => {
-            Exit::Failed
-        }
+        GuardError::Kernel(_)
+        | GuardError::NoWayBack { .. }
+        | GuardError::Interfaces(_)
+        | GuardError::Netfilter(_) => Exit::Failed,
     };
     marked(error, exit)
 }

@@ -7,7 +7,8 @@ use leakguard_common::abi::{Role, Settings};
 use crate::guard::{Guard, GuardError, carry_out};
 use crate::interfaces::{RolePatterns, classify, snapshot};
 use crate::kernel::Exemptions;
-use crate::kernel::enforcement::ReadBack;
+use crate::kernel::enforcement::{ReadBack, other_versions};
+use crate::kernel::pins::Pins;
 use crate::status::find_cgroup;
 
 /// Everything that a change by `apply` can change, read back from the kernel.
@@ -22,15 +23,29 @@ pub struct Saved {
 }
 
 impl Saved {
+    /// Refuses what another version enforces, before anything of this version is put next to it.
+    pub fn check_version(pins: &Pins) -> Result<(), GuardError> {
+        if other_versions(pins)?.is_empty() {
+            return Ok(());
+        }
+        Err(GuardError::NoWayBack {
+            why: "another version of leakguard has left it",
+        })
+    }
+
     /// Reads what is enforced now; `None` if nothing is. Call it before [`Guard::begin`].
     pub async fn read(guard: &Guard) -> Result<Option<Self>, GuardError> {
-        let Some(state) = ReadBack::open(guard.pins())? else {
-            return Ok(None);
-        };
-        let never_enforced = state.settings == Settings::default();
-        if state.cgroup.is_none() && never_enforced {
+        if guard.is_fresh() {
             return Ok(None);
         }
+        let state = ReadBack::open(guard.pins())?;
+        let written = |state: &ReadBack| state.settings != Settings::default();
+        // To take half a state for nothing would lift what is left of it.
+        let Some(state) = state.filter(written) else {
+            return Err(GuardError::NoWayBack {
+                why: "it is incomplete",
+            });
+        };
         let links = snapshot().await?.links.into_values();
         Ok(Some(Self {
             settings: state.settings,

@@ -67,6 +67,14 @@ pub enum GuardError {
     /// Nothing is enforced that could be changed.
     #[error("nothing is enforced; start with `leakguard run` or `leakguard apply`")]
     NotEnforcing,
+    /// What is enforced cannot be read, so that there would be nothing to go back to.
+    #[error(
+        "what is enforced now cannot be gone back to, because {why}; run `leakguard apply` without --confirm"
+    )]
+    NoWayBack {
+        /// What is in the way.
+        why: &'static str,
+    },
 }
 
 /// What is protected, and where the state lives.
@@ -385,6 +393,11 @@ impl Guard {
             Role::Uplink => uplink.push(Pattern::exact(name)),
         }
         self.follow().await
+    }
+
+    /// Whether nothing was enforced when this was prepared.
+    pub fn is_fresh(&self) -> bool {
+        self.enforcement.is_fresh()
     }
 
     /// Where the state is pinned.

@@ -30,7 +30,13 @@ const PRIVILEGED_PACKAGE: &str = "leakguard-tests";
 const KERNEL_TARGETS: &[&str] = &["kernel", "verdicts"];
 
 /// Those that have a long form (`cargo xtask soak`), which `leakguard_tests::soaks` asks for.
-const SOAK_TARGETS: &[&str] = &["agent_life", "lost_events", "takeover", "tunnel_life"];
+const SOAK_TARGETS: &[&str] = &[
+    "agent_life",
+    "leases",
+    "lost_events",
+    "takeover",
+    "tunnel_life",
+];
 
 /// The variable that asks the tests for their long form.
 const SOAK_VARIABLE: &str = "LEAKGUARD_SOAK";
