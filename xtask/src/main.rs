@@ -3,6 +3,7 @@
 //! Every command does its own set-up, so that a fresh clone needs no other step. One file (or
 //! directory) per subcommand; what they share is [`process`], [`workspace`] and [`report`].
 
+mod boot;
 mod build;
 mod ci;
 mod demo;
@@ -39,6 +40,8 @@ enum Command {
     Test(test::Args),
     /// Run the kernel tier on Debian's kernels, in emulated machines.
     Vm(vm::Args),
+    /// Boot Debian with the units, in emulated machines, and look for DNS from power-on to power-off.
+    Boot(boot::Args),
     /// Formatting, clippy on the host and the BPF target, architecture rules, cargo-deny.
     Lint,
     /// What continuous integration runs: lint, then all tests.
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Vm(args) => vm::run(&args),
+        Command::Boot(args) => boot::run(&args),
         Command::Lint => lint::run(),
         Command::Ci => ci::run(),
         Command::Fuzz(args) => fuzz::run(&args),

@@ -9,7 +9,7 @@ use super::{errors, runtime};
 use crate::daemon::connect;
 use crate::daemon::protocol::{Answer, Ask};
 use crate::error::{Exit, escape_control};
-use crate::status::{self, Level, Status};
+use crate::status::{self, Status};
 
 /// Runs the command.
 pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Exit> {
@@ -32,8 +32,7 @@ pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Exit> {
     } else {
         print(&report, &mut output)?;
     }
-    let protected = report.status.level >= *min_level;
-    Ok(if protected {
+    Ok(if report.status.protects(*min_level) {
         Exit::Done
     } else {
         Exit::NotProtected
@@ -66,12 +65,7 @@ fn agent(control: &std::path::Path) -> Option<u32> {
 
 fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
     let Report { agent, status } = report;
-    let level = match status.level {
-        Level::Full => "full",
-        Level::Reduced => "reduced",
-        Level::None => "none",
-    };
-    output.line(format_args!("level      {level}"))?;
+    output.line(format_args!("level      {}", status.level.name()))?;
     for cause in &status.causes {
         output.line(format_args!("           {}", escape_control(cause)))?;
     }

@@ -6,6 +6,7 @@
 mod control;
 mod events;
 pub mod protocol;
+mod readiness;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ use crate::error::chain;
 use crate::guard::{Guard, GuardError, Interfaces, Place, Presence};
 use crate::interfaces::{Changes, WatchError, Watcher};
 use crate::kernel::requirements::check_privileges;
+use crate::status::Level;
+use readiness::{Readiness, Watchdog};
 
 /// The time between readings that nothing but routes call for, in the long run: a routing daemon changes them all the
 /// time.
@@ -82,10 +85,13 @@ pub enum Ended {
 }
 
 /// Runs the agent until it is told to end. `started` is called once everything is enforced.
+///
+/// The service manager is told that it is ready once the kernel's state is at the `wanted` level.
 pub async fn run(
     config: &Config,
     place: &Place,
     control: &Path,
+    wanted: Level,
     printer: Printer,
     started: impl FnOnce(&Guard),
 ) -> Result<Ended, DaemonError> {
@@ -105,23 +111,32 @@ pub async fn run(
     tasks.spawn(control::serve(listener, requests, feed));
     started(&guard);
 
+    let mut readiness = Readiness::new(&place.bpffs, wanted);
+    let mut watchdog = Watchdog::new();
     let mut pace = Pace::default();
     let mut verification = interval_at(Instant::now() + VERIFY_INTERVAL, VERIFY_INTERVAL);
     verification.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let released = loop {
         tokio::select! {
             changes = watcher.changed() => pace.note(changes?),
-            () = pace.due() => follow(&mut guard, &interfaces, &mut pace).await,
+            () = pace.due() => {
+                follow(&mut guard, &interfaces, &mut pace).await;
+                readiness.note();
+            }
             _ = verification.tick() => {
                 if let Err(error) = guard.verify().await {
                     log::error!("cannot verify the enforcement: {}", chain(&error));
                 }
+                readiness.note();
             }
+            () = readiness.due() => readiness.read().await,
+            () = watchdog.due() => watchdog.reset(),
             request = asked.recv() => match request {
                 Some(Request::SetRole(name, role, reply)) => {
                     let result = guard.set_role(&name, role).await;
                     interfaces.send_replace(Arc::new(guard.interfaces().clone()));
                     answer(reply, result);
+                    readiness.note();
                 }
                 Some(Request::Release(reply, told)) => break Some((reply, told)),
                 None => break None,
@@ -135,6 +150,7 @@ pub async fn run(
         }
     };
 
+    readiness::stopping();
     let ended = if released.is_some() || config.on_exit() == OnExit::Release {
         guard.release().await?;
         Ended::Released
@@ -235,10 +251,15 @@ impl Pace {
 
     /// Never, if nothing is due.
     async fn due(&self) {
-        match self.due {
-            Some(due) => sleep_until(due).await,
-            None => std::future::pending().await,
-        }
+        wait_for(self.due).await;
+    }
+}
+
+/// Waits for a moment; for ever, if there is none.
+async fn wait_for(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 
