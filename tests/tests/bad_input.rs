@@ -283,13 +283,7 @@ fn a_directory_gets_a_bpffs_of_its_own() {
 #[test]
 fn nft_that_cannot_be_run() {
     let mut device = Device::new();
-    let nft = leakguard::host::find_program("nft").unwrap();
-    let script = format!(
-        "exec unshare --mount sh -c 'mount --bind /dev/null {} && exec {} \"$@\"' sh \"$@\"",
-        nft.display(),
-        agent_binary().display()
-    );
-    let wrapper = device.script("without-nft", &script);
+    let wrapper = device.without_nft();
     let command = device.command_of(&wrapper, &["run", "--tunnel", TUNNEL]);
     let mut agent = device.await_agent(RunningAgent::spawn(command, device.directory()));
     let stderr = agent.stderr();

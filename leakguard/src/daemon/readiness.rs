@@ -127,7 +127,9 @@ pub(super) struct Watchdog {
 impl Watchdog {
     /// Takes the service manager's time-out, if it has set one.
     pub(super) fn new() -> Self {
-        let interval = sd_notify::watchdog_enabled().map(|limit| limit / 2);
+        let interval = sd_notify::watchdog_enabled()
+            .map(|limit| limit / 2)
+            .filter(|interval| !interval.is_zero());
         Self {
             interval,
             due: interval.map(|_| Instant::now()),

@@ -223,6 +223,17 @@ impl Device {
         script
     }
 
+    /// The agent's binary, in a mount namespace where nft cannot be run.
+    pub(crate) fn without_nft(&self) -> PathBuf {
+        let nft = leakguard::host::find_program("nft").unwrap();
+        let script = format!(
+            "exec unshare --mount sh -c 'mount --bind /dev/null {} && exec {} \"$@\"' sh \"$@\"",
+            nft.display(),
+            agent_binary().display()
+        );
+        self.script("without-nft", &script)
+    }
+
     /// Starts `leakguard run` for the tunnel and waits until it answers.
     pub(crate) fn agent(&self, arguments: &[&str]) -> RunningAgent {
         let arguments = [&["run", "--tunnel", TUNNEL], arguments].concat();

@@ -11,6 +11,7 @@ mod rootfs;
 use std::{fmt::Write as _, fs, process::ExitCode, time::Instant};
 
 use anyhow::{Context as _, Result};
+use clap::builder::PossibleValuesParser;
 use serde_json::Value;
 
 use self::machine::{Life, Machine, initramfs};
@@ -40,8 +41,9 @@ struct Scenario {
     leaks: [Option<bool>; 3],
 }
 
-/// Without protection, and with it: what continuous integration runs.
-const SHORT: [Scenario; 2] = [
+/// What the machine lives through: first without protection and with it, then why there are two units, and that there
+/// is a way out.
+const SCENARIOS: [Scenario; 4] = [
     Scenario {
         name: "without",
         enabled: "",
@@ -56,10 +58,6 @@ const SHORT: [Scenario; 2] = [
         protected: true,
         leaks: [Some(false); 3],
     },
-];
-
-/// Why there are two units, and that there is a way out.
-const MORE: [Scenario; 2] = [
     Scenario {
         name: "agent-only",
         enabled: "leakguard",
@@ -79,20 +77,24 @@ const MORE: [Scenario; 2] = [
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only without protection and with it.
-    #[arg(long)]
-    short: bool,
+    /// What to live through [default: everything]
+    #[arg(
+        value_name = "SCENARIO",
+        value_parser = PossibleValuesParser::new(SCENARIOS.map(|scenario| scenario.name))
+    )]
+    scenarios: Vec<String>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    Ok(tally(args.short)?.conclude())
+    let wanted = |name: &str| args.scenarios.is_empty() || args.scenarios.iter().any(|n| n == name);
+    Ok(tally(wanted)?.conclude())
 }
 
-/// Lives through all scenarios, or the short form, and counts those that went as they should.
-pub(crate) fn tally(short: bool) -> Result<Tally> {
+/// Lives through the scenarios that are wanted, and counts those that went as they should.
+pub(crate) fn tally(wanted: impl Fn(&str) -> bool) -> Result<Tally> {
     setup::ensure_all()?;
     setup::ensure_boot()?;
-    let agent = std::path::PathBuf::from("target/debug/leakguard");
+    let agent = std::path::PathBuf::from("target/release/leakguard");
     let kernel = Kernel::find(KERNEL)?;
     let image = rootfs::image(&kernel)?;
     let work_dir = Metadata::load()?.target_dir()?.join("boot");
@@ -107,13 +109,12 @@ pub(crate) fn tally(short: bool) -> Result<Tally> {
         work_dir: &work_dir,
     };
 
-    let more: &[Scenario] = if short { &[] } else { &MORE };
     let mut total = Tally::default();
     let mut table = format!(
         "  {:<16} {:>8} {:>12} {:>9} {:>15}\n",
         "", "packets", "DNS: booting", "when up", "after power-off"
     );
-    for scenario in SHORT.iter().chain(more) {
+    for scenario in SCENARIOS.iter().filter(|scenario| wanted(scenario.name)) {
         let started = Instant::now();
         say("boot", format_args!("{}: starting", scenario.name));
         let failures = match live(&machine, scenario) {
@@ -241,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_protected_machine_is_silent() {
-        let [without, protected] = SHORT;
+        let [without, protected, ..] = SCENARIOS;
         assert_eq!(judge(&protected, &life(&GOOD, [0; 3])), [""; 0]);
         assert!(!judge(&protected, &life(&GOOD, [0, 0, 1])).is_empty());
         assert!(!judge(&without, &life(&GOOD, [1; 3])).is_empty());
@@ -254,7 +255,7 @@ mod tests {
             "unit leakguard inactive",
             r#"status {"level":"none"}"#,
         ];
-        let [without, _] = SHORT;
+        let [without, ..] = SCENARIOS;
         assert_eq!(judge(&without, &life(&open, [3, 2, 1])), [""; 0]);
         assert!(!judge(&without, &life(&open, [3, 2, 0])).is_empty());
     }

@@ -28,7 +28,8 @@ if systemctl --quiet is-active leakguard; then
     done
 fi
 for unit in leakguard-early leakguard; do
-    journalctl --boot --no-pager --quiet --output=cat --unit="$unit" | while read -r line; do
+    # What the agent says of itself, without the events.
+    journalctl --boot --no-pager --quiet --output=cat --unit="$unit" --grep='^[a-z]+: ' | while read -r line; do
         say "$unit: $line"
     done
 done

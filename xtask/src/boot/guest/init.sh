@@ -13,8 +13,8 @@ for attempt in $(seq 200); do
     sleep 0.05
 done
 mount -t ext4 /dev/vda /new || poweroff -f
+chmod 644 /payload/etc/systemd/system/*
 cp -a /payload/. /new/
-chmod 644 /new/etc/systemd/system/*.service
 enable=
 for word in $(cat /proc/cmdline); do
     case $word in
