@@ -1,4 +1,5 @@
-//! What systemd is told of the agent, and what `status` says of a host where nothing is dropped.
+//! What systemd is told of the agent, what `status` says of a host where nothing is dropped, and what boot does with a
+//! bad configuration.
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
@@ -150,5 +151,34 @@ fn a_host_where_nothing_is_dropped_is_not_called_protected() {
     let agent = device.agent(&[]);
     device.leakguard(&["status"]).ok();
     drop(agent);
+    assert_eq!(device.leakguard(&["release"]).ok(), "released");
+}
+
+#[test]
+fn a_bad_configuration_at_boot_blocks_everything_and_says_so() {
+    const PROBES: usize = 20;
+
+    let mut device = Device::new();
+    assert_eq!(device.seen(PROBES), (PROBES, PROBES), "control");
+    let file = device.directory().join("leakguard.toml");
+    let apply = |device: &Device| {
+        device.leakguard(&["apply", "--config", file.to_str().unwrap(), "--fail-closed"])
+    };
+    // A word that is none, and no tunnel at all.
+    for (text, cause) in [
+        ("mod = 'enforce'", "unknown field"),
+        ("", "no tunnel is named"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let refused = apply(&device);
+        refused.refused(2, &["DNS is blocked on every interface"]);
+        assert!(refused.stderr.contains(cause), "{refused:?}");
+        assert_eq!(device.seen(PROBES), (0, 0), "{text:?}");
+        device.leakguard(&["status"]).ok();
+        assert_eq!(device.leakguard(&["release"]).ok(), "released");
+        assert_eq!(device.seen(PROBES), (PROBES, PROBES), "control");
+    }
+    std::fs::write(&file, format!("interfaces.tunnel = ['{TUNNEL}']")).unwrap();
+    assert_eq!(apply(&device).ok(), "applied");
     assert_eq!(device.leakguard(&["release"]).ok(), "released");
 }

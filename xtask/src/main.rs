@@ -42,7 +42,7 @@ enum Command {
     Vm(vm::Args),
     /// Boot Debian with the units, in emulated machines, and look for DNS from power-on to power-off.
     Boot(boot::Args),
-    /// Formatting, clippy on the host and the BPF target, architecture rules, cargo-deny.
+    /// Formatting, architecture rules, systemd units, clippy on the host and the BPF target, cargo-deny.
     Lint,
     /// What continuous integration runs: lint, then all tests.
     Ci,

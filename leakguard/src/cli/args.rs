@@ -64,6 +64,9 @@ pub struct ApplyArgs {
     /// What to enforce.
     #[command(flatten)]
     pub policy: PolicyArgs,
+    /// If the configuration cannot be used, block on every interface, and fail
+    #[arg(long)]
+    pub fail_closed: bool,
     /// Where to attach.
     #[command(flatten)]
     pub cgroup: CgroupArgs,

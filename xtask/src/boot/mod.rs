@@ -94,7 +94,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 pub(crate) fn tally(wanted: impl Fn(&str) -> bool) -> Result<Tally> {
     setup::ensure_all()?;
     setup::ensure_boot()?;
-    let agent = std::path::PathBuf::from("target/release/leakguard");
+    let agent = build::agent(true)?;
     let kernel = Kernel::find(KERNEL)?;
     let image = rootfs::image(&kernel)?;
     let work_dir = Metadata::load()?.target_dir()?.join("boot");

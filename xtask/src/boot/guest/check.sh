@@ -23,9 +23,6 @@ if systemctl --quiet is-active leakguard; then
     after=$(systemctl show --property=MainPID --value leakguard)
     say "restarted from $before to $after: $(systemctl is-active leakguard)"
     say "status $(status)"
-    for unit in leakguard leakguard-early; do
-        say "security $(systemd-analyze security --no-pager "$unit.service" | tail -n 1)"
-    done
 fi
 for unit in leakguard-early leakguard; do
     # What the agent says of itself, without the events.

@@ -32,5 +32,5 @@ while (1) {
     }
     my $header = pack('n4', 40000, 53, 8 + length $question, 0);
     ask(AF_INET, SOCK_RAW, IPPROTO_UDP, to4($isp4, 53), $header . $question);
-    select(undef, undef, undef, 0.05);
+    select(undef, undef, undef, 0.1);
 }
