@@ -316,6 +316,29 @@ fn nft_that_cannot_be_run() {
 }
 
 #[test]
+fn nft_that_is_ended_by_a_signal_has_refused_nothing() {
+    let mut device = Device::new();
+    let nft = leakguard::host::find_program("nft").unwrap();
+    let copy = device.directory().join("nft");
+    fs::copy(nft, &copy).unwrap();
+    // As when a service manager ends the agent with all its children.
+    let script = format!(
+        "[ \"$1\" = -f ] && kill -TERM $$\nexec {} \"$@\"",
+        copy.display()
+    );
+    let program = device.with_nft(&device.script("ended", &script));
+    let command = device.command_of(&program, &["run", "--tunnel", TUNNEL]);
+    let mut agent = device.await_agent(RunningAgent::spawn(command, device.directory()));
+    let stderr = agent.stderr();
+    assert!(stderr.contains("nft was ended by a signal"), "{stderr}");
+    // That would give up the table for bridged traffic for good.
+    assert!(!stderr.contains("bridged"), "{stderr}");
+    assert!(agent.signal(Signal::SIGTERM).success());
+    assert_eq!(device.leakguard(&["release"]).ok(), "released");
+    device.assert_untouched();
+}
+
+#[test]
 fn a_cgroup_that_is_removed_is_noticed() {
     let mut device = Device::new();
     let child = device.cgroup.path().join("child");

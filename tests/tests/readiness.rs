@@ -43,11 +43,14 @@ impl Manager {
     fn hear(&self, limit: Duration) -> Option<String> {
         let mut buffer = [0; 4096];
         self.socket.set_read_timeout(Some(limit)).unwrap();
-        match self.socket.recv(&mut buffer) {
-            Ok(length) => Some(String::from_utf8(buffer[..length].to_vec()).unwrap()),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
-            Err(error) => Err(error).unwrap(),
+        let received = self.socket.recv(&mut buffer);
+        if received
+            .as_ref()
+            .is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+        {
+            return None;
         }
+        Some(String::from_utf8(buffer[..received.unwrap()].to_vec()).unwrap())
     }
 
     /// Everything up to and including the first message with a word in it.

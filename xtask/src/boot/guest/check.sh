@@ -6,9 +6,9 @@ say() {
     printf '\nguest: %s\n' "$*" >/dev/console
 }
 
-# Answers also when the agent is off: a sentence for the console in case of an error.
+# The report, or the last line of what is wrong; before it there may be a warning.
 status() {
-    leakguard status --json 2>&1 | head -n 1
+    leakguard status --json 2>&1 | tail -n 1
 }
 
 say "up"
