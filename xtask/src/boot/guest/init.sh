@@ -18,7 +18,12 @@ cp -a /payload/. /new/
 enable=
 for word in $(cat /proc/cmdline); do
     case $word in
-        leakguard.enable=*) enable=$(echo "${word#*=}" | tr , ' ') ;;
+        guest.enable=*) enable=$(echo "${word#*=}" | tr , ' ') ;;
+        guest.late)
+            # As many a service is ordered, and as it happens where the network is faster.
+            mkdir -p /new/etc/systemd/system/leakguard.service.d
+            printf '[Unit]\nAfter=network-online.target\n' >/new/etc/systemd/system/leakguard.service.d/late.conf
+            ;;
     esac
 done
 # What the units say themselves about when they are started. The list of enabled units is meant to be split.
