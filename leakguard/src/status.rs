@@ -29,12 +29,34 @@ pub enum Level {
     Full,
 }
 
+impl Level {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Reduced => "reduced",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// How much is enforced, without the counters: cheap enough to ask after every change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assessment {
+    /// How much is in place.
+    pub level: Level,
+    /// `enforce` or `observe`; absent when nothing is enforced.
+    pub mode: Option<&'static str>,
+    /// What keeps the host from full protection, one sentence each.
+    pub causes: Vec<String>,
+}
+
 /// The whole report; its JSON form is a contract.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
-    /// How much is enforced.
+    /// How much is in place.
     pub level: Level,
-    /// What is missing, one sentence each; empty at level full.
+    /// What keeps the host from full protection, one sentence each: a missing part, or a mode that drops nothing.
     pub causes: Vec<String>,
     /// `enforce` or `observe`; absent when nothing is enforced.
     pub mode: Option<&'static str>,
@@ -143,6 +165,11 @@ pub struct EventCounts {
 }
 
 impl Status {
+    /// Whether the host is protected at the wanted level. Nothing is wanted at level none, so nothing is missing then.
+    pub fn protects(&self, wanted: Level) -> bool {
+        wanted == Level::None || (self.level >= wanted && self.mode != Some(OBSERVE))
+    }
+
     /// The sum of the counters with a verdict.
     pub fn total(&self, verdict: Verdict) -> u64 {
         let counted = self
@@ -164,52 +191,31 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
         let others = other_versions(&pins)?;
         return Ok(nothing(&snapshot, &others));
     };
-    let mut causes = Vec::new();
-    if !state.here {
-        causes.push(
-            "it is enforced in another network namespace, whose interfaces are not these"
-                .to_owned(),
-        );
-    }
-    causes.extend(state.gaps.iter().cloned());
-    causes.extend(other_versions(&pins)?.iter().map(of_other_version));
-    let cgroup = state.cgroup.as_ref().map(|attachment| attachment.cgroup_id);
-    let cgroup_path = cgroup.and_then(find_cgroup);
-    match cgroup {
-        None => {
-            causes.push("local sockets are not judged: no program is attached to a cgroup".into());
-        }
-        Some(_) if cgroup_path.is_none() => {
-            causes.push("local sockets are not judged: the cgroup was removed".into());
-        }
-        Some(_) => {}
-    }
-    let interfaces = interfaces(&state, &snapshot, &mut causes)?;
+    let Parts {
+        assessment: Assessment {
+            level,
+            mode,
+            causes,
+        },
+        cgroup,
+        interfaces,
+        netfilter,
+    } = examine(&pins, &state, &snapshot).await?;
     let exemptions = state.maps.exemptions()?;
-    let netfilter = netfilter(&state, &exemptions, &mut causes).await;
     let kill_switch = kill_switch(&state, &exemptions, &snapshot)?;
     let ipv6 = ipv6_policy(&state.settings).name();
     let Settings {
         netns_cookie,
         netns_inode,
-        mode,
         exempt,
         extra_port_count,
         extra_ports,
         ..
     } = state.settings;
     Ok(Status {
-        level: match (causes.is_empty(), &cgroup_path) {
-            (true, _) => Level::Full,
-            (false, Some(_)) => Level::Reduced,
-            (false, None) => Level::None,
-        },
+        level,
         causes,
-        mode: Some(if mode == Settings::OBSERVE {
-            "observe"
-        } else {
-            "enforce"
-        }),
+        mode,
         block: blocked(exempt)
             .map(leakguard_common::abi::Class::name)
             .collect(),
@@ -223,7 +229,7 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
             inode: netns_inode,
             cookie: netns_cookie,
         }),
-        cgroup: cgroup_path,
+        cgroup,
         interfaces,
         netfilter,
         packets: state
@@ -239,6 +245,80 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
     })
 }
 
+/// Reads how much the state under a bpffs directory enforces, in the same way as [`read`].
+pub async fn assess(bpffs: &Path) -> Result<Assessment, GuardError> {
+    let snapshot = snapshot().await?;
+    let pins = Pins::at(bpffs);
+    match ReadBack::open(&pins)? {
+        Some(state) => Ok(examine(&pins, &state, &snapshot).await?.assessment),
+        None => Ok(Assessment {
+            level: Level::None,
+            mode: None,
+            causes: absence(&other_versions(&pins)?),
+        }),
+    }
+}
+
+const NOTHING: &str = "nothing is enforced; start with `leakguard run` or `leakguard apply`";
+const OBSERVE: &str = "observe";
+
+/// What enforces, part by part.
+struct Parts {
+    assessment: Assessment,
+    cgroup: Option<PathBuf>,
+    interfaces: Vec<InterfaceStatus>,
+    netfilter: Netfilter,
+}
+
+/// Looks at every part of the state, and judges it.
+async fn examine(pins: &Pins, state: &ReadBack, snapshot: &Snapshot) -> Result<Parts, GuardError> {
+    let mut causes = Vec::new();
+    if !state.here {
+        causes.push(
+            "it is enforced in another network namespace, whose interfaces are not these"
+                .to_owned(),
+        );
+    }
+    causes.extend(state.gaps.iter().cloned());
+    causes.extend(other_versions(pins)?.iter().map(of_other_version));
+    let id = state.cgroup.as_ref().map(|attachment| attachment.cgroup_id);
+    let cgroup = id.and_then(find_cgroup);
+    match id {
+        None => {
+            causes.push("local sockets are not judged: no program is attached to a cgroup".into());
+        }
+        Some(_) if cgroup.is_none() => {
+            causes.push("local sockets are not judged: the cgroup was removed".into());
+        }
+        Some(_) => {}
+    }
+    let interfaces = interfaces(state, snapshot, &mut causes)?;
+    let exemptions = state.maps.exemptions()?;
+    let netfilter = netfilter(state, &exemptions, &mut causes).await;
+    let level = match (causes.is_empty(), &cgroup) {
+        (true, _) => Level::Full,
+        (false, Some(_)) => Level::Reduced,
+        (false, None) => Level::None,
+    };
+    let mode = if state.settings.mode == Settings::OBSERVE {
+        // All is in place; the host is not protected by it.
+        causes.push("nothing is dropped: the mode is observe".to_owned());
+        OBSERVE
+    } else {
+        "enforce"
+    };
+    Ok(Parts {
+        assessment: Assessment {
+            level,
+            mode: Some(mode),
+            causes,
+        },
+        cgroup,
+        interfaces,
+        netfilter,
+    })
+}
+
 fn of_other_version(path: &String) -> String {
     format!(
         "another version of leakguard has left its state in {path}, and what that enforces is not known; run that \
@@ -246,15 +326,20 @@ fn of_other_version(path: &String) -> String {
     )
 }
 
+/// Why nothing is known to be enforced.
+fn absence(others: &[String]) -> Vec<String> {
+    if others.is_empty() {
+        vec![NOTHING.to_owned()]
+    } else {
+        others.iter().map(of_other_version).collect()
+    }
+}
+
 fn nothing(snapshot: &Snapshot, others: &[String]) -> Status {
     let interfaces = classify(snapshot, &RolePatterns::default()).into_values();
     Status {
         level: Level::None,
-        causes: if others.is_empty() {
-            vec!["nothing is enforced; start with `leakguard run` or `leakguard apply`".into()]
-        } else {
-            others.iter().map(of_other_version).collect()
-        },
+        causes: absence(others),
         mode: None,
         block: Vec::new(),
         ports: Vec::new(),

@@ -283,13 +283,7 @@ fn a_directory_gets_a_bpffs_of_its_own() {
 #[test]
 fn nft_that_cannot_be_run() {
     let mut device = Device::new();
-    let nft = leakguard::host::find_program("nft").unwrap();
-    let script = format!(
-        "exec unshare --mount sh -c 'mount --bind /dev/null {} && exec {} \"$@\"' sh \"$@\"",
-        nft.display(),
-        agent_binary().display()
-    );
-    let wrapper = device.script("without-nft", &script);
+    let wrapper = device.without_nft();
     let command = device.command_of(&wrapper, &["run", "--tunnel", TUNNEL]);
     let mut agent = device.await_agent(RunningAgent::spawn(command, device.directory()));
     let stderr = agent.stderr();
@@ -317,6 +311,29 @@ fn nft_that_cannot_be_run() {
     let agent = device.agent(&[]);
     assert_eq!(device.status()["level"], "full");
     drop(agent);
+    assert_eq!(device.leakguard(&["release"]).ok(), "released");
+    device.assert_untouched();
+}
+
+#[test]
+fn nft_that_is_ended_by_a_signal_has_refused_nothing() {
+    let mut device = Device::new();
+    let nft = leakguard::host::find_program("nft").unwrap();
+    let copy = device.directory().join("nft");
+    fs::copy(nft, &copy).unwrap();
+    // As when a service manager ends the agent with all its children.
+    let script = format!(
+        "[ \"$1\" = -f ] && kill -TERM $$\nexec {} \"$@\"",
+        copy.display()
+    );
+    let program = device.with_nft(&device.script("ended", &script));
+    let command = device.command_of(&program, &["run", "--tunnel", TUNNEL]);
+    let mut agent = device.await_agent(RunningAgent::spawn(command, device.directory()));
+    let stderr = agent.stderr();
+    assert!(stderr.contains("nft was ended by a signal"), "{stderr}");
+    // That would give up the table for bridged traffic for good.
+    assert!(!stderr.contains("bridged"), "{stderr}");
+    assert!(agent.signal(Signal::SIGTERM).success());
     assert_eq!(device.leakguard(&["release"]).ok(), "released");
     device.assert_untouched();
 }

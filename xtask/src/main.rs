@@ -3,6 +3,7 @@
 //! Every command does its own set-up, so that a fresh clone needs no other step. One file (or
 //! directory) per subcommand; what they share is [`process`], [`workspace`] and [`report`].
 
+mod boot;
 mod build;
 mod ci;
 mod demo;
@@ -42,7 +43,9 @@ enum Command {
     Soak(soak::Args),
     /// Run the kernel tier on Debian's kernels, in emulated machines.
     Vm(vm::Args),
-    /// Formatting, clippy on the host and the BPF target, architecture rules, cargo-deny.
+    /// Boot Debian with the units, in emulated machines, and look for DNS from power-on to power-off.
+    Boot(boot::Args),
+    /// Formatting, architecture rules, systemd units, clippy on the host and the BPF target, cargo-deny.
     Lint,
     /// What continuous integration runs: lint, then all tests.
     Ci,
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Soak(args) => soak::run(args),
         Command::Vm(args) => vm::run(&args),
+        Command::Boot(args) => boot::run(&args),
         Command::Lint => lint::run(),
         Command::Ci => ci::run(),
         Command::Fuzz(args) => fuzz::run(&args),

@@ -15,7 +15,7 @@ use super::confirm::{command, refuse_if_pending};
 use super::output::Output;
 use super::run::{place, require_tunnel};
 use super::{errors, preflight, runtime};
-use crate::config::Config;
+use crate::config::{Config, Layer};
 use crate::confirm::{Saved, Trial, forget_abandoned};
 use crate::error::{Exit, chain};
 use crate::guard::{Guard, Place, Presence};
@@ -23,11 +23,19 @@ use crate::kernel::pins::Pins;
 
 /// Runs the command.
 pub(super) fn run(args: &ApplyArgs) -> anyhow::Result<Exit> {
-    let config = args.policy.load()?;
     refuse_if_pending(&args.control.control)?;
-    match args.confirm {
-        None => for_good(args, &config),
-        Some(limit) => on_trial(args, &config, limit),
+    match args.policy.load() {
+        Ok(config) if !args.fail_closed || config.tunnels_named() => match args.confirm {
+            None => for_good(args, &config),
+            Some(limit) => on_trial(args, &config, limit),
+        },
+        // It names no tunnel, which is refused with what could be named.
+        Ok(config) => {
+            let refusal = runtime()?.block_on(require_tunnel(&config, "apply"));
+            closed(args, refusal)
+        }
+        Err(error) if args.fail_closed => closed(args, Err(error)),
+        Err(error) => Err(error),
     }
 }
 
@@ -41,6 +49,20 @@ fn for_good(args: &ApplyArgs, config: &Config) -> anyhow::Result<Exit> {
         Output::stdout().line(outcome(changed))?;
         Ok(Exit::Done)
     })
+}
+
+/// Blocks every class on every interface, because the configuration cannot be used, and fails with the reason.
+fn closed(args: &ApplyArgs, unusable: anyhow::Result<()>) -> anyhow::Result<Exit> {
+    let config = Config::new(Layer::default())?;
+    runtime()?.block_on(async {
+        let place = place(&args.cgroup, args.bpffs.bpffs.clone())?;
+        Guard::establish(&config, &place, Presence::Leaves)
+            .await
+            .map_err(errors::guard)
+    })?;
+    unusable
+        .context("the configuration cannot be used, so DNS is blocked on every interface")
+        .map(|()| Exit::Done)
 }
 
 async fn prepare(args: &ApplyArgs, config: &Config) -> anyhow::Result<Place> {

@@ -43,6 +43,9 @@ pub struct RunArgs {
     /// What to enforce.
     #[command(flatten)]
     pub policy: PolicyArgs,
+    /// The least level at which systemd is told that the agent is ready
+    #[arg(long, value_name = "LEVEL", value_enum, default_value_t = Level::Full)]
+    pub min_level: Level,
     /// Where to attach.
     #[command(flatten)]
     pub cgroup: CgroupArgs,
@@ -67,6 +70,9 @@ pub struct ApplyArgs {
     /// What to enforce.
     #[command(flatten)]
     pub policy: PolicyArgs,
+    /// If the configuration cannot be used, block on every interface, and fail
+    #[arg(long)]
+    pub fail_closed: bool,
     /// Where to attach.
     #[command(flatten)]
     pub cgroup: CgroupArgs,
@@ -97,7 +103,8 @@ pub struct ConfirmArgs {
 /// Options of `leakguard status`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exits 0 if the host is protected, 3 if it is not at the level asked for.
+Exits 0 if the host is protected, 3 if it is not at the level asked for, or if
+observe mode drops nothing.
 
 Example:
   leakguard status --json --min-level reduced")]

@@ -21,6 +21,7 @@ use leakguard_common::abi::Role;
 pub(super) fn run(args: &RunArgs, format: LogFormat) -> anyhow::Result<Exit> {
     let RunArgs {
         policy,
+        min_level,
         cgroup,
         bpffs,
         control,
@@ -37,9 +38,16 @@ pub(super) fn run(args: &RunArgs, format: LogFormat) -> anyhow::Result<Exit> {
         require_tunnel(&config, "run").await?;
         preflight::check(&config).await?;
         let place = place(cgroup, bpffs.bpffs.clone())?;
-        let ended = daemon::run(&config, &place, &control.control, printer, announce)
-            .await
-            .map_err(errors::daemon)?;
+        let ended = daemon::run(
+            &config,
+            &place,
+            &control.control,
+            *min_level,
+            printer,
+            announce,
+        )
+        .await
+        .map_err(errors::daemon)?;
         match ended {
             Ended::Kept => log::info!(
                 "ended; enforcement stays in the kernel, `leakguard release --bpffs {}` lifts it",

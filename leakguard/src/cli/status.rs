@@ -11,7 +11,7 @@ use crate::confirm::{self, Pending};
 use crate::daemon::protocol::{Answer, Ask};
 use crate::daemon::{HealthReport, connect};
 use crate::error::{Exit, escape_control};
-use crate::status::{self, KillSwitch, Level, Status};
+use crate::status::{self, KillSwitch, Status};
 
 /// Runs the command.
 pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Exit> {
@@ -37,8 +37,7 @@ pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Exit> {
     } else {
         print(&report, &mut output)?;
     }
-    let protected = report.status.level >= *min_level;
-    Ok(if protected {
+    Ok(if report.status.protects(*min_level) {
         Exit::Done
     } else {
         Exit::NotProtected
@@ -137,12 +136,7 @@ fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
         confirmation,
         status,
     } = report;
-    let level = match status.level {
-        Level::Full => "full",
-        Level::Reduced => "reduced",
-        Level::None => "none",
-    };
-    output.line(format_args!("level      {level}"))?;
+    output.line(format_args!("level      {}", status.level.name()))?;
     for cause in &status.causes {
         output.line(format_args!("           {}", escape_control(cause)))?;
     }

@@ -82,6 +82,10 @@ fn options_that_are_not_given_set_nothing() {
 
 #[test]
 fn the_other_commands_parse() {
+    let Command::Run(args) = parse("run --tunnel wg0").unwrap().command else {
+        panic!("not run")
+    };
+    assert_eq!(args.min_level, Level::Full);
     let Command::Status(args) = parse("status --json --min-level reduced").unwrap().command else {
         panic!("not status")
     };

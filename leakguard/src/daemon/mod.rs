@@ -8,6 +8,7 @@ mod events;
 mod handshakes;
 mod health;
 pub mod protocol;
+mod readiness;
 mod tamper;
 
 use std::path::Path;
@@ -31,6 +32,8 @@ use crate::event::{Notice, NoticeKind};
 use crate::guard::{Guard, GuardError, Handshakes, Interfaces, Place, Presence, Switched};
 use crate::interfaces::{Changes, WatchError, Watcher};
 use crate::kernel::requirements::check_privileges;
+use crate::status::Level;
+use readiness::{Readiness, Watchdog};
 use tamper::{Suspicion, Tampering};
 
 /// The time between readings that nothing but routes call for, in the long run: a routing daemon changes them all the
@@ -95,10 +98,13 @@ pub enum Ended {
 }
 
 /// Runs the agent until it is told to end. `started` is called once everything is enforced.
+///
+/// The service manager is told that it is ready once the kernel's state is at the `wanted` level.
 pub async fn run(
     config: &Config,
     place: &Place,
     control: &Path,
+    wanted: Level,
     printer: Printer,
     started: impl FnOnce(&Guard),
 ) -> Result<Ended, DaemonError> {
@@ -138,6 +144,8 @@ pub async fn run(
     ));
     started(&guard);
 
+    let mut readiness = Readiness::new(&place.bpffs, wanted);
+    let mut watchdog = Watchdog::new();
     let mut pace = Pace::default();
     let mut verification = interval_at(Instant::now() + VERIFY_INTERVAL, VERIFY_INTERVAL);
     verification.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -168,7 +176,10 @@ pub async fn run(
                 suspicion.looked();
                 verify(&mut guard).await;
             }
-            () = pace.due() => follow(&mut guard, &interfaces, &mut pace).await,
+            () = pace.due() => {
+                follow(&mut guard, &interfaces, &mut pace).await;
+                readiness.note();
+            }
             Ok(()) = handshakes.changed() => {
                 let found = handshakes.borrow_and_update().clone();
                 if let Err(error) = guard.note_handshakes(found) {
@@ -187,12 +198,16 @@ pub async fn run(
             _ = verification.tick() => {
                 verify(&mut guard).await;
                 guard.renew_leases().await;
+                readiness.note();
             }
+            () = readiness.due() => readiness.read().await,
+            () = watchdog.due() => watchdog.reset(),
             request = asked.recv() => match request {
                 Some(Request::SetRole(name, role, reply)) => {
                     let result = guard.set_role(&name, role).await;
                     interfaces.send_replace(Arc::new(guard.interfaces().clone()));
                     answer(reply, result);
+                    readiness.note();
                 }
                 Some(Request::Release(reply, told)) => break Some((reply, told)),
                 #[cfg(debug_assertions)]
@@ -222,6 +237,7 @@ pub async fn run(
         }
     };
 
+    readiness::stopping();
     let ended = if released.is_some() || config.on_exit() == OnExit::Release {
         guard.release().await?;
         Ended::Released
@@ -334,10 +350,15 @@ impl Pace {
 
     /// Never, if nothing is due.
     async fn due(&self) {
-        match self.due {
-            Some(due) => sleep_until(due).await,
-            None => std::future::pending().await,
-        }
+        wait_for(self.due).await;
+    }
+}
+
+/// Waits for a moment; for ever, if there is none.
+async fn wait_for(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -98,7 +98,7 @@ impl Agent {
         })
     }
 
-    /// Waits until `leakguard status` says that the wanted level is enforced.
+    /// Waits until `leakguard status` says that every part is in place.
     pub fn await_enforcing(&mut self, limit: Duration) -> Result<(), LabError> {
         let started = Instant::now();
         let waited = wait_until("leakguard enforces", limit, || self.is_enforcing());
@@ -119,9 +119,13 @@ impl Agent {
     }
 
     /// Whether `leakguard status` says so now; an error if the agent has ended.
+    ///
+    /// The level is what counts, not the exit status: in observe mode that says that nothing is dropped.
     pub fn is_enforcing(&mut self) -> Result<bool, LabError> {
         self.daemon.check_running()?;
-        Ok(self.output(&["status", "--json"])?.status.success())
+        let output = self.output(&["status", "--json"])?;
+        let status = serde_json::from_slice(&output.stdout);
+        Ok(status.is_ok_and(|status: serde_json::Value| status["level"] == "full"))
     }
 
     /// The agent's process number.

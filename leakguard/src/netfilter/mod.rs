@@ -123,6 +123,9 @@ pub enum NetfilterError {
         /// The first line of what nft printed.
         message: String,
     },
+    /// nft was ended from outside: what it was told is done or not, as a whole.
+    #[error("nft was ended by a signal")]
+    Ended,
     /// What nft lists is not JSON.
     #[error("cannot decode what nft lists")]
     Decode {
@@ -179,6 +182,8 @@ async fn run(arguments: &[&str], input: &str) -> Result<String, NetfilterError> 
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
+        // Ctrl-C is for the agent: nft is to finish what it was told.
+        .process_group(0)
         .spawn()
         .map_err(failed)?;
     let exchange = async {
@@ -195,6 +200,9 @@ async fn run(arguments: &[&str], input: &str) -> Result<String, NetfilterError> 
         return Err(NetfilterError::TimedOut);
     };
     let output = output.map_err(failed)?;
+    if output.status.code().is_none() {
+        return Err(NetfilterError::Ended);
+    }
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
         let message = text.lines().next().unwrap_or("no message").to_owned();

@@ -223,6 +223,23 @@ impl Device {
         script
     }
 
+    /// The agent's binary, in a mount namespace where nft cannot be run.
+    pub(crate) fn without_nft(&self) -> PathBuf {
+        self.with_nft(Path::new("/dev/null"))
+    }
+
+    /// The agent's binary, in a mount namespace where another program stands for nft.
+    pub(crate) fn with_nft(&self, stand_in: &Path) -> PathBuf {
+        let nft = leakguard::host::find_program("nft").unwrap();
+        let script = format!(
+            "exec unshare --mount sh -c 'mount --bind {} {} && exec {} \"$@\"' sh \"$@\"",
+            stand_in.display(),
+            nft.display(),
+            agent_binary().display()
+        );
+        self.script("with-nft", &script)
+    }
+
     /// Starts `leakguard run` for the tunnel and waits until it answers.
     pub(crate) fn agent(&self, arguments: &[&str]) -> RunningAgent {
         let arguments = [&["run", "--tunnel", TUNNEL], arguments].concat();

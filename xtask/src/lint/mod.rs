@@ -1,8 +1,9 @@
-//! `cargo xtask lint`: formatting, architecture rules, clippy on both targets, cargo-deny; the
-//! quick ones first.
+//! `cargo xtask lint`: formatting, architecture rules, systemd units, clippy on both targets, cargo-deny;
+//! the quick ones first.
 
 mod deny;
 mod tidy;
+mod units;
 
 use std::{env::consts, process::ExitCode};
 
@@ -33,6 +34,7 @@ pub(crate) fn check() -> Result<()> {
 
     say("lint", "architecture rules");
     tidy::check(&metadata)?;
+    units::check(&metadata)?;
 
     // Leakguard's build script builds the kernel programs also for clippy.
     setup::ensure_build_tools()?;

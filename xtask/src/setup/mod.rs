@@ -47,9 +47,15 @@ pub(crate) fn ensure_all() -> Result<()> {
     ensure_tools(packages::TOOLS)
 }
 
-/// Sees to it that `cargo xtask vm` can start machines; nothing else needs this.
+/// Sees to it that emulated machines can be started.
 pub(crate) fn ensure_emulator() -> Result<()> {
     ensure_tools(packages::EMULATOR)
+}
+
+/// Sees to it that `cargo xtask boot` can make a root file system and start it.
+pub(crate) fn ensure_boot() -> Result<()> {
+    ensure_emulator()?;
+    ensure_tools(packages::BOOT)
 }
 
 fn ensure_tools(tools: &'static [Tool]) -> Result<()> {

@@ -70,6 +70,12 @@ pub(crate) const EMULATOR: &[Tool] = &[
     tool("zstd", "zstd"),
 ];
 
+/// What `cargo xtask boot` needs besides those.
+pub(crate) const BOOT: &[Tool] = &[
+    tool("mke2fs", "e2fsprogs"),
+    tool("mmdebstrap", "mmdebstrap"),
+];
+
 /// Those of `tools` that are not there.
 pub(crate) fn missing(tools: &'static [Tool]) -> Vec<&'static Tool> {
     tools.iter().filter(|tool| tool.find().is_none()).collect()
@@ -95,7 +101,7 @@ mod tests {
 
     #[test]
     fn tables_are_sorted_and_without_duplicates() {
-        for table in [TOOLS, EMULATOR] {
+        for table in [TOOLS, EMULATOR, BOOT] {
             assert!(table.is_sorted_by(|a, b| a.program < b.program));
         }
     }

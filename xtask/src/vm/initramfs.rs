@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    io::{BufWriter, Write},
+    io::BufWriter,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -21,7 +21,21 @@ const LIMIT: Duration = Duration::from_mins(2);
 /// Where the guest keeps what it runs.
 const PROGRAMS: &str = "/usr/sbin";
 const SUITES: &str = "/suites";
-const MODULES: &str = "/modules";
+/// Where a guest's modules are, by their names.
+const MODULES_DIR: &str = "/modules";
+
+/// What the tests need and Debian builds as modules; some series have a few of them built in.
+const MODULES: [&str; 9] = [
+    "bridge",
+    "cls_bpf",
+    "cls_u32",
+    "nf_tables",
+    "nft_meta_bridge",
+    "nft_objref",
+    "sch_ingress",
+    "tun",
+    "veth",
+];
 
 /// Real ones, because the tests read what they print; everything else is busybox.
 const TOOLS: [&str; 4] = ["bash", "ip", "nft", "tc"];
@@ -39,19 +53,13 @@ pub(super) struct Payload {
 /// Writes the initramfs for `kernel` to `path`.
 pub(super) fn write(path: &Path, kernel: &Kernel, payload: &Payload) -> Result<()> {
     let failed = || format!("cannot write {}", path.display());
-    let file = File::create(path).with_context(failed)?;
-    let mut tree = Tree {
-        archive: Archive::new(BufWriter::new(file)),
-        seen: BTreeSet::new(),
-        scratch: path.with_extension("stripped"),
-    };
+    let mut tree = Tree::create(path)?;
     for directory in ["/proc", "/sys", "/dev", "/run", "/tmp", "/var"] {
         tree.directory(Path::new(directory)).with_context(failed)?;
     }
-    tree.archive
-        .link(Path::new("/var/run"), Path::new("/run"))
+    tree.link(Path::new("/var/run"), Path::new("/run"))
         .with_context(failed)?;
-    tree.copy(&program("busybox")?, Path::new("/bin/busybox"))?;
+    tree.busybox()?;
     for tool in TOOLS {
         tree.program(&program(tool)?, &Path::new(PROGRAMS).join(tool))?;
     }
@@ -59,14 +67,10 @@ pub(super) fn write(path: &Path, kernel: &Kernel, payload: &Payload) -> Result<(
     for Suite { name, binary } in &payload.suites {
         tree.stripped(binary, &Path::new(SUITES).join(name))?;
     }
-    let mut order = Vec::new();
-    for file in modules::files(&kernel.modules())? {
-        order.push(modules::name(&file.to_string_lossy()).to_owned());
-        tree.module(&file)?;
-    }
+    let order = tree.modules(kernel, &MODULES)?;
     tree.file(Path::new("/init"), init(&order, &payload.suites).as_bytes())
         .with_context(failed)?;
-    tree.archive.finish().map(drop).with_context(failed)
+    tree.finish().with_context(failed)
 }
 
 /// The first process of the guest. The kernel panics when it ends, which ends the guest.
@@ -87,7 +91,7 @@ mount -t bpf bpf /sys/fs/bpf
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ip link set lo up
 for module in {modules}; do
-    insmod {MODULES}/$module.ko
+    insmod {MODULES_DIR}/$module.ko
 done
 for suite in {suites}; do
     # As cargo would announce it.
@@ -104,16 +108,51 @@ fn program(name: &str) -> Result<PathBuf> {
     find_program(name).with_context(|| format!("{name} is missing"))
 }
 
-/// An archive that knows what it has.
-struct Tree<W> {
-    archive: Archive<W>,
+/// An initramfs that knows what it has.
+pub(crate) struct Tree {
+    archive: Archive<BufWriter<File>>,
     seen: BTreeSet<PathBuf>,
     /// Where programs lose their debug information.
     scratch: PathBuf,
 }
 
-impl<W: Write> Tree<W> {
-    fn directory(&mut self, path: &Path) -> std::io::Result<()> {
+impl Tree {
+    /// Starts one at `path`.
+    pub(crate) fn create(path: &Path) -> Result<Self> {
+        let file =
+            File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Self {
+            archive: Archive::new(BufWriter::new(file)),
+            seen: BTreeSet::new(),
+            scratch: path.with_extension("stripped"),
+        })
+    }
+
+    /// Writes what makes it complete.
+    pub(crate) fn finish(self) -> std::io::Result<()> {
+        self.archive.finish().map(drop)
+    }
+
+    /// The shell and everything else that `/init` calls.
+    pub(crate) fn busybox(&mut self) -> Result<()> {
+        self.copy(&program("busybox")?, Path::new("/bin/busybox"))
+    }
+
+    /// Modules and what they need; their names in the order in which they have to be inserted.
+    pub(crate) fn modules(&mut self, kernel: &Kernel, wanted: &[&str]) -> Result<Vec<String>> {
+        let mut order = Vec::new();
+        for file in modules::files(&kernel.modules(), wanted)? {
+            order.push(modules::name(&file.to_string_lossy()).to_owned());
+            self.module(&file)?;
+        }
+        Ok(order)
+    }
+
+    fn link(&mut self, path: &Path, target: &Path) -> std::io::Result<()> {
+        self.archive.link(path, target)
+    }
+
+    pub(crate) fn directory(&mut self, path: &Path) -> std::io::Result<()> {
         if path == Path::new("/") || !self.seen.insert(path.to_owned()) {
             return Ok(());
         }
@@ -123,7 +162,7 @@ impl<W: Write> Tree<W> {
         self.archive.directory(path)
     }
 
-    fn file(&mut self, path: &Path, content: &[u8]) -> std::io::Result<()> {
+    pub(crate) fn file(&mut self, path: &Path, content: &[u8]) -> std::io::Result<()> {
         if !self.seen.insert(path.to_owned()) {
             return Ok(());
         }
@@ -149,7 +188,7 @@ impl<W: Write> Tree<W> {
     }
 
     /// A program of this build, without its debug information, which is most of it.
-    fn stripped(&mut self, from: &Path, to: &Path) -> Result<()> {
+    pub(crate) fn stripped(&mut self, from: &Path, to: &Path) -> Result<()> {
         Cmd::new("strip", LIMIT)
             .arg("--strip-debug")
             .arg("-o")
@@ -165,7 +204,7 @@ impl<W: Write> Tree<W> {
 
     fn module(&mut self, from: &Path) -> Result<()> {
         let name = modules::name(&from.to_string_lossy()).to_owned();
-        let to = Path::new(MODULES).join(format!("{name}.ko"));
+        let to = Path::new(MODULES_DIR).join(format!("{name}.ko"));
         if from.extension().is_none_or(|extension| extension != "xz") {
             return self.copy(from, &to);
         }

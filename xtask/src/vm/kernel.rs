@@ -21,14 +21,14 @@ const UNPACK_LIMIT: Duration = Duration::from_mins(2);
 
 /// An unpacked kernel package.
 #[derive(Debug)]
-pub(super) struct Kernel {
+pub(crate) struct Kernel {
     version: String,
     dir: PathBuf,
 }
 
 impl Kernel {
     /// The kernel that a series or a version stands for; downloaded unless it is there.
-    pub(super) fn find(name: &str) -> Result<Self> {
+    pub(crate) fn find(name: &str) -> Result<Self> {
         let version = resolve(name)?;
         let kernels = tools_dir()?.join("kernels");
         let dir = kernels.join(&version);
@@ -39,17 +39,17 @@ impl Kernel {
     }
 
     /// As `uname -r` says it.
-    pub(super) fn version(&self) -> &str {
+    pub(crate) fn version(&self) -> &str {
         &self.version
     }
 
     /// The uncompressed kernel, which QEMU can start without a boot loader.
-    pub(super) fn vmlinux(&self) -> PathBuf {
+    pub(crate) fn vmlinux(&self) -> PathBuf {
         self.dir.join("vmlinux")
     }
 
     /// The directory of its modules, with `modules.dep`.
-    pub(super) fn modules(&self) -> PathBuf {
+    pub(crate) fn modules(&self) -> PathBuf {
         self.dir.join("lib/modules").join(&self.version)
     }
 }

@@ -6,8 +6,8 @@
 
 mod cpio;
 mod guest;
-mod initramfs;
-mod kernel;
+pub(crate) mod initramfs;
+pub(crate) mod kernel;
 mod modules;
 mod vmlinux;
 

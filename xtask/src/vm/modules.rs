@@ -8,25 +8,12 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// What the tests need and Debian builds as modules; some series have a few of them built in.
-const WANTED: [&str; 9] = [
-    "bridge",
-    "cls_bpf",
-    "cls_u32",
-    "nf_tables",
-    "nft_meta_bridge",
-    "nft_objref",
-    "sch_ingress",
-    "tun",
-    "veth",
-];
-
 /// The files of all wanted modules in the directory of a kernel.
-pub(super) fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn files(dir: &Path, wanted: &[&str]) -> Result<Vec<PathBuf>> {
     let path = dir.join("modules.dep");
     let text =
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(in_order(&text, &WANTED)
+    Ok(in_order(&text, wanted)
         .into_iter()
         .map(|file| dir.join(file))
         .collect())
