@@ -4,19 +4,15 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::{boot, lint, test, vm};
+use crate::{lint, test, vm};
 
 /// The short form of the kernel matrix: the kernel that takes every fallback.
 const KERNELS: [&str; 1] = ["6.1"];
-
-/// The short form of the boots: without protection and with it.
-const BOOTS: [&str; 2] = ["without", "early-and-agent"];
 
 /// Lints first: they fail in seconds. The last line is the tests' `N passed, N failed`.
 pub(crate) fn run() -> Result<ExitCode> {
     lint::check()?;
     let mut total = test::tally(&test::Args::default())?;
     total += vm::tally(&KERNELS)?;
-    total += boot::tally(|scenario| BOOTS.contains(&scenario))?;
     Ok(total.conclude())
 }

@@ -86,7 +86,7 @@ impl Skb {
     #[inline(always)]
     pub(super) fn ancestor_cgroup_id(self, level: u32) -> u64 {
         // SAFETY: the helper takes the program's own context.
-        unsafe { bpf_skb_ancestor_cgroup_id(self.skb, level as i32) }
+        unsafe { bpf_skb_ancestor_cgroup_id(self.skb, level.cast_signed()) }
     }
 
     /// The socket's owner, or [`Event::NO_UID`].
