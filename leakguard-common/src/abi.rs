@@ -23,7 +23,7 @@ pub mod map {
     pub const LIVENESS: &str = "LIVENESS";
     /// `HASH` from [`super::EndpointKey`] to [`super::Endpoint`].
     pub const ENDPOINTS: &str = "ENDPOINTS";
-    /// `LPM_TRIE` of [`super::Prefix`]es.
+    /// `LPM_TRIE` of [`super::LanKey`]s.
     pub const LAN: &str = "LAN";
     /// `PERCPU_ARRAY` of `u64`, indexed by [`crate::counter::Series::index`].
     pub const PACKETS: &str = "PACKETS";
@@ -329,29 +329,69 @@ impl Liveness {
     }
 }
 
-/// Where a tunnel's own packets go; they have to, or there would be no tunnel.
+/// Where a packet goes, as a key of [`map::ENDPOINTS`] and, from its [`LanKey`] on, of [`map::LAN`].
+///
+/// One key for both: a program has 512 bytes of stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct EndpointKey {
-    /// An IPv4 address stands in the first four bytes.
-    pub address: [u8; 16],
     /// In host byte order; 0 for later fragments, which have no ports.
     pub port: u16,
     /// The IP protocol number.
     pub protocol: u8,
-    /// A [`Family`].
-    pub family: u8,
+    /// 0; keeps the rest aligned.
+    pub padding: u8,
+    /// The address.
+    pub address: LanKey,
 }
 
 impl EndpointKey {
+    /// The key of a port at an address.
+    #[inline(always)]
+    pub fn new(family: Family, address: &[u8; 16], protocol: u8, port: u16) -> Self {
+        Self {
+            port,
+            protocol,
+            padding: 0,
+            address: LanKey::new(family, address, 128),
+        }
+    }
+
     /// Where a packet goes.
     #[inline(always)]
     pub fn of(packet: &Packet) -> Self {
+        Self::new(
+            packet.family,
+            &packet.destination,
+            packet.protocol,
+            packet.destination_port,
+        )
+    }
+}
+
+/// A prefix, or an address, as a key of [`map::LAN`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct LanKey {
+    /// How many bits count, from the family's on.
+    pub length: u32,
+    /// A [`Family`] in the last byte; all of its bits are part of every prefix.
+    pub family: [u8; 4],
+    /// An IPv4 address stands in the first four bytes.
+    pub address: [u8; 16],
+}
+
+impl LanKey {
+    /// How many bits come before the address.
+    pub const FAMILY_BITS: u32 = 32;
+
+    /// The key of the first `length` bits of an address.
+    #[inline(always)]
+    pub fn new(family: Family, address: &[u8; 16], length: u32) -> Self {
         Self {
-            address: packet.destination,
-            port: packet.destination_port,
-            protocol: packet.protocol,
-            family: packet.family as u8,
+            length: Self::FAMILY_BITS + length,
+            family: [0, 0, 0, family as u8],
+            address: *address,
         }
     }
 }
@@ -381,27 +421,6 @@ impl Endpoint {
         (self.mark == 0 || self.mark == mark)
             && (self.cgroup_id == 0 || self.cgroup_id == ancestor(self.cgroup_level))
     }
-}
-
-/// An address as a key of [`map::LAN`]: a [`Family`], then the address, from its first bit on.
-///
-/// The bits of the family are part of every prefix.
-pub type Prefix = [u8; 20];
-
-/// How many bits of a [`Prefix`] come before the address.
-pub const PREFIX_FAMILY_BITS: u32 = 32;
-
-/// The key of an address.
-#[inline(always)]
-pub fn prefix(family: Family, address: &[u8; 16]) -> Prefix {
-    let mut prefix = [0; 20];
-    prefix[3] = family as u8;
-    let mut index = 0;
-    while index < 16 {
-        prefix[index + 4] = address[index];
-        index += 1;
-    }
-    prefix
 }
 
 /// How many bytes from the transport header on an event carries.
@@ -470,7 +489,8 @@ impl Event {
 const _: () = {
     assert!(size_of::<Settings>() == 72);
     assert!(size_of::<Liveness>() == 16);
-    assert!(size_of::<EndpointKey>() == 20);
+    assert!(size_of::<EndpointKey>() == 28);
+    assert!(size_of::<LanKey>() == 24);
     assert!(size_of::<Endpoint>() == 16);
     assert!(size_of::<Event>() == 32 + 24 + 12 + 48 + EVENT_BYTES + 4);
     assert!(size_of::<Event>().is_multiple_of(8));

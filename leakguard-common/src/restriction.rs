@@ -2,7 +2,7 @@
 //!
 //! Exemptions are about packets that were not found to be DNS; none of them lets DNS out.
 
-use crate::abi::{Family, Reason, Settings};
+use crate::abi::{EndpointKey, Family, Reason, Settings};
 use crate::packet::{Packet, protocol};
 use crate::verdict::Facts;
 
@@ -45,7 +45,8 @@ fn is_exempt(packet: &Packet, settings: &Settings, facts: &impl Facts) -> bool {
     if settings.exemptions & Settings::DHCP != 0 && is_dhcp(packet) && !facts.is_forwarded() {
         return true;
     }
-    facts.is_lan(packet) || facts.may_use_endpoint(packet)
+    let key = EndpointKey::of(packet);
+    facts.is_lan(&key.address) || facts.may_use_endpoint(&key)
 }
 
 /// Neighbour and router discovery (RFC 4861), and the membership reports without which a switch may withhold it

@@ -1,6 +1,6 @@
 //! The verdict: one pure function for every hook.
 
-use crate::abi::{Class, Hook, Reason, Role, Settings, Verdict};
+use crate::abi::{Class, EndpointKey, Hook, LanKey, Reason, Role, Settings, Verdict};
 use crate::packet::{Fragment, Packet, ParseError, has_ports, protocol};
 use crate::restriction::{is_restricted, objection};
 
@@ -49,10 +49,10 @@ pub trait Facts {
     fn is_forwarded(&self) -> bool;
 
     /// Whether it goes to a prefix of the LAN that is exempt.
-    fn is_lan(&self, packet: &Packet) -> bool;
+    fn is_lan(&self, destination: &LanKey) -> bool;
 
     /// Whether it goes to an endpoint of a tunnel and is the tunnel's own.
-    fn may_use_endpoint(&self, packet: &Packet) -> bool;
+    fn may_use_endpoint(&self, destination: &EndpointKey) -> bool;
 }
 
 /// A hook that knows the role alone: no kill switch, and nothing is exempt.
@@ -69,11 +69,11 @@ impl<F: Fn() -> Option<Role>> Facts for F {
         false
     }
 
-    fn is_lan(&self, _packet: &Packet) -> bool {
+    fn is_lan(&self, _destination: &LanKey) -> bool {
         false
     }
 
-    fn may_use_endpoint(&self, _packet: &Packet) -> bool {
+    fn may_use_endpoint(&self, _destination: &EndpointKey) -> bool {
         false
     }
 }

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "the length is right by construction")]
 
-use leakguard_common::abi::{Hook, MAX_EXTRA_PORTS, Role, Settings};
+use leakguard_common::abi::{EndpointKey, Hook, LanKey, MAX_EXTRA_PORTS, Role, Settings};
 use leakguard_common::packet::{LinkLayer, Packet, parse};
 use leakguard_common::plain::{IPV4_HEAD, IPV6_HEAD, is_other_ipv4, is_other_ipv6};
 use leakguard_common::verdict::{Facts, decide};
@@ -27,11 +27,11 @@ impl Facts for Uplink {
         false
     }
 
-    fn is_lan(&self, _packet: &Packet) -> bool {
+    fn is_lan(&self, _destination: &LanKey) -> bool {
         false
     }
 
-    fn may_use_endpoint(&self, _packet: &Packet) -> bool {
+    fn may_use_endpoint(&self, _destination: &EndpointKey) -> bool {
         false
     }
 }

@@ -3,10 +3,10 @@
 #![expect(clippy::panic, reason = "everything here is a test, helpers too")]
 
 use std::cell::Cell;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use leakguard_common::abi::{
-    Class, Endpoint, EndpointKey, Family, Hook, Liveness, Reason, Role, Settings, Verdict, prefix,
+    Class, Endpoint, EndpointKey, Family, Hook, LanKey, Liveness, Reason, Role, Settings, Verdict,
 };
 use leakguard_common::packet::{Fragment, Packet, ParseError, protocol};
 use leakguard_common::restriction::is_engaged;
@@ -52,15 +52,16 @@ impl Facts for Lab {
         self.forwarded
     }
 
-    fn is_lan(&self, packet: &Packet) -> bool {
-        self.lan
-            .is_some_and(|lan| bytes(lan) == (packet.family, packet.destination))
+    fn is_lan(&self, destination: &LanKey) -> bool {
+        self.lan.is_some_and(|lan| {
+            let (family, address) = bytes(lan);
+            LanKey::new(family, &address, 128) == *destination
+        })
     }
 
-    fn may_use_endpoint(&self, packet: &Packet) -> bool {
-        let key = EndpointKey::of(packet);
+    fn may_use_endpoint(&self, key: &EndpointKey) -> bool {
         self.endpoint
-            .is_some_and(|(known, endpoint)| known == key && endpoint.admits(self.mark, |_| 0))
+            .is_some_and(|(known, endpoint)| known == *key && endpoint.admits(self.mark, |_| 0))
     }
 }
 
@@ -227,12 +228,7 @@ fn what_is_not_ip_passes() {
 fn only_the_tunnel_reaches_its_endpoint() {
     let endpoint = |port, mark| {
         let (family, address) = bytes(SERVER);
-        let key = EndpointKey {
-            address,
-            port,
-            protocol: protocol::UDP,
-            family: family as u8,
-        };
+        let key = EndpointKey::new(family, &address, protocol::UDP, port);
         let admitted = Endpoint {
             mark,
             ..Endpoint::default()
@@ -392,12 +388,7 @@ fn no_exemption_lets_dns_out() {
         let number = if udp { protocol::UDP } else { protocol::TCP };
         let question = packet(SERVER, number, (40_000, port));
         let (family, address) = bytes(SERVER);
-        let key = EndpointKey {
-            address,
-            port,
-            protocol: number,
-            family: family as u8,
-        };
+        let key = EndpointKey::new(family, &address, number, port);
         let admitted = Endpoint {
             mark: MARK,
             ..Endpoint::default()
@@ -446,10 +437,9 @@ fn ipv6_alone_can_be_kept_off_uplinks() {
 #[test]
 fn keys_of_the_two_versions_never_meet() {
     let (family, address) = bytes(SERVER);
-    let v4 = prefix(family, &address);
-    let v6 = prefix(Family::Ipv6, &address);
-    assert_ne!(v4, v6);
-    assert_eq!(v4[4..8], [203, 0, 113, 5]);
-    let any = IpAddr::from(Ipv6Addr::UNSPECIFIED);
-    assert_eq!(prefix(Family::Ipv6, &bytes(any).1)[4..], [0; 16]);
+    let v4 = LanKey::new(family, &address, 32);
+    let v6 = LanKey::new(Family::Ipv6, &address, 32);
+    assert_ne!(v4.family, v6.family);
+    assert_eq!(v4.address[..4], [203, 0, 113, 5]);
+    assert_eq!(v4.length, 64);
 }

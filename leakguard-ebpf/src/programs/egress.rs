@@ -8,14 +8,14 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
-use leakguard_common::abi::{Hook, LOOPBACK_IFINDEX, Role, SOCKET_HEAD, Settings, Verdict};
+use leakguard_common::abi::{Event, Hook, LOOPBACK_IFINDEX, Role, SOCKET_HEAD, Settings, Verdict};
 use leakguard_common::counter::Series;
 use leakguard_common::packet::{LinkLayer, Packet, parse, protocol};
 use leakguard_common::verdict::decide;
 
 use super::context::Skb;
 use super::counters::count_packets;
-use super::events::{Sender, report};
+use super::events::report;
 use super::facts::{HookFacts, is_engaged};
 use super::maps::{LOCALS, SETTINGS, TUNNELS};
 
@@ -48,7 +48,8 @@ trait Identity {
     /// Whether the sending socket lives in the managed namespace; true when in doubt.
     fn is_managed(skb: Skb, settings: &Settings) -> bool;
 
-    fn sender(packet: &Packet, settings: &Settings) -> Sender;
+    /// Writes what it knows of the sender into an event.
+    fn sign(packet: &Packet, settings: &Settings, event: &mut Event);
 }
 
 struct ByCookie;
@@ -62,22 +63,15 @@ impl Identity for ByCookie {
     }
 
     #[inline(always)]
-    fn sender(packet: &Packet, settings: &Settings) -> Sender {
-        let mut sender = Sender {
-            netns_cookie: settings.netns_cookie,
-            ..Sender::UNKNOWN
-        };
+    fn sign(packet: &Packet, settings: &Settings, event: &mut Event) {
+        event.netns_cookie = settings.netns_cookie;
         // TCP also sends from softirq, on whichever task's CPU that happens to be.
         if packet.protocol != protocol::TCP {
             // SAFETY: no arguments.
-            sender.pid = unsafe { bpf_get_current_pid_tgid() >> 32 } as u32;
-            // SAFETY: the buffer is 16 writable bytes.
-            let result = unsafe { bpf_get_current_comm(sender.comm.as_mut_ptr().cast(), 16) };
-            if result != 0 {
-                sender.comm = [0; 16];
-            }
+            event.pid = unsafe { bpf_get_current_pid_tgid() >> 32 } as u32;
+            // SAFETY: the buffer is 16 writable bytes, which the helper fills, or clears if it fails.
+            unsafe { bpf_get_current_comm(event.comm.as_mut_ptr().cast(), 16) };
         }
-        sender
     }
 }
 
@@ -120,11 +114,8 @@ impl Identity for ByInode {
     }
 
     #[inline(always)]
-    fn sender(_packet: &Packet, settings: &Settings) -> Sender {
-        Sender {
-            netns_cookie: settings.netns_cookie,
-            ..Sender::UNKNOWN
-        }
+    fn sign(_packet: &Packet, settings: &Settings, event: &mut Event) {
+        event.netns_cookie = settings.netns_cookie;
     }
 }
 
@@ -156,13 +147,9 @@ fn egress<I: Identity>(skb: Skb) -> i32 {
     if matches!(decision.verdict, Verdict::Pass) {
         return PASS;
     }
-    report(
-        skb,
-        Hook::CgroupSkb,
-        &decision,
-        &packet,
-        &I::sender(&packet, settings),
-    );
+    report(skb, Hook::CgroupSkb, &decision, &packet, |event| {
+        I::sign(&packet, settings, event)
+    });
     if matches!(decision.verdict, Verdict::Drop) {
         DROP
     } else {

@@ -9,25 +9,18 @@ use super::context::Skb;
 use super::counters::count_event;
 use super::maps::EVENTS;
 
-/// What a hook knows of the sender beyond the packet.
-#[derive(Clone, Copy)]
-pub(super) struct Sender {
-    pub(super) netns_cookie: u64,
-    pub(super) pid: u32,
-    pub(super) comm: [u8; 16],
-}
-
-impl Sender {
-    pub(super) const UNKNOWN: Self = Self {
-        netns_cookie: 0,
-        pid: 0,
-        comm: [0; 16],
-    };
-}
-
 /// Writes an event, or counts that it was lost.
+///
+/// `sign` writes into the record what the hook knows of the sender: namespace, process, command. By way of the stack, it
+/// would take room that a program does not have.
 #[inline(always)]
-pub(super) fn report(skb: Skb, hook: Hook, decision: &Decision, packet: &Packet, sender: &Sender) {
+pub(super) fn report(
+    skb: Skb,
+    hook: Hook,
+    decision: &Decision,
+    packet: &Packet,
+    sign: impl FnOnce(&mut Event),
+) {
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         count_event(Outcome::Lost);
         return;
@@ -36,14 +29,14 @@ pub(super) fn report(skb: Skb, hook: Hook, decision: &Decision, packet: &Packet,
     let socket_cookie = skb.socket_cookie();
     // SAFETY: `event` points to a reserved record of this type, which nobody else sees before it is submitted.
     unsafe {
-        (*event).netns_cookie = sender.netns_cookie;
+        (*event).netns_cookie = 0;
         (*event).socket_cookie = socket_cookie;
         (*event).cgroup_id = skb.cgroup_id();
         (*event).ifindex = skb.ifindex();
         (*event).ingress_ifindex = skb.ingress_ifindex();
         (*event).length = skb.len();
         (*event).segments = skb.segments();
-        (*event).pid = sender.pid;
+        (*event).pid = 0;
         (*event).uid = skb.uid(socket_cookie != 0);
         (*event).source_port = packet.source_port;
         (*event).destination_port = packet.destination_port;
@@ -53,7 +46,8 @@ pub(super) fn report(skb: Skb, hook: Hook, decision: &Decision, packet: &Packet,
         (*event).reason = decision.reason as u8;
         (*event).hook = hook as u8;
         (*event).role = decision.role as u8;
-        (*event).comm = sender.comm;
+        (*event).comm = [0; 16];
+        sign(&mut *event);
         (*event).source = packet.source;
         (*event).destination = packet.destination;
         // The place of the time is free until the time is taken.

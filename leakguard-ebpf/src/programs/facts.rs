@@ -1,14 +1,15 @@
 //! What the verdict asks for besides the packet: both hooks look it up in the same tables.
 
+use core::ptr;
+
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::maps::lpm_trie::Key;
-use leakguard_common::abi::{EndpointKey, PREFIX_FAMILY_BITS, Role, Settings, prefix};
-use leakguard_common::packet::Packet;
+use leakguard_common::abi::{EndpointKey, LanKey, Role, Settings};
 use leakguard_common::restriction;
 use leakguard_common::verdict::Facts;
 
 use super::context::Skb;
-use super::maps::{ENDPOINTS, LAN, LIVENESS, TUNNELS};
+use super::maps::{ENDPOINTS, LAN, LIVENESS, Prefix, TUNNELS};
 
 /// Whether the kill switch is engaged now.
 #[inline(always)]
@@ -48,32 +49,18 @@ impl<R: Fn() -> Option<Role>> Facts for HookFacts<R> {
     }
 
     #[inline(always)]
-    fn is_lan(&self, packet: &Packet) -> bool {
-        is_lan(packet)
+    fn is_lan(&self, destination: &LanKey) -> bool {
+        // SAFETY: the same bytes: a length of 32 bits, then the data that it counts (`struct bpf_lpm_trie_key`).
+        let key = unsafe { &*ptr::from_ref(destination).cast::<Key<Prefix>>() };
+        LAN.get(key).is_some()
     }
 
     #[inline(always)]
-    fn may_use_endpoint(&self, packet: &Packet) -> bool {
-        may_use_endpoint(self.skb, packet)
+    fn may_use_endpoint(&self, destination: &EndpointKey) -> bool {
+        // SAFETY: an entry that is replaced meanwhile admits whoever the old or the new one admits.
+        let Some(endpoint) = (unsafe { ENDPOINTS.get(destination) }) else {
+            return false;
+        };
+        endpoint.admits(self.skb.mark(), |level| self.skb.ancestor_cgroup_id(level))
     }
-}
-
-// These two are calls of their own: inlined, their keys would stand on the program's stack beside all the rest, and
-// that is 512 bytes.
-
-#[inline(never)]
-fn is_lan(packet: &Packet) -> bool {
-    const WHOLE: u32 = PREFIX_FAMILY_BITS + 128;
-
-    let address = prefix(packet.family, &packet.destination);
-    LAN.get(Key::new(WHOLE, address)).is_some()
-}
-
-#[inline(never)]
-fn may_use_endpoint(skb: Skb, packet: &Packet) -> bool {
-    // SAFETY: an entry that is replaced meanwhile admits whoever the old or the new one admits.
-    let Some(endpoint) = (unsafe { ENDPOINTS.get(EndpointKey::of(packet)) }) else {
-        return false;
-    };
-    endpoint.admits(skb.mark(), |level| skb.ancestor_cgroup_id(level))
 }

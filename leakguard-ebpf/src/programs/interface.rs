@@ -12,7 +12,7 @@ use leakguard_common::verdict::decide;
 
 use super::context::Skb;
 use super::counters::count_packets;
-use super::events::{Sender, report};
+use super::events::report;
 use super::facts::{HookFacts, is_engaged};
 use super::maps::SETTINGS;
 
@@ -80,7 +80,7 @@ fn judge(skb: Skb, link: LinkLayer) -> i32 {
         &Series::new(Hook::Tc, &decision, &packet),
         u64::from(skb.segments()),
     );
-    report(skb, Hook::Tc, &decision, &packet, &Sender::UNKNOWN);
+    report(skb, Hook::Tc, &decision, &packet, |_| {});
     if matches!(decision.verdict, Verdict::Drop) {
         DROP
     } else {

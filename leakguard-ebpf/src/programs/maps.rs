@@ -4,7 +4,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, LpmTrie, PerCpuArray, RingBuf};
 use leakguard_common::abi::{
     EVENT_RING_BYTES, Endpoint, EndpointKey, Liveness, MAX_ENDPOINTS, MAX_INTERFACES, MAX_LAN,
-    Prefix, Settings,
+    Settings,
 };
 use leakguard_common::counter::SERIES;
 
@@ -30,6 +30,9 @@ pub(super) static LIVENESS: Array<Liveness> = Array::with_max_entries(1, 0);
 #[map]
 pub(super) static ENDPOINTS: HashMap<EndpointKey, Endpoint> =
     HashMap::with_max_entries(2 * MAX_ENDPOINTS, 0);
+
+/// What follows the length in a `LanKey`.
+pub(super) type Prefix = [u8; 20];
 
 /// Prefixes that an engaged kill switch lets out. The value says nothing.
 #[map]

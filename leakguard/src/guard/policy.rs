@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use leakguard_common::abi::{
-    Class, ClassSet, Endpoint as Admission, EndpointKey, Family, MAX_EXTRA_PORTS,
-    PREFIX_FAMILY_BITS, Prefix, Reason, Settings, prefix,
+    Class, ClassSet, Endpoint as Admission, EndpointKey, Family, LanKey, MAX_EXTRA_PORTS, Reason,
+    Settings,
 };
 
 use crate::config::{Config, Endpoint, Ipv6Policy, KillSwitch, KillSwitchMode, Mode};
@@ -21,7 +21,7 @@ pub(super) struct Policy {
     /// All but the namespace.
     pub(super) settings: Settings,
     endpoints: Vec<Endpoint>,
-    lan: BTreeSet<(u32, Prefix)>,
+    lan: BTreeSet<LanKey>,
 }
 
 impl Policy {
@@ -88,25 +88,23 @@ fn admission(endpoint: &Endpoint, cgroup_root: Option<&Path>) -> Option<Admissio
 
 fn endpoint_key(endpoint: &Endpoint) -> EndpointKey {
     let (family, address) = key_address(endpoint.address);
-    EndpointKey {
-        address,
-        port: endpoint.port,
-        protocol: endpoint.protocol.number(),
-        family: family as u8,
-    }
+    EndpointKey::new(family, &address, endpoint.protocol.number(), endpoint.port)
 }
 
-fn lan_key(net: &IpNet) -> (u32, Prefix) {
+fn lan_key(net: &IpNet) -> LanKey {
     let (family, address) = key_address(net.addr());
-    let length = PREFIX_FAMILY_BITS + u32::from(net.prefix_len());
-    (length, prefix(family, &address))
+    LanKey::new(family, &address, net.prefix_len().into())
 }
 
 /// The prefix of a key that [`lan_key`] made.
-pub fn lan_prefix((length, key): (u32, Prefix)) -> Option<IpNet> {
-    let length = u8::try_from(length.checked_sub(PREFIX_FAMILY_BITS)?).ok()?;
-    let address: [u8; 16] = *key.last_chunk()?;
-    let address = match Family::from_wire(key[3])? {
+pub fn lan_prefix(key: LanKey) -> Option<IpNet> {
+    let LanKey {
+        length,
+        family: [.., family],
+        address,
+    } = key;
+    let length = u8::try_from(length.checked_sub(LanKey::FAMILY_BITS)?).ok()?;
+    let address = match Family::from_wire(family)? {
         Family::Ipv4 => IpAddr::from(Ipv4Addr::from(*address.first_chunk()?)),
         Family::Ipv6 => IpAddr::from(Ipv6Addr::from(address)),
         Family::Unknown => return None,
@@ -257,7 +255,14 @@ mod tests {
             let net: IpNet = text.parse().unwrap();
             assert_eq!(lan_prefix(lan_key(&net)), Some(net));
         }
-        assert_eq!(lan_prefix((0, [0; 20])), None);
+        assert_eq!(
+            lan_prefix(LanKey {
+                length: 0,
+                family: [0; 4],
+                address: [0; 16]
+            }),
+            None
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{HashMap, LpmTrie, MapData, MapError};
-use leakguard_common::abi::{Endpoint, EndpointKey, Prefix, map};
+use leakguard_common::abi::{Endpoint, EndpointKey, LanKey, map};
 
 use super::KernelError;
 
@@ -13,9 +13,12 @@ use super::KernelError;
 pub struct Exemptions {
     /// Endpoints of tunnels, and who may send there.
     pub endpoints: BTreeMap<EndpointKey, Endpoint>,
-    /// Prefixes of the LAN, with their lengths in bits.
-    pub lan: BTreeSet<(u32, Prefix)>,
+    /// Prefixes of the LAN.
+    pub lan: BTreeSet<LanKey>,
 }
+
+/// What follows the length in a [`LanKey`].
+pub(super) type Prefix = [u8; 20];
 
 /// The two tables.
 pub(super) struct ExemptionTables {
@@ -35,8 +38,8 @@ impl ExemptionTables {
                 gone(self.endpoints.remove(key)).map_err(of(map::ENDPOINTS))?;
             }
         }
-        for (length, prefix) in present.lan.difference(&wanted.lan) {
-            gone(self.lan.remove(&Key::new(*length, *prefix))).map_err(of(map::LAN))?;
+        for prefix in present.lan.difference(&wanted.lan) {
+            gone(self.lan.remove(&trie_key(prefix))).map_err(of(map::LAN))?;
         }
         for (key, endpoint) in &wanted.endpoints {
             if present.endpoints.get(key) != Some(endpoint) {
@@ -45,9 +48,9 @@ impl ExemptionTables {
                     .map_err(of(map::ENDPOINTS))?;
             }
         }
-        for (length, prefix) in wanted.lan.difference(&present.lan) {
+        for prefix in wanted.lan.difference(&present.lan) {
             self.lan
-                .insert(&Key::new(*length, *prefix), 0, 0)
+                .insert(&trie_key(prefix), 0, 0)
                 .map_err(of(map::LAN))?;
         }
         Ok(true)
@@ -64,10 +67,34 @@ impl ExemptionTables {
             lan: self
                 .lan
                 .keys()
-                .map(|key| key.map(|key| (key.prefix_len(), key.data())))
+                .map(|key| key.map(|key| lan_key(&key)))
                 .collect::<Result<_, _>>()
                 .map_err(of(map::LAN))?,
         })
+    }
+}
+
+fn trie_key(prefix: &LanKey) -> Key<Prefix> {
+    let LanKey {
+        length,
+        family,
+        address,
+    } = prefix;
+    let mut data = [0; 20];
+    data[..4].copy_from_slice(family);
+    data[4..].copy_from_slice(address);
+    Key::new(*length, data)
+}
+
+fn lan_key(key: &Key<Prefix>) -> LanKey {
+    let data = key.data();
+    let (mut family, mut address) = ([0; 4], [0; 16]);
+    family.copy_from_slice(&data[..4]);
+    address.copy_from_slice(&data[4..]);
+    LanKey {
+        length: key.prefix_len(),
+        family,
+        address,
     }
 }
 

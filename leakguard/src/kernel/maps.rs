@@ -7,8 +7,8 @@ use aya::maps::{
     Array, DevMapHash, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf,
 };
 use leakguard_common::abi::{
-    EVENT_RING_BYTES, Endpoint, EndpointKey, Liveness, MAX_ENDPOINTS, MAX_INTERFACES, MAX_LAN,
-    Outcome, Prefix, Role, Settings, map,
+    EVENT_RING_BYTES, Endpoint, EndpointKey, LanKey, Liveness, MAX_ENDPOINTS, MAX_INTERFACES,
+    MAX_LAN, Outcome, Role, Settings, map,
 };
 use leakguard_common::counter::{SERIES, Series};
 
@@ -38,13 +38,7 @@ const LAYOUTS: [Layout; 9] = [
         size_of::<Endpoint>(),
         2 * MAX_ENDPOINTS,
     ),
-    layout(
-        map::LAN,
-        MapType::LpmTrie,
-        size_of::<u32>() + size_of::<Prefix>(),
-        4,
-        MAX_LAN,
-    ),
+    layout(map::LAN, MapType::LpmTrie, size_of::<LanKey>(), 4, MAX_LAN),
     layout(map::PACKETS, MapType::PerCpuArray, 4, 8, SERIES),
     layout(map::OUTCOMES, MapType::PerCpuArray, 4, 8, 2),
     layout(map::EVENTS, MapType::RingBuf, 0, 0, EVENT_RING_BYTES),

@@ -96,7 +96,7 @@ done
 for suite in {suites}; do
     # As cargo would announce it.
     echo \"     Running $suite ({SUITES}/$suite)\"
-    {SUITES}/$suite --test-threads=1 --nocapture 2>&1
+    {SUITES}/$suite --test-threads=1 --show-output 2>&1
 done
 echo '{END}'
 poweroff -f
