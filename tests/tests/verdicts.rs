@@ -16,8 +16,8 @@ use leakguard::kernel::{Enforcement, KernelError};
 use leakguard::lab::{Bpffs, Cgroup, Netns};
 use leakguard_common::abi::{Class, ClassSet, Settings};
 
-/// A tenth of the kernel's limit of 1,000,000, also with the log lines of a debug build.
-const MOST_INSTRUCTIONS: u32 = 100_000;
+/// A fifth of the kernel's limit of 1,000,000, also with the log lines of a debug build.
+const MOST_INSTRUCTIONS: u32 = 200_000;
 
 const TC_NEXT: i32 = -1;
 const TC_DROP: i32 = 2;

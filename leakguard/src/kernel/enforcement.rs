@@ -419,12 +419,14 @@ impl Enforcement {
             .filter(|device| device.role == Role::Uplink)
             .map(|device| (device, programs.tc(device.link)))
             .collect();
+        let (links, filters) = match self.tc_mode {
+            TcMode::Tcx => (uplinks, Vec::new()),
+            TcMode::Clsact => (Vec::new(), uplinks),
+        };
         self.links
-            .replace_all(&programs.cgroup, &uplinks, &mut followed);
-        if self.tc_mode == TcMode::Clsact {
-            for (device, program) in uplinks {
-                followed.note(&device.name, clsact::replace(device.ifindex, program));
-            }
+            .replace_all(&programs.cgroup, &links, &mut followed);
+        for (device, program) in filters {
+            followed.note(&device.name, clsact::replace(device.ifindex, program));
         }
         self.programs = programs;
         self.object = object;
