@@ -139,7 +139,7 @@ fn what_was_enforced_before_comes_back() {
     let before = (settings(&device), second_net(&device), roles(&device));
 
     // Everything at once: mode, classes, ports, tunnels.
-    let uplink = Topology::UPLINK;
+    let uplink = format!("veth:{}", Topology::UPLINK);
     let changed = apply(
         &device,
         &[
@@ -148,7 +148,7 @@ fn what_was_enforced_before_comes_back() {
             "--block",
             "dns",
             "--tunnel",
-            uplink,
+            &uplink,
             "--confirm",
             "3s",
         ],
@@ -196,14 +196,9 @@ fn an_interface_that_took_over_a_number_meanwhile_is_not_permitted_again() {
     let mut device = Device::new();
     device
         .host()
-        .ip_batch("tuntap add tun7 index 77 mode tun\nlink set tun7 up\n")
-        .or_else(|_| {
-            device
-                .host()
-                .ip_batch("link add tun7 index 77 type bridge\nlink set tun7 up\n")
-        })
+        .ip_batch("link add tun7 index 77 type bridge\nlink set tun7 up\n")
         .unwrap();
-    apply(&device, &["--tunnel", "tun7"]).ok();
+    apply(&device, &["--tunnel", "bridge:tun7"]).ok();
     let role = |device: &Device, name: &str| {
         let found = roles(device).into_iter().find(|found| found.0 == name);
         found.unwrap().1
