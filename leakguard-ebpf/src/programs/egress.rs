@@ -148,7 +148,7 @@ fn egress<I: Identity>(skb: Skb) -> i32 {
         return PASS;
     }
     report(skb, Hook::CgroupSkb, &decision, &packet, |event| {
-        I::sign(&packet, settings, event)
+        I::sign(&packet, settings, event);
     });
     if matches!(decision.verdict, Verdict::Drop) {
         DROP
