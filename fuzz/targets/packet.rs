@@ -2,6 +2,8 @@
 
 #![no_main]
 
+#[path = "../../leakguard-common/tests/facts/mod.rs"]
+mod facts;
 #[path = "../../leakguard-common/tests/differential/oracle.rs"]
 mod oracle;
 

@@ -55,29 +55,6 @@ pub trait Facts {
     fn may_use_endpoint(&self, destination: &EndpointKey) -> bool;
 }
 
-/// A hook that knows the role alone: no kill switch, and nothing is exempt.
-impl<F: Fn() -> Option<Role>> Facts for F {
-    fn role(&self) -> Option<Role> {
-        self()
-    }
-
-    fn is_engaged(&self) -> bool {
-        false
-    }
-
-    fn is_forwarded(&self) -> bool {
-        false
-    }
-
-    fn is_lan(&self, _destination: &LanKey) -> bool {
-        false
-    }
-
-    fn may_use_endpoint(&self, _destination: &EndpointKey) -> bool {
-        false
-    }
-}
-
 /// Decides about one packet.
 ///
 /// `parsed` is what [`crate::packet::parse`] said of `packet`.

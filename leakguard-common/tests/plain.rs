@@ -2,46 +2,29 @@
 
 #![expect(clippy::unwrap_used, reason = "the length is right by construction")]
 
-use leakguard_common::abi::{EndpointKey, Hook, LanKey, MAX_EXTRA_PORTS, Role, Settings};
+mod facts;
+
+use leakguard_common::abi::{Hook, MAX_EXTRA_PORTS, Role, Settings};
 use leakguard_common::packet::{LinkLayer, Packet, parse};
 use leakguard_common::plain::{IPV4_HEAD, IPV6_HEAD, is_other_ipv4, is_other_ipv6};
-use leakguard_common::verdict::{Facts, decide};
+use leakguard_common::verdict::decide;
 use proptest::prelude::*;
 
-/// An uplink from which nothing is exempt.
-#[derive(Clone, Copy)]
-struct Uplink {
-    engaged: bool,
-}
-
-impl Facts for Uplink {
-    fn role(&self) -> Option<Role> {
-        Some(Role::Uplink)
-    }
-
-    fn is_engaged(&self) -> bool {
-        self.engaged
-    }
-
-    fn is_forwarded(&self) -> bool {
-        false
-    }
-
-    fn is_lan(&self, _destination: &LanKey) -> bool {
-        false
-    }
-
-    fn may_use_endpoint(&self, _destination: &EndpointKey) -> bool {
-        false
-    }
-}
+use self::facts::known;
 
 /// What the long way says of a packet on an uplink.
 fn is_judged(bytes: &[u8], settings: &Settings, engaged: bool) -> bool {
     [Hook::CgroupSkb, Hook::Tc].into_iter().any(|hook| {
         let mut packet = Packet::UNKNOWN;
         let parsed = parse(bytes, LinkLayer::Ip, &mut packet);
-        decide(parsed, &packet, hook, settings, &Uplink { engaged }).is_judged()
+        decide(
+            parsed,
+            &packet,
+            hook,
+            settings,
+            &known(|| Some(Role::Uplink), engaged),
+        )
+        .is_judged()
     })
 }
 

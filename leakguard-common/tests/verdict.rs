@@ -1,10 +1,14 @@
 //! What is dropped, what passes, and why.
 
+mod facts;
+
 use leakguard_common::abi::{
     Class, ClassSet, Hook, MAX_EXTRA_PORTS, Reason, Role, Settings, Verdict,
 };
 use leakguard_common::packet::{Fragment, Packet, ParseError, has_ports, protocol};
 use leakguard_common::verdict::{ClassPorts, Decision, class, decide, ports};
+
+use self::facts::known;
 
 const HOOKS: [Hook; 2] = [Hook::CgroupSkb, Hook::Tc];
 const WITH_PORTS: [u8; 5] = [
@@ -42,7 +46,7 @@ fn with_extra_ports(ports: &[u16]) -> Settings {
 }
 
 fn on(role: Role, packet: &Packet, settings: &Settings) -> Decision {
-    let judged = |hook| decide(Ok(()), packet, hook, settings, &|| Some(role));
+    let judged = |hook| decide(Ok(()), packet, hook, settings, &known(|| Some(role), false));
     let [first, second] = HOOKS.map(judged);
     assert_eq!(first, second, "the hooks disagree about {packet:?}");
     first
@@ -233,7 +237,13 @@ fn what_cannot_be_judged_is_dropped() {
                 ..Settings::default()
             };
             let uplink = || Some(Role::Uplink);
-            let decision = decide(Err(error), &Packet::UNKNOWN, hook, &settings, &uplink);
+            let decision = decide(
+                Err(error),
+                &Packet::UNKNOWN,
+                hook,
+                &settings,
+                &known(uplink, false),
+            );
             assert_eq!(decision.verdict, Verdict::Drop);
             assert_eq!(decision.reason, Reason::Malformed);
         }
@@ -245,7 +255,14 @@ fn a_later_fragment_is_dropped_only_where_a_raw_socket_made_it() {
     let judged = |number, hook| {
         let uplink = || Some(Role::Uplink);
         let packet = later_fragment(number);
-        decide(Ok(()), &packet, hook, &Settings::default(), &uplink).reason
+        decide(
+            Ok(()),
+            &packet,
+            hook,
+            &Settings::default(),
+            &known(uplink, false),
+        )
+        .reason
     };
     for number in WITH_PORTS {
         assert_eq!(judged(number, Hook::CgroupSkb), Reason::Fragment);
@@ -269,9 +286,8 @@ fn the_role_of_an_unsuspicious_packet_is_not_looked_up() {
             (Ok(()), later_fragment(ICMP)),
             (Err(ParseError::NotIp), Packet::UNKNOWN),
         ] {
-            let decision = decide(parsed, &packet, hook, &settings, &|| {
-                panic!("asked for the role of {packet:?}")
-            });
+            let asked = || panic!("asked for the role of {packet:?}");
+            let decision = decide(parsed, &packet, hook, &settings, &known(asked, false));
             assert!(!decision.is_judged());
             assert_eq!(decision.verdict, Verdict::Pass);
         }
@@ -283,11 +299,11 @@ fn a_packet_of_another_namespace_is_not_judged() {
     let settings = Settings::default();
     for hook in HOOKS {
         let packet = to_port(protocol::UDP, 53);
-        let decision = decide(Ok(()), &packet, hook, &settings, &|| None);
+        let decision = decide(Ok(()), &packet, hook, &settings, &known(|| None, false));
         assert!(!decision.is_judged());
         assert_eq!(decision.verdict, Verdict::Pass);
         let truncated = Err(ParseError::Truncated);
-        let decision = decide(truncated, &packet, hook, &settings, &|| None);
+        let decision = decide(truncated, &packet, hook, &settings, &known(|| None, false));
         assert!(!decision.is_judged());
         assert_eq!(decision.verdict, Verdict::Pass);
     }

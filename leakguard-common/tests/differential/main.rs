@@ -11,6 +11,8 @@
 
 #[path = "../builder/mod.rs"]
 mod builder;
+#[path = "../facts/mod.rs"]
+mod facts;
 mod generate;
 mod oracle;
 

@@ -12,6 +12,8 @@ use leakguard_common::packet::{
 };
 use leakguard_common::verdict::decide;
 
+use crate::facts::known;
+
 const HOOKS: [Hook; 2] = [Hook::CgroupSkb, Hook::Tc];
 
 /// What etherparse found.
@@ -81,9 +83,8 @@ pub(crate) fn check(bytes: &[u8], link: LinkLayer) -> Result<Reading, String> {
         Reading::Nothing => false,
     };
     for hook in HOOKS {
-        let decision = decide(parsed, &packet, hook, &Settings::default(), &|| {
-            Some(Role::Uplink)
-        });
+        let uplink = known(|| Some(Role::Uplink), false);
+        let decision = decide(parsed, &packet, hook, &Settings::default(), &uplink);
         if must_drop && decision.verdict != Verdict::Drop {
             return Err(format!(
                 "{reading:?} passes at {hook}: {decision:?} of {packet:?}"

@@ -3,6 +3,8 @@
 #[path = "../builder/mod.rs"]
 mod builder;
 mod ethernet;
+#[path = "../facts/mod.rs"]
+mod facts;
 mod ipv4;
 mod ipv6;
 mod properties;

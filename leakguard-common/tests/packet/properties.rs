@@ -5,6 +5,7 @@ use leakguard_common::packet::{Fragment, LinkLayer, PacketBytes, Truncated, has_
 use leakguard_common::verdict::decide;
 use proptest::prelude::*;
 
+use crate::facts::known;
 use crate::samples::samples;
 use crate::{LINK_LAYERS, Packet, parsed};
 
@@ -89,7 +90,7 @@ proptest! {
         let (result, packet) = parsed(&bytes, link);
         let observing = Settings { mode: Settings::OBSERVE, ..Settings::default() };
         for hook in [Hook::CgroupSkb, Hook::Tc] {
-            let uplink = || Some(Role::Uplink);
+            let uplink = known(|| Some(Role::Uplink), false);
             let enforced = decide(result, &packet, hook, &Settings::default(), &uplink);
             let observed = decide(result, &packet, hook, &observing, &uplink);
             prop_assert_eq!(enforced.reason, observed.reason);
