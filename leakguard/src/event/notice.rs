@@ -15,12 +15,8 @@ use crate::error::escape_control;
 pub enum NoticeKind {
     /// Something had been changed from outside, and is as it should be again.
     Repair,
-    /// The level of enforcement is another.
-    Level,
     /// The kill switch was engaged or released.
     KillSwitch,
-    /// A tunnel went down or came up.
-    Tunnel,
 }
 
 impl NoticeKind {
@@ -28,9 +24,7 @@ impl NoticeKind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Repair => "repair",
-            Self::Level => "level",
             Self::KillSwitch => "kill_switch",
-            Self::Tunnel => "tunnel",
         }
     }
 }
@@ -133,12 +127,7 @@ mod tests {
 
     #[test]
     fn kinds_are_written_as_they_are_called() {
-        for kind in [
-            NoticeKind::Repair,
-            NoticeKind::Level,
-            NoticeKind::KillSwitch,
-            NoticeKind::Tunnel,
-        ] {
+        for kind in [NoticeKind::Repair, NoticeKind::KillSwitch] {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
         }
     }
