@@ -200,8 +200,8 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
         cgroup,
         interfaces,
         netfilter,
+        exemptions,
     } = examine(&pins, &state, &snapshot).await?;
-    let exemptions = state.maps.exemptions()?;
     let kill_switch = kill_switch(&state, &exemptions, &snapshot)?;
     let ipv6 = ipv6_policy(&state.settings).name();
     let Settings {
@@ -268,6 +268,7 @@ struct Parts {
     cgroup: Option<PathBuf>,
     interfaces: Vec<InterfaceStatus>,
     netfilter: Netfilter,
+    exemptions: Exemptions,
 }
 
 /// Looks at every part of the state, and judges it.
@@ -316,6 +317,7 @@ async fn examine(pins: &Pins, state: &ReadBack, snapshot: &Snapshot) -> Result<P
         cgroup,
         interfaces,
         netfilter,
+        exemptions,
     })
 }
 
