@@ -129,13 +129,9 @@ pub async fn run(
         feed.clone(),
     ));
     let (tell, mut handshakes) = watch::channel(Handshakes::new());
-    // The other end stays open: without a task, nothing ever comes.
-    let _tell = if config.kill_switch().handshake_max.is_some() {
+    if config.kill_switch().handshake_max.is_some() {
         tasks.spawn(handshakes::watch(named, tell));
-        None
-    } else {
-        Some(tell)
-    };
+    }
     tasks.spawn(control::serve(
         listener,
         requests,
@@ -186,7 +182,7 @@ pub async fn run(
                     log::error!("cannot look after the tunnel: {}", chain(&error));
                 }
             }
-            _ = attendance.tick() => {
+            _ = attendance.tick(), if guard.needs_attendance() => {
                 match guard.attend().await {
                     Ok(false) => {}
                     Ok(true) => {

@@ -18,6 +18,11 @@ pub struct Switched {
 }
 
 impl Guard {
+    /// Whether there is anything that [`Guard::attend`] would look after.
+    pub fn needs_attendance(&self) -> bool {
+        self.vouches() || self.policy.depends_on_cgroups()
+    }
+
     /// Looks after what has no event, or a late one: says once more that the tunnel is up, or that it is not, and
     /// follows the cgroups of exempt endpoints. To be called a few times a second.
     ///
@@ -55,8 +60,7 @@ impl Guard {
 
     /// Vouches for a tunnel that is up, where that counts. Who leaves at once vouches for nothing.
     pub(super) fn vouch(&mut self) -> Result<(), GuardError> {
-        let counts = self.policy.settings.kill_switch == Settings::TUNNEL_DOWN;
-        if !counts || self.presence == Presence::Leaves {
+        if !self.vouches() {
             return Ok(self.enforcement.vouch(None)?);
         }
         let now = SystemTime::now();
@@ -86,5 +90,10 @@ impl Guard {
         }
         self.tunnels = Some(tunnels);
         Ok(())
+    }
+
+    fn vouches(&self) -> bool {
+        self.policy.settings.kill_switch == Settings::TUNNEL_DOWN
+            && self.presence == Presence::Stays
     }
 }
