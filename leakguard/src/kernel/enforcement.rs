@@ -336,8 +336,7 @@ impl Enforcement {
                 continue;
             }
             let started = Instant::now();
-            let is_new =
-                self.tc_mode == TcMode::Tcx && !self.pins.tcx_link(device.ifindex).exists();
+            let is_new = self.tc_mode == TcMode::Tcx && !self.links.holds(device.ifindex);
             if is_new && spent >= time {
                 followed.postponed = true;
                 continue;

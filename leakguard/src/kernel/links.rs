@@ -254,6 +254,11 @@ impl Links {
         link.is_some_and(|link| place(&chain, link.id()) == Some(0))
     }
 
+    /// Whether there is a link for an interface, wherever it stands.
+    pub(super) fn holds(&self, ifindex: u32) -> bool {
+        self.tcx.contains_key(&ifindex)
+    }
+
     /// Takes the program off an interface; says whether one was there.
     pub(super) fn detach_tcx(&mut self, ifindex: u32) -> Result<bool, KernelError> {
         let link = self.tcx.remove(&ifindex);
