@@ -1,9 +1,12 @@
-//! Facts about the host that more than one part needs, read from `/proc`.
+//! Facts about the host that more than one part needs: mounts, and the time since it was booted.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use std::{fs, io};
+
+use nix::time::{ClockId, clock_gettime};
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 
@@ -51,6 +54,11 @@ pub fn cgroup2_root() -> Result<PathBuf, HostError> {
         .find(|mount| mount.fs_type == "cgroup2")
         .map(|mount| mount.point)
         .ok_or(HostError::NoCgroup2)
+}
+
+/// The time since boot, in which the machine's sleep counts: the clock of `bpf_ktime_get_boot_ns`.
+pub(crate) fn since_boot() -> io::Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_BOOTTIME)?.into())
 }
 
 /// Parses one line as described in `proc_pid_mountinfo(5)`: the mount point is the fifth field, and

@@ -1,10 +1,8 @@
 //! The process that waits for the confirmation.
 
-use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
@@ -16,6 +14,7 @@ use crate::daemon::protocol::{Answer, Ask};
 use crate::daemon::{ControlError, SocketName, answer_to, hear, listen};
 use crate::error::chain;
 use crate::guard::{Guard, GuardError};
+use crate::host;
 
 /// How often the clock is looked at: tokio's does not go on while the machine sleeps, the one that counts does.
 const TICK: Duration = Duration::from_millis(250);
@@ -59,7 +58,7 @@ impl Trial {
         limit: Duration,
     ) -> Result<Ended, GuardError> {
         let Self { listener, name } = self;
-        let mut deadline = since_boot() + limit;
+        let mut deadline = since_boot().saturating_add(limit);
         let (asks, mut asked) = mpsc::channel(MAX_CLIENTS);
         let mut clients = JoinSet::new();
         let ended = loop {
@@ -75,7 +74,7 @@ impl Trial {
                         Err(error) => {
                             // What is enforced stays meanwhile.
                             log::error!("cannot roll back, trying again: {}", chain(&error));
-                            deadline = since_boot() + RETRY;
+                            deadline = since_boot().saturating_add(RETRY);
                             continue;
                         }
                     },
@@ -143,14 +142,11 @@ async fn tell(mut client: OwnedWriteHalf, answer: Answer) {
     }
 }
 
-/// The time since boot, in which the machine's sleep counts.
+/// The time since boot; the end of time if that is not known, so that nothing waits for ever.
 fn since_boot() -> Duration {
-    match clock_gettime(ClockId::CLOCK_BOOTTIME) {
-        Ok(time) => time.into(),
+    host::since_boot().unwrap_or_else(|error| {
         // The clock exists since 2.6.39.
-        Err(error) => {
-            log::error!("cannot read the clock: {}", io::Error::from(error));
-            Duration::MAX
-        }
-    }
+        log::error!("cannot read the clock: {error}");
+        Duration::MAX
+    })
 }

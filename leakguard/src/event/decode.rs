@@ -10,12 +10,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use leakguard_common::abi::{Event as Record, Family, Hook, Reason, Role, Verdict};
 use leakguard_common::packet::{has_ports, protocol};
-use nix::time::{ClockId, clock_gettime};
 
 use super::process::{Sender, sender};
 use super::query::first_question;
 use super::{Event, InterfaceRef, PacketKind, VERSION};
 use crate::guard::Interfaces;
+use crate::host::since_boot;
 
 /// A record that is not one of this version.
 #[derive(Debug, thiserror::Error)]
@@ -127,7 +127,7 @@ fn comm(bytes: &[u8]) -> Option<String> {
 
 /// The wall-clock time of a moment on the boot clock.
 fn wall_time(boot_time: u64) -> Timestamp {
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
+    let now = since_boot().unwrap_or_default();
     let age = now.saturating_sub(Duration::from_nanos(boot_time));
     let wall = Timestamp::now();
     wall.checked_sub(age).unwrap_or(wall)

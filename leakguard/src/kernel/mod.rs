@@ -38,12 +38,11 @@ mod versions;
 
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
-
-use nix::time::{ClockId, clock_gettime};
 
 pub use enforcement::{Device, Enforcement};
 pub use exemptions::Exemptions;
+
+use crate::host::since_boot;
 
 /// Why the kernel side could not be set up, changed or read.
 #[derive(Debug, thiserror::Error)]
@@ -128,9 +127,9 @@ pub enum KernelError {
 
 /// The time since boot in nanoseconds, as programs are told it (`bpf_ktime_get_boot_ns`).
 fn boot_time() -> Result<u64, KernelError> {
-    let failed = |error: io::Error| KernelError::call("clock_gettime", "CLOCK_BOOTTIME")(error);
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_err(|error| failed(error.into()))?;
-    u64::try_from(Duration::from(now).as_nanos()).map_err(|error| failed(io::Error::other(error)))
+    since_boot()
+        .and_then(|now| u64::try_from(now.as_nanos()).map_err(io::Error::other))
+        .map_err(KernelError::call("clock_gettime", "CLOCK_BOOTTIME"))
 }
 
 impl KernelError {
