@@ -302,12 +302,7 @@ fn a_foreign_program_in_front_is_overtaken_on_every_kernel() {
 fn every_program_can_be_replaced_by_another_copy() {
     with_enforcement(|netns, enforcement| {
         let device = [uplink(LinkLayer::Ethernet)];
-        assert!(
-            !enforcement
-                .attach(&device, Duration::MAX)
-                .changes
-                .is_empty()
-        );
+        attach_anew(enforcement, &device);
         let programs = || clsact_filters(netns, "up0");
         let before = programs();
         for _ in 0..3 {
@@ -429,6 +424,12 @@ fn with_enforcement(test: impl FnOnce(&Netns, &mut Enforcement) + Send) {
         .unwrap();
 }
 
+/// Sees to the devices where that has something to change.
+fn attach_anew(enforcement: &mut Enforcement, devices: &[Device]) {
+    let followed = enforcement.attach(devices, Duration::MAX);
+    assert!(!followed.changes.is_empty(), "{followed:?}");
+}
+
 #[test]
 fn another_program_replaces_the_one_that_is_attached() {
     with_enforcement(|netns, enforcement| {
@@ -451,21 +452,11 @@ fn another_program_replaces_the_one_that_is_attached() {
 fn a_deleted_qdisc_is_noticed() {
     with_enforcement(|netns, enforcement| {
         let device = [uplink(LinkLayer::Ethernet)];
-        assert!(
-            !enforcement
-                .attach(&device, Duration::MAX)
-                .changes
-                .is_empty()
-        );
+        attach_anew(enforcement, &device);
         let before = clsact_filters(netns, "up0").len();
         if expected_tc() == "clsact" {
             run(netns, "tc", &["qdisc", "del", "dev", "up0", "clsact"]);
-            assert!(
-                !enforcement
-                    .attach(&device, Duration::MAX)
-                    .changes
-                    .is_empty()
-            );
+            attach_anew(enforcement, &device);
         }
         assert_eq!(clsact_filters(netns, "up0").len(), before);
     });
@@ -496,19 +487,9 @@ fn foreign_filters_and_their_qdisc_stay() {
         let before = list();
         assert!(before.contains("u32"), "{before}");
         let mut device = uplink(LinkLayer::Ethernet);
-        assert!(
-            !enforcement
-                .attach(&[device.clone()], Duration::MAX)
-                .changes
-                .is_empty()
-        );
+        attach_anew(enforcement, &[device.clone()]);
         device.role = Role::Local;
-        assert!(
-            !enforcement
-                .attach(&[device], Duration::MAX)
-                .changes
-                .is_empty()
-        );
+        attach_anew(enforcement, &[device]);
         assert_eq!(list(), before);
         assert_eq!(clsact_filters(netns, "up0"), Vec::<String>::new());
     });

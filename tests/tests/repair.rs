@@ -162,6 +162,15 @@ impl Watched {
         watched
     }
 
+    /// Without DNS being sent all the time.
+    fn quiet(device: Device, agent: RunningAgent) -> Self {
+        Self {
+            floods: None,
+            agent,
+            device,
+        }
+    }
+
     fn go_on(&mut self) {
         for flood in self.floods.iter().flatten() {
             flood.go_on(200);
@@ -394,11 +403,7 @@ fn a_cgroup_that_comes_back_is_attached_to_again() {
     let child = device.cgroup.path().join("child");
     fs::create_dir(&child).unwrap();
     let agent = device.agent(&["--cgroup", child.to_str().unwrap()]);
-    let mut watched = Watched {
-        floods: None,
-        agent,
-        device,
-    };
+    let mut watched = Watched::quiet(device, agent);
     assert_eq!(watched.device.status()["level"], "full");
     fs::remove_dir(&child).unwrap();
     wait_until("the agent says so", LIMIT, || {
@@ -448,11 +453,7 @@ fn place(device: &Device) -> String {
 fn a_foreign_program_in_front_is_overtaken() {
     let device = Device::new();
     let agent = device.agent(&[]);
-    let mut watched = Watched {
-        floods: None,
-        agent,
-        device,
-    };
+    let mut watched = Watched::quiet(device, agent);
     watched.signal(Signal::SIGSTOP);
     let foreign = go_before(&watched.device);
     let (local, forwarded) = watched.device.seen(PROBES);
@@ -493,11 +494,7 @@ fn a_foreign_program_in_front_is_overtaken() {
 fn a_war_about_the_first_place_is_given_up_and_reported() {
     let device = Device::new();
     let agent = device.agent(&[]);
-    let mut watched = Watched {
-        floods: None,
-        agent,
-        device,
-    };
+    let mut watched = Watched::quiet(device, agent);
     let mut foreign = Vec::new();
     for overtaken in 1..=5 {
         foreign.push(go_before(&watched.device));
@@ -528,11 +525,7 @@ fn a_flushed_ruleset_is_noticed_at_once_and_leases_are_not() {
     const ROUNDS: u64 = 5;
     let device = Device::new();
     let agent = device.agent(&["-v"]);
-    let watched = Watched {
-        floods: None,
-        agent,
-        device,
-    };
+    let watched = Watched::quiet(device, agent);
     let nft = |arguments: &[&str]| {
         let mut nft = watched.device.host().command("nft");
         nft.args(arguments);
