@@ -32,11 +32,7 @@ fn build() -> Result<()> {
     // The profile is not among what cargo watches for the object.
     println!("cargo::rerun-if-changed=../Cargo.toml");
     println!("cargo::rerun-if-changed=../Cargo.lock");
-    let debug = env::var("PROFILE").is_ok_and(|profile| profile == "debug");
     let mut features = Vec::new();
-    if debug {
-        features.push("log");
-    }
     if env::var_os("CARGO_FEATURE_NEXT_ABI").is_some() {
         features.push("next-abi");
     }

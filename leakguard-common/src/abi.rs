@@ -6,7 +6,7 @@
 use crate::packet::Packet;
 
 /// The version of everything in this module and in [`crate::counter`]; part of the pin directory's name.
-pub const ABI_VERSION: u32 = 2 + NEXT;
+pub const ABI_VERSION: u32 = 3 + NEXT;
 
 /// 1 in the build that stands in for the next version, with another layout, in the tests of an upgrade.
 const NEXT: u32 = cfg!(feature = "next-abi") as u32;
@@ -25,6 +25,14 @@ pub mod map {
     pub const ENDPOINTS: &str = "ENDPOINTS";
     /// `LPM_TRIE` of [`super::LanKey`]s.
     pub const LAN: &str = "LAN";
+    /// `LPM_TRIE` of [`super::LanKey`]s.
+    pub const DOH_ADDRESSES: &str = "DOH_ADDRESSES";
+    /// `LPM_TRIE` of [`super::NameKey`]s.
+    pub const DOH_NAMES: &str = "DOH_NAMES";
+    /// `HASH` of the [`super::EndpointKey`]s of tunnels that do not encrypt.
+    pub const CARRIERS: &str = "CARRIERS";
+    /// `LRU_HASH` from [`super::FragmentKey`] to [`super::FirstFragment`].
+    pub const FRAGMENTS: &str = "FRAGMENTS";
     /// `PERCPU_ARRAY` of `u64`, indexed by [`crate::counter::Series::index`].
     pub const PACKETS: &str = "PACKETS";
     /// `PERCPU_ARRAY` of `u64`, indexed by [`super::Outcome`].
@@ -41,6 +49,18 @@ pub const MAX_ENDPOINTS: u32 = 64;
 
 /// How many prefixes of the LAN can be exempt.
 pub const MAX_LAN: u32 = 256;
+
+/// How many prefixes of DNS-over-HTTPS resolvers are known at most.
+pub const MAX_DOH_ADDRESSES: u32 = 4096;
+
+/// How many names of DNS-over-HTTPS resolvers are known at most; each takes two entries, one for the names below it.
+pub const MAX_DOH_NAMES: u32 = 4096;
+
+/// How many tunnels that do not encrypt are known at most.
+pub const MAX_CARRIERS: u32 = 1024;
+
+/// How many first fragments are remembered.
+pub const MAX_FRAGMENTS: u32 = 4096;
 
 /// The size of the event ring in bytes, a power of two and a multiple of the page size.
 pub const EVENT_RING_BYTES: u32 = 1 << (20 + NEXT);
@@ -110,6 +130,8 @@ wire_enum! {
         Llmnr = 4 => "llmnr",
         /// NetBIOS name service, 137.
         Netbios = 5 => "netbios",
+        /// DNS over HTTPS, 443: recognised by the resolver's address or by the name that the client asks for.
+        Doh = 6 => "doh",
     }
 }
 
@@ -128,16 +150,20 @@ wire_enum! {
         Llmnr = 4 => "llmnr",
         /// [`Class::Netbios`].
         Netbios = 5 => "netbios",
+        /// [`Class::Doh`].
+        Doh = 6 => "doh",
         /// Nothing that leakguard judges.
-        Other = 6 => "other",
-        /// A fragment without ports that only a raw socket can have made.
-        Fragment = 7 => "fragment",
+        Other = 7 => "other",
+        /// A fragment without ports: made by a raw socket, the rest of a dropped one, or of nothing that is known.
+        Fragment = 8 => "fragment",
         /// Bytes that cannot be judged.
-        Malformed = 8 => "malformed",
+        Malformed = 9 => "malformed",
         /// IPv6, which is kept off uplinks.
-        Ipv6 = 9 => "ipv6",
+        Ipv6 = 10 => "ipv6",
         /// Anything off the tunnel, while the kill switch is engaged.
-        KillSwitch = 10 => "kill_switch",
+        KillSwitch = 11 => "kill_switch",
+        /// A question to a port that is not judged; reported, never dropped.
+        DnsShaped = 12 => "dns_shaped",
     }
 }
 
@@ -150,6 +176,7 @@ impl From<Class> for Reason {
             Class::Mdns => Self::Mdns,
             Class::Llmnr => Self::Llmnr,
             Class::Netbios => Self::Netbios,
+            Class::Doh => Self::Doh,
         }
     }
 }
@@ -209,6 +236,22 @@ wire_enum! {
         Tcp = 1 => "tcp",
         /// Anything else.
         Other = 2 => "other",
+    }
+}
+
+wire_enum! {
+    /// What a judged packet was found in.
+    Carrier {
+        /// In nothing: it is the outermost.
+        None = 0 => "none",
+        /// IP in IP: IPIP, 6in4, IP6IP6 and the like.
+        Ip = 1 => "ip",
+        /// Generic routing encapsulation.
+        Gre = 2 => "gre",
+        /// VXLAN.
+        Vxlan = 3 => "vxlan",
+        /// Geneve.
+        Geneve = 4 => "geneve",
     }
 }
 
@@ -281,8 +324,8 @@ pub struct Settings {
     pub ipv6: u32,
     /// What an uplink may carry besides endpoints and LAN: [`Settings::DHCP`], [`Settings::NDP`].
     pub exemptions: u32,
-    /// 0; keeps the size a multiple of the alignment.
-    pub padding: u32,
+    /// What is done besides: [`Settings::STRICT_FRAGMENTS`], [`Settings::REPORT_SHAPES`].
+    pub options: u32,
 }
 
 impl Settings {
@@ -307,6 +350,11 @@ impl Settings {
     pub const DHCP: u32 = 1;
     /// IPv6 neighbour discovery.
     pub const NDP: u32 = 2;
+
+    /// Later fragments leave only behind their first one.
+    pub const STRICT_FRAGMENTS: u32 = 1;
+    /// Packets that look like DNS questions are reported, whatever their port.
+    pub const REPORT_SHAPES: u32 = 2;
 }
 
 /// What an agent vouches for; all zeroes: for nothing.
@@ -396,6 +444,79 @@ impl LanKey {
     }
 }
 
+/// How many bytes of a server name are compared, from its end on.
+pub const NAME_BYTES: usize = 48;
+
+/// The same number, as keys and offsets have it.
+pub const NAME_LEN: u32 = 48;
+
+/// A server name, or a suffix of one, as a key of [`map::DOH_NAMES`]: its bytes from the last to the first, in lower case,
+/// then zeroes.
+///
+/// A name is known if the table has a prefix of it. One that ends in a zero stands for the name alone, one that ends in a dot
+/// for all the names below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct NameKey {
+    /// How many bits count.
+    pub length: u32,
+    /// The name, backwards.
+    pub reversed: [u8; NAME_BYTES],
+}
+
+/// What the fragments of a datagram have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct FragmentKey {
+    /// As in [`Packet`].
+    pub source: [u8; 16],
+    /// As in [`Packet`].
+    pub destination: [u8; 16],
+    /// As in [`Packet`].
+    pub identification: u32,
+    /// For IPv4 the IP protocol number; 0 for IPv6, whose fragments need not agree about what follows.
+    pub protocol: u8,
+    /// A [`Family`].
+    pub family: u8,
+    /// 0; keeps the size a multiple of the alignment.
+    pub padding: [u8; 2],
+}
+
+impl FragmentKey {
+    /// The datagram that a packet is a fragment of.
+    #[inline(always)]
+    pub fn of(packet: &Packet) -> Self {
+        Self {
+            source: packet.source,
+            destination: packet.destination,
+            identification: packet.identification,
+            protocol: match packet.family {
+                Family::Ipv4 => packet.protocol,
+                Family::Ipv6 | Family::Unknown => 0,
+            },
+            family: packet.family as u8,
+            padding: [0; 2],
+        }
+    }
+}
+
+/// What became of a first fragment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct FirstFragment {
+    /// Until when it says something: `CLOCK_BOOTTIME` in nanoseconds.
+    pub until: u64,
+    /// A [`Verdict`].
+    pub verdict: u32,
+    /// 0; keeps the size a multiple of the alignment.
+    pub padding: u32,
+}
+
+impl FirstFragment {
+    /// How long receivers keep fragments (60 s for IPv6, RFC 8200; Linux keeps those of IPv4 for 30).
+    pub const LIFETIME: u64 = 60_000_000_000;
+}
+
 /// Who may send to an endpoint: whoever meets each condition that is not 0. All zeroes: nobody.
 ///
 /// An address and a port alone would be open to every process; a mark takes `CAP_NET_ADMIN` or `CAP_NET_RAW`
@@ -471,6 +592,10 @@ pub struct Event {
     pub hook: u8,
     /// A [`Role`].
     pub role: u8,
+    /// A [`Carrier`]; addresses, ports and bytes are those of the packet in it.
+    pub carrier: u8,
+    /// 0; keeps the size a multiple of the alignment.
+    pub padding: [u8; 3],
     /// The sender's command name where `pid` is set, NUL-padded.
     pub comm: [u8; 16],
     /// IPv4 addresses stand in the first four bytes.
@@ -492,7 +617,10 @@ const _: () = {
     assert!(size_of::<EndpointKey>() == 28);
     assert!(size_of::<LanKey>() == 24);
     assert!(size_of::<Endpoint>() == 16);
-    assert!(size_of::<Event>() == 32 + 24 + 12 + 48 + EVENT_BYTES + 4);
+    assert!(size_of::<Event>() == 32 + 24 + 12 + 4 + 48 + EVENT_BYTES);
+    assert!(size_of::<NameKey>() == 4 + NAME_BYTES && NAME_LEN as usize == NAME_BYTES);
+    assert!(size_of::<FragmentKey>() == 40);
+    assert!(size_of::<FirstFragment>() == 16);
     assert!(size_of::<Event>().is_multiple_of(8));
 };
 
@@ -536,7 +664,7 @@ mod tests {
     #[test]
     fn enums_and_their_numbers_and_names_correspond() {
         check!(
-            Class, Reason, Verdict, Hook, Role, Family, Protocol, Outcome
+            Class, Reason, Verdict, Hook, Role, Family, Protocol, Carrier, Outcome
         );
     }
 

@@ -23,7 +23,7 @@ pub struct Series {
 
 const HOOKS: u32 = 2;
 const ROLES: u32 = 3;
-const REASONS: u32 = 11;
+const REASONS: u32 = 13;
 const VERDICTS: u32 = 3;
 const FAMILIES: u32 = 3;
 const PROTOCOLS: u32 = 3;

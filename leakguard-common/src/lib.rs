@@ -7,7 +7,10 @@
 
 pub mod abi;
 pub mod counter;
+pub mod encapsulation;
 pub mod packet;
 pub mod plain;
 pub mod restriction;
+pub mod server_name;
+pub mod shape;
 pub mod verdict;

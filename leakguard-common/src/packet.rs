@@ -4,16 +4,22 @@
 //! into an out-parameter: a `Result` that carries a struct, inlined into a BPF program, made LLVM read a
 //! half-initialised register, which the verifier refuses (`R9 !read_ok`, LLVM 22).
 
-use crate::abi::Family;
+use crate::abi::{Carrier, Family};
 
 /// IP protocol numbers (IANA "Assigned Internet Protocol Numbers").
 pub mod protocol {
     /// TCP.
     pub const TCP: u8 = 6;
+    /// IPv4 in IP.
+    pub const IPV4: u8 = 4;
     /// UDP.
     pub const UDP: u8 = 17;
     /// DCCP, ports as in UDP.
     pub const DCCP: u8 = 33;
+    /// IPv6 in IP.
+    pub const IPV6: u8 = 41;
+    /// Generic routing encapsulation.
+    pub const GRE: u8 = 47;
     /// SCTP, ports as in UDP.
     pub const SCTP: u8 = 132;
     /// ICMPv6, which neighbour discovery is a part of.
@@ -86,7 +92,9 @@ pub enum LinkLayer {
 /// Where a packet stands among the fragments of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fragment {
-    /// It has its ports: not a fragment, or the first one.
+    /// It is the datagram.
+    Whole,
+    /// It has the ports, and others follow.
     First,
     /// It has no ports.
     Later,
@@ -101,6 +109,10 @@ pub struct Packet {
     pub destination: [u8; 16],
     /// The offset of the transport header.
     pub transport: u32,
+    /// Where a first fragment ends by its own account, which is what a receiver goes by; `u32::MAX` of anything else.
+    pub end: u32,
+    /// What the fragments of a datagram have in common; 0 of what is none.
+    pub identification: u32,
     /// In host byte order; 0 without ports.
     pub source_port: u16,
     /// In host byte order; 0 without ports.
@@ -115,6 +127,8 @@ pub struct Packet {
     pub family: Family,
     /// Its place in a fragmented datagram.
     pub fragment: Fragment,
+    /// What it was found in ([`crate::encapsulation`]).
+    pub carrier: Carrier,
 }
 
 impl Packet {
@@ -123,13 +137,16 @@ impl Packet {
         source: [0; 16],
         destination: [0; 16],
         transport: 0,
+        end: u32::MAX,
+        identification: 0,
         source_port: 0,
         destination_port: 0,
         protocol: 0,
         icmpv6_type: 0,
         hop_limit: 0,
         family: Family::Unknown,
-        fragment: Fragment::First,
+        fragment: Fragment::Whole,
+        carrier: Carrier::None,
     };
 }
 
@@ -166,7 +183,18 @@ pub fn parse<B: PacketBytes + ?Sized>(
     link: LinkLayer,
     packet: &mut Packet,
 ) -> Result<(), ParseError> {
-    let mut network = 0;
+    parse_from(bytes, 0, link, packet)
+}
+
+/// As [`parse`], of a packet that starts at an offset.
+#[inline(always)]
+pub(crate) fn parse_from<B: PacketBytes + ?Sized>(
+    bytes: &B,
+    start: u32,
+    link: LinkLayer,
+    packet: &mut Packet,
+) -> Result<(), ParseError> {
+    let mut network = start;
     let mut expected = Family::Unknown;
     if matches!(link, LinkLayer::Ethernet) {
         parse_ethernet(bytes, &mut network, &mut expected)?;
@@ -189,9 +217,9 @@ fn parse_ethernet<B: PacketBytes + ?Sized>(
     family: &mut Family,
 ) -> Result<(), ParseError> {
     let mut header = [0; ETHERNET_LEN as usize];
-    bytes.read(0, &mut header)?;
+    bytes.read(*network, &mut header)?;
     let mut ethertype = u16::from_be_bytes([header[ETHERTYPE], header[ETHERTYPE + 1]]);
-    let mut offset = ETHERNET_LEN;
+    let mut offset = *network + ETHERNET_LEN;
     for _ in 0..=MAX_VLAN_TAGS {
         match ethertype {
             ETHERTYPE_IPV4 => *family = Family::Ipv4,
@@ -225,6 +253,7 @@ fn parse_ipv4<B: PacketBytes + ?Sized>(
     packet: &mut Packet,
 ) -> Result<(), ParseError> {
     const TOTAL_LENGTH: usize = 2;
+    const IDENTIFICATION: usize = 4;
     const FLAGS: usize = 6;
     const PROTOCOL: usize = 9;
     const SOURCE: usize = 12;
@@ -253,18 +282,17 @@ fn parse_ipv4<B: PacketBytes + ?Sized>(
     packet.protocol = header[PROTOCOL];
     packet.transport = network + header_len;
     let flags_and_offset = u16::from_be_bytes([header[FLAGS], header[FLAGS + 1]]);
+    if flags_and_offset & 0x3fff != 0 {
+        let identification = [header[IDENTIFICATION], header[IDENTIFICATION + 1]];
+        packet.identification = u16::from_be_bytes(identification).into();
+        packet.fragment = Fragment::First;
+    }
     if flags_and_offset & 0x1fff != 0 {
         packet.fragment = Fragment::Later;
         return Ok(());
     }
     let total_length = u16::from_be_bytes([header[TOTAL_LENGTH], header[TOTAL_LENGTH + 1]]);
-    let more_fragments = flags_and_offset & 0x2000 != 0;
-    parse_upper(
-        bytes,
-        network + u32::from(total_length),
-        more_fragments,
-        packet,
-    )
+    parse_upper(bytes, network + u32::from(total_length), packet)
 }
 
 #[inline(always)]
@@ -292,7 +320,7 @@ fn parse_ipv6<B: PacketBytes + ?Sized>(
     packet.transport = network + IPV6_LEN;
     let payload_length = u16::from_be_bytes([header[PAYLOAD_LENGTH], header[PAYLOAD_LENGTH + 1]]);
     let end = packet.transport + u32::from(payload_length);
-    parse_upper(bytes, end, false, packet)
+    parse_upper(bytes, end, packet)
 }
 
 /// Follows extension headers from `packet.transport` on, then reads the ports.
@@ -304,37 +332,41 @@ fn parse_ipv6<B: PacketBytes + ?Sized>(
 fn parse_upper<B: PacketBytes + ?Sized>(
     bytes: &B,
     end: u32,
-    mut more_fragments: bool,
     packet: &mut Packet,
 ) -> Result<(), ParseError> {
     for _ in 0..=MAX_EXTENSIONS {
         if is_extension(packet.protocol, packet.family) {
-            let mut header = [0; 4];
+            let mut header = [0; 8];
             bytes.read(packet.transport, &mut header)?;
-            let [next, len, offset_high, offset_low] = header;
+            let [next, len, offset_high, offset_low, identification @ ..] = header;
             let header_len = match packet.protocol {
                 protocol::FRAGMENT => FRAGMENT_LEN,
                 protocol::AUTHENTICATION => (u32::from(len) + 2) * 4,
                 _ => (u32::from(len) + 1) * 8,
             };
             let offset_and_flags = u16::from_be_bytes([offset_high, offset_low]);
-            let is_fragment = packet.protocol == protocol::FRAGMENT;
+            let is_fragment =
+                packet.protocol == protocol::FRAGMENT && offset_and_flags & 0xfff9 != 0;
             packet.protocol = next;
             packet.transport += header_len;
-            if more_fragments && packet.transport > end {
+            if matches!(packet.fragment, Fragment::First) && packet.transport > end {
                 return Err(ParseError::Truncated);
             }
             if is_fragment {
+                packet.identification = u32::from_be_bytes(identification);
+                packet.fragment = Fragment::First;
                 if offset_and_flags & 0xfff8 != 0 {
                     packet.fragment = Fragment::Later;
                     return Ok(());
                 }
-                more_fragments |= offset_and_flags & 1 != 0;
             }
             continue;
         }
+        if matches!(packet.fragment, Fragment::First) {
+            packet.end = end;
+        }
         if has_ports(packet.protocol) {
-            if more_fragments && packet.transport + PORTS_LEN > end {
+            if matches!(packet.fragment, Fragment::First) && packet.transport + PORTS_LEN > end {
                 return Err(ParseError::Truncated);
             }
             let mut ports = [0; PORTS_LEN as usize];

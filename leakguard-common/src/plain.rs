@@ -4,9 +4,10 @@
 //! only looked at more closely. It spares most packets every helper call.
 
 use crate::abi::{Family, Settings};
+use crate::encapsulation::may_carry;
 use crate::packet::{Packet, protocol};
 use crate::restriction::is_restricted;
-use crate::verdict::class;
+use crate::verdict::{class, may_be_doh};
 
 /// An IPv4 header without options, and the ports.
 pub const IPV4_HEAD: usize = 24;
@@ -51,5 +52,10 @@ fn is_other(number: u8, port: [u8; 2], settings: &Settings) -> bool {
         destination_port: u16::from_be_bytes(port),
         ..Packet::UNKNOWN
     };
-    matches!(number, protocol::TCP | protocol::UDP) && class(&packet, settings).is_none()
+    match number {
+        protocol::TCP => {}
+        protocol::UDP if settings.options & Settings::REPORT_SHAPES == 0 => {}
+        _ => return false,
+    }
+    class(&packet, settings).is_none() && !may_be_doh(&packet, settings) && !may_carry(&packet)
 }

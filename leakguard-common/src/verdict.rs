@@ -1,14 +1,23 @@
 //! The verdict: one pure function for every hook.
 
-use crate::abi::{Class, EndpointKey, Hook, LanKey, Reason, Role, Settings, Verdict};
-use crate::packet::{Fragment, Packet, ParseError, has_ports, protocol};
+use crate::abi::{
+    Carrier, Class, EndpointKey, FragmentKey, Hook, LanKey, NAME_BYTES, NameKey, Reason, Role,
+    Settings, Verdict,
+};
+use crate::encapsulation::{is_carrier_protocol, may_carry};
+use crate::packet::{Fragment, Packet, PacketBytes, ParseError, has_ports, protocol};
 use crate::restriction::{is_restricted, objection};
+use crate::server_name::{is_hello, server_name};
+use crate::shape::is_question;
 
 const PORT_DNS: u16 = 53;
 const PORT_NETBIOS: u16 = 137;
+const PORT_HTTPS: u16 = 443;
 const PORT_DOT: u16 = 853;
 const PORT_MDNS: u16 = 5353;
 const PORT_LLMNR: u16 = 5355;
+
+const UDP_LEN: u32 = 8;
 
 /// What is done with a packet, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,10 +38,33 @@ impl Decision {
         role: Role::Uplink,
     };
 
+    /// What follows from a reason at an interface.
+    #[inline(always)]
+    fn of(reason: Reason, role: Role, settings: &Settings) -> Self {
+        let verdict = match role {
+            Role::Tunnel | Role::Local => Verdict::Pass,
+            Role::Uplink if matches!(reason, Reason::DnsShaped) => Verdict::Pass,
+            Role::Uplink if settings.mode == Settings::OBSERVE => Verdict::WouldDrop,
+            Role::Uplink => Verdict::Drop,
+        };
+        Self {
+            verdict,
+            reason,
+            role,
+        }
+    }
+
     /// Whether the packet was judged at all, which is what counters count.
     #[inline(always)]
     pub fn is_judged(&self) -> bool {
         !matches!(self.reason, Reason::Other)
+    }
+
+    /// Whether it is worth an event besides being counted.
+    #[inline(always)]
+    pub fn is_reported(&self) -> bool {
+        !matches!(self.verdict, Verdict::Pass)
+            || matches!(self.reason, Reason::DnsShaped) && matches!(self.role, Role::Uplink)
     }
 }
 
@@ -53,9 +85,21 @@ pub trait Facts {
 
     /// Whether it goes to an endpoint of a tunnel and is the tunnel's own.
     fn may_use_endpoint(&self, destination: &EndpointKey) -> bool;
+
+    /// Whether it goes to a known resolver of DNS over HTTPS.
+    fn is_doh_address(&self, destination: &LanKey) -> bool;
+
+    /// Whether it asks for a known resolver of DNS over HTTPS by name.
+    fn is_doh_name(&self, name: &NameKey) -> bool;
+
+    /// Whether it carries what a permitted tunnel that does not encrypt has packed.
+    fn is_carrier(&self, destination: EndpointKey) -> bool;
+
+    /// What became of the first fragment of its datagram, if that is known.
+    fn first_fragment(&self, datagram: &FragmentKey) -> Option<Verdict>;
 }
 
-/// Decides about one packet.
+/// Decides about one packet by its headers.
 ///
 /// `parsed` is what [`crate::packet::parse`] said of `packet`.
 #[inline(always)]
@@ -69,7 +113,7 @@ pub fn decide(
     if matches!(parsed, Err(ParseError::NotIp)) {
         return Decision::IGNORE;
     }
-    let mut reason = suspicion(parsed, packet, hook, settings);
+    let mut reason = suspicion(parsed, packet, hook, settings, facts);
     if matches!(reason, Reason::Other)
         && !is_restricted(packet.family, settings, facts.is_engaged())
     {
@@ -87,16 +131,7 @@ pub fn decide(
             return Decision::IGNORE;
         }
     }
-    let verdict = match role {
-        Role::Tunnel | Role::Local => Verdict::Pass,
-        Role::Uplink if settings.mode == Settings::OBSERVE => Verdict::WouldDrop,
-        Role::Uplink => Verdict::Drop,
-    };
-    Decision {
-        verdict,
-        reason,
-        role,
-    }
+    Decision::of(reason, role, settings)
 }
 
 /// What speaks against a packet, whatever interface it leaves by.
@@ -106,23 +141,151 @@ fn suspicion(
     packet: &Packet,
     hook: Hook,
     settings: &Settings,
+    facts: &impl Facts,
 ) -> Reason {
     if parsed.is_err() {
         return Reason::Malformed;
     }
     if matches!(packet.fragment, Fragment::Later) {
         // The stack fragments after the cgroup hook, so there a fragment comes from a raw socket. On a wire it
-        // is ordinary, and useless to a receiver whose first fragment was dropped; a first fragment has its ports,
-        // or the parser refuses it.
-        return match hook {
-            Hook::CgroupSkb if has_ports(packet.protocol) => Reason::Fragment,
-            Hook::CgroupSkb | Hook::Tc => Reason::Other,
+        // is ordinary; a first fragment has its ports, or the parser refuses it.
+        let is_refused = match hook {
+            Hook::CgroupSkb => has_ports(packet.protocol) || is_carrier_protocol(packet.protocol),
+            Hook::Tc => is_orphan(packet, settings, facts),
+        };
+        return if is_refused {
+            Reason::Fragment
+        } else {
+            Reason::Other
         };
     }
     match class(packet, settings) {
         Some(class) if !settings.exempt.contains(class) => Reason::from(class),
+        None if may_be_doh(packet, settings)
+            && facts.is_doh_address(&EndpointKey::of(packet).address) =>
+        {
+            Reason::Doh
+        }
         _ => Reason::Other,
     }
+}
+
+/// Whether a later fragment has no first one that it could be put together with.
+#[inline(always)]
+fn is_orphan(packet: &Packet, settings: &Settings, facts: &impl Facts) -> bool {
+    if matches!(packet.carrier, Carrier::None) {
+        match facts.first_fragment(&FragmentKey::of(packet)) {
+            Some(verdict) => matches!(verdict, Verdict::Drop),
+            None => settings.options & Settings::STRICT_FRAGMENTS != 0,
+        }
+    } else {
+        false
+    }
+}
+
+/// Where else to look, if the headers of a packet do not speak against it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Deeper {
+    /// Nowhere.
+    No,
+    /// At the packet that it carries: [`find_inner`](crate::encapsulation::find_inner), [`decide_inner`].
+    Inner,
+    /// At its payload: [`decide_payload`].
+    Payload,
+}
+
+/// Where else to look at a packet that [`decide`] has let go.
+#[inline(always)]
+pub fn deeper<B: PacketBytes + ?Sized>(
+    bytes: &B,
+    parsed: Result<(), ParseError>,
+    packet: &Packet,
+    hook: Hook,
+    settings: &Settings,
+    facts: &impl Facts,
+) -> Deeper {
+    if parsed.is_err() || matches!(packet.fragment, Fragment::Later) {
+        return Deeper::No;
+    }
+    if may_carry(packet) {
+        // What a kernel device has packed has no socket of its own, and passes no cgroup's hook.
+        return if matches!(hook, Hook::Tc) && facts.is_carrier(EndpointKey::of(packet)) {
+            Deeper::No
+        } else {
+            Deeper::Inner
+        };
+    }
+    let shows = match packet.protocol {
+        protocol::TCP => may_be_doh(packet, settings) && is_hello(bytes, packet),
+        protocol::UDP => {
+            settings.options & Settings::REPORT_SHAPES != 0
+                && class(packet, settings).is_none()
+                && is_question(bytes, packet.transport + UDP_LEN)
+        }
+        _ => false,
+    };
+    if shows { Deeper::Payload } else { Deeper::No }
+}
+
+/// Decides about the packet in a packet, of which [`parse_inner`](crate::encapsulation::parse_inner) said `parsed`.
+#[inline(always)]
+pub fn decide_inner(
+    parsed: Result<(), ParseError>,
+    packet: &Packet,
+    settings: &Settings,
+    facts: &impl Facts,
+) -> Decision {
+    if matches!(parsed, Err(ParseError::NotIp)) {
+        return Decision::IGNORE;
+    }
+    // Whoever unpacks it puts fragments together, whoever made them: as on a wire.
+    let reason = suspicion(parsed, packet, Hook::Tc, settings, facts);
+    sentence(reason, settings, facts)
+}
+
+/// Decides about the payload of a packet for which [`deeper`] says so.
+#[inline(always)]
+pub fn decide_payload<B: PacketBytes + ?Sized>(
+    bytes: &B,
+    packet: &Packet,
+    settings: &Settings,
+    facts: &impl Facts,
+) -> Decision {
+    let reason = if packet.protocol == protocol::TCP {
+        let mut name = NameKey {
+            length: 0,
+            reversed: [0; NAME_BYTES],
+        };
+        if server_name(bytes, packet, &mut name) && facts.is_doh_name(&name) {
+            Reason::Doh
+        } else {
+            Reason::Other
+        }
+    } else {
+        Reason::DnsShaped
+    };
+    sentence(reason, settings, facts)
+}
+
+/// What follows from a reason.
+#[inline(always)]
+fn sentence(reason: Reason, settings: &Settings, facts: &impl Facts) -> Decision {
+    if matches!(reason, Reason::Other) {
+        return Decision::IGNORE;
+    }
+    match facts.role() {
+        Some(role) => Decision::of(reason, role, settings),
+        None => Decision::IGNORE,
+    }
+}
+
+/// Whether a packet is DNS over HTTPS, if it goes to a resolver.
+#[inline(always)]
+pub fn may_be_doh(packet: &Packet, settings: &Settings) -> bool {
+    packet.destination_port == PORT_HTTPS
+        && matches!(packet.protocol, protocol::TCP | protocol::UDP)
+        && !settings.exempt.contains(Class::Doh)
 }
 
 /// The class of a packet, by protocol and destination port.
@@ -153,40 +316,19 @@ fn is_extra(port: u16, settings: &Settings) -> bool {
     port != 0 && settings.extra_ports.contains(&port)
 }
 
-/// The destination ports of a class, for the nftables rules that stand behind the programs.
-pub const fn ports(class: Class) -> ClassPorts {
-    match class {
-        Class::Dns => ClassPorts {
-            port: PORT_DNS,
-            tcp: true,
-            udp: true,
-        },
-        Class::Dot => ClassPorts {
-            port: PORT_DOT,
-            tcp: true,
-            udp: false,
-        },
-        Class::Doq => ClassPorts {
-            port: PORT_DOT,
-            tcp: false,
-            udp: true,
-        },
-        Class::Mdns => ClassPorts {
-            port: PORT_MDNS,
-            tcp: false,
-            udp: true,
-        },
-        Class::Llmnr => ClassPorts {
-            port: PORT_LLMNR,
-            tcp: true,
-            udp: true,
-        },
-        Class::Netbios => ClassPorts {
-            port: PORT_NETBIOS,
-            tcp: true,
-            udp: true,
-        },
-    }
+/// The destination ports of a class, for the nftables rules that stand behind the programs; `None` if the port alone does
+/// not say.
+pub const fn ports(class: Class) -> Option<ClassPorts> {
+    let (port, tcp, udp) = match class {
+        Class::Dns => (PORT_DNS, true, true),
+        Class::Dot => (PORT_DOT, true, false),
+        Class::Doq => (PORT_DOT, false, true),
+        Class::Mdns => (PORT_MDNS, false, true),
+        Class::Llmnr => (PORT_LLMNR, true, true),
+        Class::Netbios => (PORT_NETBIOS, true, true),
+        Class::Doh => return None,
+    };
+    Some(ClassPorts { port, tcp, udp })
 }
 
 /// A class as ports of the two transports that netfilter is asked about.

@@ -4,10 +4,10 @@
 
 mod facts;
 
-use leakguard_common::abi::{Hook, MAX_EXTRA_PORTS, Role, Settings};
-use leakguard_common::packet::{LinkLayer, Packet, parse};
+use leakguard_common::abi::{Class, ClassSet, Hook, MAX_EXTRA_PORTS, Role, Settings};
+use leakguard_common::packet::{LinkLayer, Packet, parse, protocol};
 use leakguard_common::plain::{IPV4_HEAD, IPV6_HEAD, is_other_ipv4, is_other_ipv6};
-use leakguard_common::verdict::decide;
+use leakguard_common::verdict::{Deeper, decide, deeper, may_be_doh};
 use proptest::prelude::*;
 
 use self::facts::known;
@@ -17,22 +17,23 @@ fn is_judged(bytes: &[u8], settings: &Settings, engaged: bool) -> bool {
     [Hook::CgroupSkb, Hook::Tc].into_iter().any(|hook| {
         let mut packet = Packet::UNKNOWN;
         let parsed = parse(bytes, LinkLayer::Ip, &mut packet);
-        decide(
-            parsed,
-            &packet,
-            hook,
-            settings,
-            &known(|| Some(Role::Uplink), engaged),
-        )
-        .is_judged()
+        let facts = known(|| Some(Role::Uplink), engaged);
+        // Whatever goes there may be a resolver's, and whatever has the options may be a question.
+        may_be_doh(&packet, settings)
+            || packet.protocol == protocol::UDP && settings.options & Settings::REPORT_SHAPES != 0
+            || decide(parsed, &packet, hook, settings, &facts).is_judged()
+            || deeper(bytes, parsed, &packet, hook, settings, &facts) != Deeper::No
     })
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
     let ports = proptest::collection::vec(1_u16.., 0..MAX_EXTRA_PORTS);
-    (ports, 0_u32..3).prop_map(|(ports, ipv6)| {
+    (ports, 0_u32..3, 0_u32..4, any::<bool>()).prop_map(|(ports, ipv6, options, doh)| {
+        let exempt = ClassSet::default();
         let mut settings = Settings {
             ipv6,
+            options,
+            exempt: if doh { exempt } else { exempt.with(Class::Doh) },
             ..Settings::default()
         };
         for (place, port) in settings.extra_ports.iter_mut().zip(ports) {
@@ -47,7 +48,9 @@ fn settings() -> impl Strategy<Value = Settings> {
 fn port() -> impl Strategy<Value = u16> {
     prop_oneof![
         any::<u16>(),
-        proptest::sample::select(vec![0, 52, 53, 54, 137, 443, 853, 5353, 5355, 0x3500])
+        proptest::sample::select(vec![
+            0, 52, 53, 54, 137, 443, 853, 4789, 5353, 5355, 6081, 8472, 0x3500
+        ])
     ]
 }
 
@@ -97,15 +100,22 @@ fn ordinary_packets_take_the_short_way() {
     ipv4[0] = 0x45;
     ipv4[6] = 0x40;
     ipv4[9] = 6;
-    ipv4[22..24].copy_from_slice(&443_u16.to_be_bytes());
+    ipv4[22..24].copy_from_slice(&80_u16.to_be_bytes());
     assert!(is_other_ipv4(&ipv4, &Settings::default(), false));
+    ipv4[22..24].copy_from_slice(&443_u16.to_be_bytes());
+    assert!(!is_other_ipv4(&ipv4, &Settings::default(), false));
+    let no_doh = Settings {
+        exempt: ClassSet::default().with(Class::Doh),
+        ..Settings::default()
+    };
+    assert!(is_other_ipv4(&ipv4, &no_doh, false));
     ipv4[22..24].copy_from_slice(&53_u16.to_be_bytes());
     assert!(!is_other_ipv4(&ipv4, &Settings::default(), false));
 
     let mut ipv6 = [0; IPV6_HEAD];
     ipv6[0] = 0x6f;
     ipv6[6] = 17;
-    ipv6[42..44].copy_from_slice(&443_u16.to_be_bytes());
+    ipv6[42..44].copy_from_slice(&80_u16.to_be_bytes());
     assert!(is_other_ipv6(&ipv6, &Settings::default(), false));
     ipv6[42..44].copy_from_slice(&853_u16.to_be_bytes());
     assert!(!is_other_ipv6(&ipv6, &Settings::default(), false));

@@ -7,7 +7,7 @@ use leakguard_common::counter::Series;
 use serde::Serialize;
 
 use crate::error::chain;
-use crate::guard::{GuardError, blocked, ipv6_policy, kill_switch_mode, lan_prefix, ruleset};
+use crate::guard::{GuardError, blocked, ipv6_policy, kill_switch_mode, ruleset};
 use crate::host::cgroup2_root;
 use crate::interfaces::{RolePatterns, Snapshot, classify, snapshot};
 use crate::kernel::Exemptions;
@@ -16,6 +16,7 @@ use crate::kernel::links::TcAttachment;
 use crate::kernel::pins::Pins;
 use crate::kernel::requirements::{check_cgroup, check_privileges};
 use crate::netfilter;
+use crate::prefix;
 
 /// How much of the enforcement is in place, from the least on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
@@ -441,7 +442,7 @@ fn kill_switch(
             .lan
             .iter()
             .copied()
-            .filter_map(lan_prefix)
+            .filter_map(prefix::net)
             .map(|prefix| prefix.to_string())
             .collect(),
     })

@@ -63,7 +63,7 @@ pub(crate) fn check(bytes: &[u8], link: LinkLayer) -> Result<Reading, String> {
 
     let compatible = match (reading, parsed) {
         (Reading::Port { protocol, port, .. }, Ok(())) => {
-            packet.fragment == Fragment::First
+            packet.fragment != Fragment::Later
                 && packet.protocol == protocol
                 && packet.destination_port == port
         }

@@ -1,9 +1,9 @@
 //! A hook that knows beforehand what a real one looks up.
 
-use leakguard_common::abi::{EndpointKey, LanKey, Role};
+use leakguard_common::abi::{EndpointKey, FragmentKey, LanKey, NameKey, Role, Verdict};
 use leakguard_common::verdict::Facts;
 
-/// Nothing is forwarded, and nothing is exempt.
+/// Nothing is forwarded, nothing is exempt, no resolver is known, and no fragment either.
 pub(crate) struct Known<R> {
     role: R,
     engaged: bool,
@@ -33,5 +33,21 @@ impl<R: Fn() -> Option<Role>> Facts for Known<R> {
 
     fn may_use_endpoint(&self, _destination: &EndpointKey) -> bool {
         false
+    }
+
+    fn is_doh_address(&self, _destination: &LanKey) -> bool {
+        false
+    }
+
+    fn is_doh_name(&self, _name: &NameKey) -> bool {
+        false
+    }
+
+    fn is_carrier(&self, _destination: EndpointKey) -> bool {
+        false
+    }
+
+    fn first_fragment(&self, _datagram: &FragmentKey) -> Option<Verdict> {
+        None
     }
 }

@@ -19,7 +19,7 @@ fn ports_and_addresses_are_found() {
     let packet = parsed_ip(&ipv4(UDP, 0, &[], &udp(40_000, 53, b"question")));
     assert_eq!(packet.family, Family::Ipv4);
     assert_eq!(packet.protocol, protocol::UDP);
-    assert_eq!(packet.fragment, Fragment::First);
+    assert_eq!(packet.fragment, Fragment::Whole);
     assert_eq!((packet.source_port, packet.destination_port), (40_000, 53));
     assert_eq!(packet.transport, 20);
     assert_eq!(packet.source[..4], SOURCE_V4);
@@ -87,7 +87,7 @@ fn every_transport_with_ports_is_read() {
 fn flags_alone_make_no_fragment() {
     for flags in [0, DONT_FRAGMENT, RESERVED, DONT_FRAGMENT | RESERVED] {
         let packet = parsed_ip(&ipv4(UDP, flags, &[], &udp(1, 53, &[])));
-        assert_eq!(packet.fragment, Fragment::First);
+        assert_eq!(packet.fragment, Fragment::Whole);
         assert_eq!(packet.destination_port, 53);
     }
 }

@@ -34,7 +34,7 @@ fn ports_and_addresses_are_found() {
     let packet = parsed_ip(&ipv6(TCP, &tcp(40_000, 853, b"question")));
     assert_eq!(packet.family, Family::Ipv6);
     assert_eq!(packet.protocol, TCP);
-    assert_eq!(packet.fragment, Fragment::First);
+    assert_eq!(packet.fragment, Fragment::Whole);
     assert_eq!((packet.source_port, packet.destination_port), (40_000, 853));
     assert_eq!(packet.transport, 40);
     assert_eq!(packet.source, SOURCE_V6);
@@ -107,7 +107,7 @@ fn an_extension_header_that_is_cut_off_is_refused() {
 fn an_atomic_fragment_is_a_whole_packet() {
     let bytes = with_chain(&[Extension::fragment(0, false)], UDP, &udp(7, 53, &[]));
     let packet = parsed_ip(&bytes);
-    assert_eq!(packet.fragment, Fragment::First);
+    assert_eq!(packet.fragment, Fragment::Whole);
     assert_eq!(packet.destination_port, 53);
 }
 

@@ -7,7 +7,7 @@ use crate::{LINK_LAYERS, parsed};
 
 /// A packet that was parsed, and whether it has ports.
 fn with_ports(packet: &Packet) -> bool {
-    has_ports(packet.protocol) && packet.fragment == Fragment::First
+    has_ports(packet.protocol) && packet.fragment != Fragment::Later
 }
 
 #[test]

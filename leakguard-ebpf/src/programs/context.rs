@@ -124,14 +124,18 @@ impl Skb {
 
     #[inline(always)]
     fn is_plain_ipv4<const NETWORK: usize>(self, settings: &Settings, engaged: bool) -> bool {
-        self.direct::<NETWORK, IPV4_HEAD>()
-            .is_some_and(|head| is_other_ipv4(head, settings, engaged))
+        match self.direct::<NETWORK, IPV4_HEAD>() {
+            Some(head) => is_other_ipv4(head, settings, engaged),
+            None => false,
+        }
     }
 
     #[inline(always)]
     fn is_plain_ipv6<const NETWORK: usize>(self, settings: &Settings, engaged: bool) -> bool {
-        self.direct::<NETWORK, IPV6_HEAD>()
-            .is_some_and(|head| is_other_ipv6(head, settings, engaged))
+        match self.direct::<NETWORK, IPV6_HEAD>() {
+            Some(head) => is_other_ipv6(head, settings, engaged),
+            None => false,
+        }
     }
 
     /// `N` bytes from `OFFSET` on, where they are in the linear part of the packet.
@@ -181,13 +185,6 @@ impl Skb {
         }
         // SAFETY: as above. From memory once more: what registers knew of the length is to be forgotten.
         unsafe { (scratch.read_volatile() as u16).wrapping_add(1) }
-    }
-}
-
-#[cfg(feature = "log")]
-impl aya_ebpf::EbpfContext for Skb {
-    fn as_ptr(&self) -> *mut c_void {
-        self.context()
     }
 }
 

@@ -3,24 +3,18 @@
 use core::ffi::c_void;
 
 use aya_ebpf::Global;
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_probe_read_kernel,
 };
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
-use leakguard_common::abi::{Event, Hook, LOOPBACK_IFINDEX, Role, SOCKET_HEAD, Settings, Verdict};
-use leakguard_common::counter::Series;
-use leakguard_common::packet::{LinkLayer, Packet, parse, protocol};
-use leakguard_common::verdict::decide;
+use leakguard_common::abi::{Event, Hook, LOOPBACK_IFINDEX, Role, SOCKET_HEAD, Settings};
+use leakguard_common::packet::{LinkLayer, Packet, protocol};
 
 use super::context::Skb;
-use super::counters::count_packets;
-use super::events::report;
-use super::facts::{HookFacts, is_engaged};
-use super::maps::{LOCALS, SETTINGS, TUNNELS};
-
-const PASS: i32 = 1;
-const DROP: i32 = 0;
+use super::gate::{self, Gate, judge, steps};
+use super::maps::{LOCALS, TUNNELS};
 
 /// Offset of `skc_net` in `struct sock_common`; from the kernel's BTF.
 #[unsafe(no_mangle)]
@@ -34,13 +28,13 @@ static NET_INUM_OFFSET: Global<u32> = Global::new(0);
 /// may not).
 #[cgroup_skb(egress)]
 pub(super) fn egress_cookie(context: SkBuffContext) -> i32 {
-    egress::<ByCookie>(Skb::new(context.skb.skb))
+    judge::<ByCookie>(Skb::new(context.skb.skb))
 }
 
 /// For older kernels: the namespace's inode, read from the socket (5.10 and later).
 #[cgroup_skb(egress)]
 pub(super) fn egress_inode(context: SkBuffContext) -> i32 {
-    egress::<ByInode>(Skb::new(context.skb.skb))
+    judge::<ByInode>(Skb::new(context.skb.skb))
 }
 
 /// How a variant recognises the managed namespace, and what it can say of the sender.
@@ -119,43 +113,43 @@ impl Identity for ByInode {
     }
 }
 
-#[inline(always)]
-fn egress<I: Identity>(skb: Skb) -> i32 {
-    let Some(settings) = SETTINGS.get(0) else {
-        return DROP;
+macro_rules! egress {
+    ($gate:ident, $($step:ident),+) => {
+        impl Gate for $gate {
+            const HOOK: Hook = Hook::CgroupSkb;
+            const LINK: LinkLayer = LinkLayer::Ip;
+            const PASS: i32 = 1;
+            const DROP: i32 = 0;
+
+            #[inline(always)]
+            fn role(skb: Skb, settings: &Settings) -> Option<Role> {
+                $gate::is_managed(skb, settings).then(|| role(skb.ifindex()))
+            }
+
+            #[inline(always)]
+            fn sign(packet: &Packet, settings: &Settings, event: &mut Event) {
+                <$gate as Identity>::sign(packet, settings, event);
+            }
+
+            steps!($gate, $($step),+);
+        }
     };
-    let engaged = is_engaged(settings);
-    if skb.is_plainly_other(LinkLayer::Ip, settings, engaged) {
-        return PASS;
-    }
-    let mut packet = Packet::UNKNOWN;
-    let parsed = parse(&skb, LinkLayer::Ip, &mut packet);
-    let facts = HookFacts {
-        skb,
-        engaged,
-        forwards: false,
-        role: || I::is_managed(skb, settings).then(|| role(skb.ifindex())),
-    };
-    let decision = decide(parsed, &packet, Hook::CgroupSkb, settings, &facts);
-    if !decision.is_judged() {
-        return PASS;
-    }
-    count_packets(
-        &Series::new(Hook::CgroupSkb, &decision, &packet),
-        u64::from(skb.segments()),
-    );
-    if matches!(decision.verdict, Verdict::Pass) {
-        return PASS;
-    }
-    report(skb, Hook::CgroupSkb, &decision, &packet, |event| {
-        I::sign(&packet, settings, event);
-    });
-    if matches!(decision.verdict, Verdict::Drop) {
-        DROP
-    } else {
-        PASS
-    }
 }
+
+egress!(
+    ByCookie,
+    cookie_headers,
+    cookie_inside,
+    cookie_payload,
+    cookie_conclude
+);
+egress!(
+    ByInode,
+    inode_headers,
+    inode_inside,
+    inode_payload,
+    inode_conclude
+);
 
 /// The role of an interface of the managed namespace; unknown ones are uplinks.
 #[inline(always)]

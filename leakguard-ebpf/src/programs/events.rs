@@ -46,6 +46,8 @@ pub(super) fn report(
         (*event).reason = decision.reason as u8;
         (*event).hook = hook as u8;
         (*event).role = decision.role as u8;
+        (*event).carrier = packet.carrier as u8;
+        (*event).padding = [0; 3];
         (*event).comm = [0; 16];
         sign(&mut *event);
         (*event).source = packet.source;
@@ -60,13 +62,4 @@ pub(super) fn report(
     }
     entry.submit(0);
     count_event(Outcome::Submitted);
-    #[cfg(feature = "log")]
-    aya_log_ebpf::debug!(
-        &skb,
-        "reason {} at hook {}: verdict {} on interface {}",
-        decision.reason as u8,
-        hook as u8,
-        decision.verdict as u8,
-        skb.ifindex()
-    );
 }

@@ -1,15 +1,20 @@
 //! What the verdict asks for besides the packet: both hooks look it up in the same tables.
 
+use core::marker::PhantomData;
 use core::ptr;
 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::maps::lpm_trie::Key;
-use leakguard_common::abi::{EndpointKey, LanKey, Role, Settings};
+use leakguard_common::abi::{
+    EndpointKey, FragmentKey, Hook, LanKey, NAME_BYTES, NameKey, Role, Settings, Verdict,
+};
 use leakguard_common::restriction;
 use leakguard_common::verdict::Facts;
 
 use super::context::Skb;
-use super::maps::{ENDPOINTS, LAN, LIVENESS, Prefix, TUNNELS};
+use super::fragments;
+use super::gate::Gate;
+use super::maps::{CARRIERS, DOH_ADDRESSES, DOH_NAMES, ENDPOINTS, LAN, LIVENESS, Prefix, TUNNELS};
 
 /// Whether the kill switch is engaged now.
 #[inline(always)]
@@ -24,18 +29,29 @@ pub(super) fn is_engaged(settings: &Settings) -> bool {
 }
 
 /// What a hook knows of a packet.
-pub(super) struct HookFacts<R> {
-    pub(super) skb: Skb,
-    pub(super) engaged: bool,
-    /// Whether the packet may have come in by an interface.
-    pub(super) forwards: bool,
-    pub(super) role: R,
+pub(super) struct HookFacts<'settings, G> {
+    skb: Skb,
+    settings: &'settings Settings,
+    engaged: bool,
+    gate: PhantomData<G>,
 }
 
-impl<R: Fn() -> Option<Role>> Facts for HookFacts<R> {
+impl<'settings, G: Gate> HookFacts<'settings, G> {
+    #[inline(always)]
+    pub(super) fn new(skb: Skb, settings: &'settings Settings) -> Self {
+        Self {
+            skb,
+            settings,
+            engaged: is_engaged(settings),
+            gate: PhantomData,
+        }
+    }
+}
+
+impl<G: Gate> Facts for HookFacts<'_, G> {
     #[inline(always)]
     fn role(&self) -> Option<Role> {
-        (self.role)()
+        G::role(self.skb, self.settings)
     }
 
     #[inline(always)]
@@ -45,14 +61,12 @@ impl<R: Fn() -> Option<Role>> Facts for HookFacts<R> {
 
     #[inline(always)]
     fn is_forwarded(&self) -> bool {
-        self.forwards && self.skb.ingress_ifindex() != 0
+        matches!(G::HOOK, Hook::Tc) && self.skb.ingress_ifindex() != 0
     }
 
     #[inline(always)]
     fn is_lan(&self, destination: &LanKey) -> bool {
-        // SAFETY: the same bytes: a length of 32 bits, then the data that it counts (`struct bpf_lpm_trie_key`).
-        let key = unsafe { &*ptr::from_ref(destination).cast::<Key<Prefix>>() };
-        LAN.get(key).is_some()
+        LAN.get(prefix(destination)).is_some()
     }
 
     #[inline(always)]
@@ -63,4 +77,40 @@ impl<R: Fn() -> Option<Role>> Facts for HookFacts<R> {
         };
         endpoint.admits(self.skb.mark(), |level| self.skb.ancestor_cgroup_id(level))
     }
+
+    #[inline(always)]
+    fn is_doh_address(&self, destination: &LanKey) -> bool {
+        DOH_ADDRESSES.get(prefix(destination)).is_some()
+    }
+
+    #[inline(always)]
+    fn is_doh_name(&self, name: &NameKey) -> bool {
+        // SAFETY: as in `prefix`.
+        let key = unsafe { &*ptr::from_ref(name).cast::<Key<[u8; NAME_BYTES]>>() };
+        DOH_NAMES.get(key).is_some()
+    }
+
+    #[inline(always)]
+    fn is_carrier(&self, mut destination: EndpointKey) -> bool {
+        // SAFETY: the value is not read.
+        if unsafe { CARRIERS.get(&destination) }.is_some() {
+            return true;
+        }
+        // A tunnel without a fixed remote sends anywhere.
+        destination.address.address = [0; 16];
+        // SAFETY: as above.
+        unsafe { CARRIERS.get(&destination) }.is_some()
+    }
+
+    #[inline(always)]
+    fn first_fragment(&self, datagram: &FragmentKey) -> Option<Verdict> {
+        fragments::recall(datagram)
+    }
+}
+
+/// A key as aya's table takes it.
+#[inline(always)]
+fn prefix(key: &LanKey) -> &Key<Prefix> {
+    // SAFETY: the same bytes: a length of 32 bits, then the data that it counts (`struct bpf_lpm_trie_key`).
+    unsafe { &*ptr::from_ref(key).cast() }
 }

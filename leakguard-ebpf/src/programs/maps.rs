@@ -1,10 +1,11 @@
 //! Every map; names, keys and values are the ABI in `leakguard_common::abi`.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, DevMapHash, HashMap, LpmTrie, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use leakguard_common::abi::{
-    EVENT_RING_BYTES, Endpoint, EndpointKey, Liveness, MAX_ENDPOINTS, MAX_INTERFACES, MAX_LAN,
-    Settings,
+    EVENT_RING_BYTES, Endpoint, EndpointKey, FirstFragment, FragmentKey, Liveness, MAX_CARRIERS,
+    MAX_DOH_ADDRESSES, MAX_DOH_NAMES, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_INTERFACES, MAX_LAN,
+    NAME_BYTES, Settings,
 };
 use leakguard_common::counter::SERIES;
 
@@ -37,6 +38,25 @@ pub(super) type Prefix = [u8; 20];
 /// Prefixes that an engaged kill switch lets out. The value says nothing.
 #[map]
 pub(super) static LAN: LpmTrie<Prefix, u32> = LpmTrie::with_max_entries(MAX_LAN, 0);
+
+/// Resolvers of DNS over HTTPS. The value says nothing.
+#[map]
+pub(super) static DOH_ADDRESSES: LpmTrie<Prefix, u32> =
+    LpmTrie::with_max_entries(MAX_DOH_ADDRESSES, 0);
+
+/// Their names, backwards. The value says nothing.
+#[map]
+pub(super) static DOH_NAMES: LpmTrie<[u8; NAME_BYTES], u32> =
+    LpmTrie::with_max_entries(2 * MAX_DOH_NAMES, 0);
+
+/// Where permitted tunnels that do not encrypt send what they have packed. The value says nothing.
+#[map]
+pub(super) static CARRIERS: HashMap<EndpointKey, u32> = HashMap::with_max_entries(MAX_CARRIERS, 0);
+
+/// What became of first fragments; one that is forgotten is one that is not known.
+#[map]
+pub(super) static FRAGMENTS: LruHashMap<FragmentKey, FirstFragment> =
+    LruHashMap::with_max_entries(MAX_FRAGMENTS, 0);
 
 /// Exact packet counts.
 #[map]

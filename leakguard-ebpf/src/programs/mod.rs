@@ -12,5 +12,7 @@ mod counters;
 mod egress;
 mod events;
 mod facts;
+mod fragments;
+mod gate;
 mod interface;
 mod maps;

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     config::{Config, Source},
+    doh,
     error::{Exit, WithExit as _, escape_control},
 };
 
@@ -31,6 +32,9 @@ fn check(args: &ConfigCheckArgs, output: &mut Output) -> anyhow::Result<()> {
         return Ok(output.line(format_args!("{path}: no such file, so the defaults apply"))?);
     };
     let config = Config::new(layer)
+        .context(path.clone())
+        .with_exit(Exit::Usage)?;
+    doh::Source::read(config.doh_resolvers())
         .context(path.clone())
         .with_exit(Exit::Usage)?;
     output.line(format_args!("{}: ok", escape_control(&path)))?;

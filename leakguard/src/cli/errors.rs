@@ -9,7 +9,7 @@ use crate::kernel::KernelError;
 pub(super) fn guard(error: GuardError) -> anyhow::Error {
     let exit = match &error {
         GuardError::Kernel(KernelError::Missing { .. }) => Exit::Missing,
-        GuardError::NoInterface { .. } => Exit::Usage,
+        GuardError::NoInterface { .. } | GuardError::Resolvers(_) => Exit::Usage,
         GuardError::NotEnforcing | GuardError::Incomplete { .. } => Exit::NotProtected,
         GuardError::Kernel(_)
         | GuardError::NoWayBack { .. }

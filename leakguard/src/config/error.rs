@@ -97,6 +97,14 @@ pub enum RuleError {
     /// More ports than the kernel programs hold.
     #[error("too many extra ports; allowed: {MAX_EXTRA_PORTS}")]
     TooManyPorts,
+    /// A text that names no list of resolvers.
+    #[error(
+        "`{text}` names no list of resolvers; write \"builtin\", or the path of a file from / on"
+    )]
+    DohResolvers {
+        /// What was given.
+        text: String,
+    },
     /// A number that no socket mark can be.
     #[error("{number} is not a mark; allowed: 1 to 0xffffffff")]
     MarkOutOfRange {

@@ -94,7 +94,7 @@ pub enum FileError {
 }
 
 /// Reads the text of a file that only its owner, root or the calling user, can have written.
-pub(super) fn read(path: &Path) -> Result<String, FileError> {
+pub(crate) fn read(path: &Path) -> Result<String, FileError> {
     let user = geteuid().as_raw();
     let failed = |source: io::Error| {
         let path = path.to_owned();

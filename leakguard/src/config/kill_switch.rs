@@ -140,13 +140,14 @@ impl Endpoint {
     fn class(&self) -> Option<Class> {
         let Self { port, protocol, .. } = self;
         Class::ALL.iter().copied().find(|class| {
-            let of = ports(*class);
-            let ClassPorts { tcp, udp, .. } = of;
-            of.port == *port
-                && match protocol {
-                    EndpointProtocol::Udp => udp,
-                    EndpointProtocol::Tcp => tcp,
-                }
+            ports(*class).is_some_and(|of| {
+                let ClassPorts { tcp, udp, .. } = of;
+                of.port == *port
+                    && match protocol {
+                        EndpointProtocol::Udp => udp,
+                        EndpointProtocol::Tcp => tcp,
+                    }
+            })
         })
     }
 }

@@ -9,6 +9,7 @@ use leakguard_common::abi::{Class, ClassSet, Role};
 
 use crate::interfaces::{Pattern, RolePatterns};
 
+mod dns;
 mod document;
 mod error;
 mod file;
@@ -19,7 +20,9 @@ mod ports;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::file::read as read_file;
 pub use self::{
+    dns::{DohResolvers, Fragments},
     error::{ConfigError, Position, Problem, RuleError},
     file::FileError,
     kill_switch::{
@@ -54,6 +57,12 @@ pub struct Layer {
     pub block: Option<ClassSet>,
     /// See [`Config::extra_ports`].
     pub ports: Option<ExtraPorts>,
+    /// See [`Config::doh_resolvers`].
+    pub doh_resolvers: Option<DohResolvers>,
+    /// See [`Config::fragments`].
+    pub fragments: Option<Fragments>,
+    /// See [`Config::report_shaped`].
+    pub report_shaped: Option<bool>,
     /// See [`Config::kill_switch`].
     pub kill_switch: KillSwitchLayer,
     /// See [`Config::ipv6`].
@@ -73,6 +82,9 @@ impl Layer {
             netlink_buffer: self.netlink_buffer.or(below.netlink_buffer),
             block: self.block.or(below.block),
             ports: self.ports.or(below.ports),
+            doh_resolvers: self.doh_resolvers.or(below.doh_resolvers),
+            fragments: self.fragments.or(below.fragments),
+            report_shaped: self.report_shaped.or(below.report_shaped),
             kill_switch: self.kill_switch.over(below.kill_switch),
             ipv6: self.ipv6.or(below.ipv6),
         }
@@ -130,6 +142,9 @@ pub struct Config {
     netlink_buffer: NetlinkBuffer,
     block: ClassSet,
     ports: ExtraPorts,
+    doh_resolvers: DohResolvers,
+    fragments: Fragments,
+    report_shaped: bool,
     kill_switch: KillSwitch,
     ipv6: Ipv6Policy,
 }
@@ -153,6 +168,9 @@ impl Config {
             netlink_buffer,
             block,
             ports,
+            doh_resolvers,
+            fragments,
+            report_shaped,
             kill_switch,
             ipv6,
         } = layer;
@@ -167,6 +185,9 @@ impl Config {
             netlink_buffer: netlink_buffer.unwrap_or_default(),
             block,
             ports: ports.unwrap_or_default(),
+            doh_resolvers: doh_resolvers.unwrap_or_default(),
+            fragments: fragments.unwrap_or_default(),
+            report_shaped: report_shaped.unwrap_or_default(),
             kill_switch: kill_switch.complete(|class| block.contains(class))?,
             ipv6: ipv6.unwrap_or_default(),
         };
@@ -242,6 +263,21 @@ impl Config {
     /// Destination ports that are judged as [`Class::Dns`] besides 53.
     pub fn extra_ports(&self) -> &[u16] {
         self.ports.as_slice()
+    }
+
+    /// Which resolvers of DNS over HTTPS are known.
+    pub fn doh_resolvers(&self) -> &DohResolvers {
+        &self.doh_resolvers
+    }
+
+    /// What happens to later fragments whose first one nobody has seen.
+    pub fn fragments(&self) -> Fragments {
+        self.fragments
+    }
+
+    /// Whether packets that look like DNS questions are reported, whatever their port.
+    pub fn report_shaped(&self) -> bool {
+        self.report_shaped
     }
 
     /// What uplinks carry while no tunnel is up, or ever.

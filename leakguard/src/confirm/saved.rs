@@ -6,9 +6,9 @@ use leakguard_common::abi::{Role, Settings};
 
 use crate::guard::{Guard, GuardError, carry_out};
 use crate::interfaces::{RolePatterns, classify, snapshot};
-use crate::kernel::Exemptions;
 use crate::kernel::enforcement::{ReadBack, other_versions};
 use crate::kernel::pins::Pins;
+use crate::kernel::{Exemptions, Recognition};
 use crate::status::find_cgroup;
 
 /// Everything that a change by `apply` can change, read back from the kernel.
@@ -16,6 +16,7 @@ use crate::status::find_cgroup;
 pub struct Saved {
     settings: Settings,
     exemptions: Exemptions,
+    recognition: Recognition,
     /// The id of the cgroup whose sockets are judged.
     cgroup: Option<u64>,
     /// By number and name: neither alone says that an interface is the same.
@@ -50,6 +51,7 @@ impl Saved {
         Ok(Some(Self {
             settings: state.settings,
             exemptions: state.maps.exemptions()?,
+            recognition: state.maps.recognition()?,
             cgroup: state.cgroup.map(|attachment| attachment.cgroup_id),
             roles: links
                 .map(|link| ((link.ifindex, link.name), state.maps.role(link.ifindex)))
@@ -69,6 +71,7 @@ impl Saved {
         let cgroup = cgroup.unwrap_or_else(|| guard.cgroup().to_owned());
         let enforcement = guard.enforcement();
         enforcement.exempt(&self.exemptions)?;
+        enforcement.recognise(&self.recognition)?;
         enforcement.enforce_sockets(&cgroup, self.settings)?;
         carry_out(enforcement, &interfaces, &self.settings, &self.exemptions)
             .await

@@ -278,7 +278,6 @@ async fn follow(guard: &mut Guard, interfaces: &watch::Sender<Arc<Interfaces>>, 
             pace.retry();
         }
     }
-    guard.flush_log();
 }
 
 async fn either(first: &mut Signal, second: &mut Signal) {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use leakguard_common::abi::{Event as Record, Family, Hook, Reason, Role, Verdict};
+use leakguard_common::abi::{Carrier, Event as Record, Family, Hook, Reason, Role, Verdict};
 use leakguard_common::packet::{has_ports, protocol};
 
 use super::process::{Sender, sender};
@@ -94,6 +94,10 @@ fn event(seq: u64, record: &Record, interfaces: &Interfaces) -> Option<Event> {
             record.destination_port,
             record.protocol,
         ),
+        encapsulation: match Carrier::from_wire(record.carrier)? {
+            Carrier::None => None,
+            carrier => Some(carrier.name().into()),
+        },
         length: record.length,
         query: first_question(record.protocol, copied),
         process,
@@ -191,6 +195,8 @@ mod tests {
             reason: Reason::Dns as u8,
             hook: Hook::CgroupSkb as u8,
             role: Role::Uplink as u8,
+            carrier: Carrier::None as u8,
+            padding: [0; 3],
             comm: [0; 16],
             source,
             destination,

@@ -45,7 +45,7 @@ pub struct Event {
     /// `packet`.
     #[serde(default)]
     pub kind: PacketKind,
-    /// `drop` or `would_drop`.
+    /// `drop`, `would_drop`, or `pass` of what is only reported.
     pub verdict: String,
     /// The class, or what else spoke against the packet.
     pub reason: String,
@@ -63,7 +63,10 @@ pub struct Event {
     pub source: String,
     /// Address, and port where there is one.
     pub destination: String,
-    /// Bytes of the packet.
+    /// What the packet was found in (`ip`, `gre`, `vxlan`, `geneve`); absent of the outermost.
+    #[serde(default)]
+    pub encapsulation: Option<String>,
+    /// Bytes of the packet, or of what it was found in.
     pub length: u32,
     /// The first question, where the packet holds one that can be read.
     pub query: Option<Query>,

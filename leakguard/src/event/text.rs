@@ -29,6 +29,7 @@ impl fmt::Display for Event {
             protocol,
             source,
             destination,
+            encapsulation,
             ..
         } = self;
         let InterfaceRef { index, name, .. } = interface;
@@ -45,6 +46,9 @@ impl fmt::Display for Event {
             "{clock} {verdict} {reason} {} {protocol} {source} > {destination}",
             escape_control(name)
         )?;
+        if let Some(encapsulation) = encapsulation {
+            write!(formatter, " in {}", escape_control(encapsulation))?;
+        }
         if let Some(Query { name, kind }) = &self.query {
             write!(formatter, " {kind} {}", escape_control(name))?;
         }
@@ -94,6 +98,7 @@ mod tests {
             protocol: "udp".into(),
             source: "192.0.2.10:40112".into(),
             destination: "8.8.8.8:53".into(),
+            encapsulation: None,
             length: 71,
             query: Some(Query {
                 name: "example.com.".into(),

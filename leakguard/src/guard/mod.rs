@@ -11,12 +11,13 @@ use std::time::Duration;
 use leakguard_common::abi::{Role, Settings};
 
 pub use kill_switch::Switched;
-pub use policy::{blocked, ipv6_policy, kill_switch_mode, lan_prefix, ruleset};
+pub use policy::{blocked, ipv6_policy, kill_switch_mode, ruleset};
 pub use tunnels::Handshakes;
 
 use self::policy::Policy;
 use crate::change::{Change, Part};
 use crate::config::Config;
+use crate::doh::{self, DohError};
 use crate::error::chain;
 use crate::host::cgroup2_root;
 use crate::interfaces::{
@@ -27,7 +28,7 @@ use crate::kernel::object::Loaded;
 use crate::kernel::pins::Pins;
 use crate::kernel::requirements::check_cgroup;
 use crate::kernel::ring::EventRing;
-use crate::kernel::{self, Device, Enforcement, Exemptions, KernelError};
+use crate::kernel::{self, Device, Enforcement, Exemptions, KernelError, Recognition};
 use crate::netfilter::{self, Applied, NetfilterError, Permitted, Ruleset};
 
 /// How long new uplinks are covered before the interfaces are looked at again, and a tunnel that has come meanwhile is
@@ -49,6 +50,9 @@ pub enum GuardError {
     /// The interfaces could not be read.
     #[error("cannot read the interfaces")]
     Interfaces(#[from] NetlinkError),
+    /// The resolvers that are to be known could not be read.
+    #[error(transparent)]
+    Resolvers(#[from] DohError),
     /// The second net could not be removed.
     #[error("cannot change the nftables tables")]
     Netfilter(#[from] NetfilterError),
@@ -106,6 +110,8 @@ pub struct Guard {
     cgroup: PathBuf,
     policy: Policy,
     exemptions: Exemptions,
+    /// Known resolvers of DNS over HTTPS.
+    resolvers: doh::Source,
     /// How old the last handshake of a tunnel that is up may be, if that counts.
     handshake_max: Option<Duration>,
     handshakes: Handshakes,
@@ -158,6 +164,7 @@ impl Guard {
     /// Takes the lock and loads what is needed; nothing is changed before [`Guard::begin`].
     pub fn prepare(config: &Config, place: &Place, presence: Presence) -> Result<Self, GuardError> {
         check_cgroup(&place.cgroup)?;
+        let resolvers = doh::Source::read(config.doh_resolvers())?;
         let pins = Pins::at(&place.bpffs);
         let enforcement = Enforcement::prepare(&pins)?;
         let policy = Policy::of(config);
@@ -169,6 +176,7 @@ impl Guard {
             cgroup: place.cgroup.clone(),
             policy,
             exemptions,
+            resolvers,
             handshake_max: config.kill_switch().handshake_max,
             handshakes: Handshakes::new(),
             tunnels: None,
@@ -232,6 +240,7 @@ impl Guard {
 
     /// Reads back what enforces and mends what somebody has changed; [`Guard::take_mended`] says what that was.
     pub async fn verify(&mut self) -> Result<(), GuardError> {
+        self.refresh_resolvers()?;
         // What has come or gone by itself is not to mend.
         self.follow().await?;
         // What there was no time for before is not to mend either.
@@ -242,6 +251,37 @@ impl Guard {
             self.mend(mended);
         }
         Ok(())
+    }
+
+    /// Reads the list of resolvers again if it has changed.
+    fn refresh_resolvers(&mut self) -> Result<(), GuardError> {
+        match self.resolvers.refresh() {
+            Ok(false) => {}
+            Ok(true) => {
+                self.enforcement.recognise(&self.recognition())?;
+                log::info!("the list of resolvers has changed, and is known anew");
+            }
+            Err(error) => self.warn(format!(
+                "the list of resolvers stays as it was: {}",
+                chain(&error)
+            )),
+        }
+        Ok(())
+    }
+
+    fn recognition(&self) -> Recognition {
+        let (doh_addresses, doh_names) = doh::keys(self.resolvers.resolvers());
+        let tunnels = self
+            .interfaces
+            .values()
+            .filter(|interface| interface.role == Role::Tunnel);
+        Recognition {
+            doh_addresses,
+            doh_names,
+            carriers: tunnels
+                .flat_map(|tunnel| tunnel.carries.iter().copied())
+                .collect(),
+        }
     }
 
     fn mend(&mut self, mended: Vec<Change>) {
@@ -277,6 +317,7 @@ impl Guard {
         let kept = self.enforcement.keep_pinned();
         let permitted = self.enforcement.permit(&devices)?;
         let exempted = self.enforcement.exempt(&self.exemptions)?;
+        let recognised = self.enforcement.recognise(&self.recognition())?;
         let sockets = self.enforce_sockets()?;
         let mut netfilter = self.update_netfilter().await;
         let time = ATTACH_TIME + READ_TIME * u32::try_from(devices.len()).unwrap_or(u32::MAX);
@@ -291,6 +332,7 @@ impl Guard {
             kept.changes,
             permitted.changes,
             exempted.changes,
+            recognised.changes,
             sockets.changes,
         ]
         .concat();
@@ -423,11 +465,6 @@ impl Guard {
     /// The programs that this kernel runs.
     pub fn loaded(&self) -> &[Loaded] {
         self.enforcement.loaded()
-    }
-
-    /// Forwards the programs' own log lines (debug builds).
-    pub fn flush_log(&mut self) {
-        self.enforcement.flush_log();
     }
 
     /// Lifts protection.

@@ -1,19 +1,17 @@
 //! What the programs and the second net are told: the configuration in the form of the kernel's tables, and back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-use ipnet::IpNet;
 use leakguard_common::abi::{
-    Class, ClassSet, Endpoint as Admission, EndpointKey, Family, LanKey, MAX_EXTRA_PORTS, Reason,
-    Settings,
+    Class, ClassSet, Endpoint as Admission, EndpointKey, LanKey, MAX_EXTRA_PORTS, Reason, Settings,
 };
 
-use crate::config::{Config, Endpoint, Ipv6Policy, KillSwitch, KillSwitchMode, Mode};
+use crate::config::{Config, Endpoint, Fragments, Ipv6Policy, KillSwitch, KillSwitchMode, Mode};
 use crate::kernel::Exemptions;
 use crate::kernel::requirements::check_cgroup;
 use crate::netfilter::{Action, Restriction, Ruleset};
+use crate::prefix;
 
 /// What is to be enforced.
 #[derive(Clone, Debug)]
@@ -30,7 +28,7 @@ impl Policy {
         Self {
             settings: settings(config),
             endpoints: endpoints.clone(),
-            lan: lan.iter().map(lan_key).collect(),
+            lan: lan.iter().map(prefix::key).collect(),
         }
     }
 
@@ -87,40 +85,8 @@ fn admission(endpoint: &Endpoint, cgroup_root: Option<&Path>) -> Option<Admissio
 }
 
 fn endpoint_key(endpoint: &Endpoint) -> EndpointKey {
-    let (family, address) = key_address(endpoint.address);
+    let (family, address) = prefix::bytes(endpoint.address);
     EndpointKey::new(family, &address, endpoint.protocol.number(), endpoint.port)
-}
-
-fn lan_key(net: &IpNet) -> LanKey {
-    let (family, address) = key_address(net.addr());
-    LanKey::new(family, &address, net.prefix_len().into())
-}
-
-/// The prefix of a key that [`lan_key`] made.
-pub fn lan_prefix(key: LanKey) -> Option<IpNet> {
-    let LanKey {
-        length,
-        family: [.., family],
-        address,
-    } = key;
-    let length = u8::try_from(length.checked_sub(LanKey::FAMILY_BITS)?).ok()?;
-    let address = match Family::from_wire(family)? {
-        Family::Ipv4 => IpAddr::from(Ipv4Addr::from(*address.first_chunk()?)),
-        Family::Ipv6 => IpAddr::from(Ipv6Addr::from(address)),
-        Family::Unknown => return None,
-    };
-    IpNet::new(address, length).ok()
-}
-
-fn key_address(address: IpAddr) -> (Family, [u8; 16]) {
-    match address {
-        IpAddr::V4(address) => {
-            let mut bytes = [0; 16];
-            bytes[..4].copy_from_slice(&address.octets());
-            (Family::Ipv4, bytes)
-        }
-        IpAddr::V6(address) => (Family::Ipv6, address.octets()),
-    }
 }
 
 /// What the programs are told, but for the namespace.
@@ -138,6 +104,18 @@ fn settings(config: &Config) -> Settings {
     for (exempt, bit) in [(*dhcp, Settings::DHCP), (*ndp, Settings::NDP)] {
         if exempt {
             exemptions |= bit;
+        }
+    }
+    let mut options = 0;
+    for (wanted, bit) in [
+        (
+            config.fragments() == Fragments::Strict,
+            Settings::STRICT_FRAGMENTS,
+        ),
+        (config.report_shaped(), Settings::REPORT_SHAPES),
+    ] {
+        if wanted {
+            options |= bit;
         }
     }
     Settings {
@@ -158,6 +136,7 @@ fn settings(config: &Config) -> Settings {
             Ipv6Policy::BlockOffTunnel => Settings::BLOCK_OFF_TUNNEL,
         },
         exemptions,
+        options,
         ..Settings::default()
     }
 }
@@ -199,7 +178,7 @@ pub fn ruleset(settings: &Settings, exemptions: &Exemptions) -> Ruleset {
         (KillSwitchMode::Off, Ipv6Policy::BlockOffTunnel) => Some(Reason::Ipv6),
         (KillSwitchMode::TunnelDown | KillSwitchMode::Always, _) => Some(Reason::KillSwitch),
     };
-    let lan = exemptions.lan.iter().copied().filter_map(lan_prefix);
+    let lan = exemptions.lan.iter().copied().filter_map(prefix::net);
     Ruleset {
         restriction: restricted.map(|reason| Restriction {
             reason,
@@ -242,27 +221,6 @@ mod tests {
             endpoints: endpoints.to_vec(),
             lan: BTreeSet::new(),
         }
-    }
-
-    #[test]
-    fn a_prefix_reads_back_as_itself() {
-        for text in [
-            "10.0.0.0/8",
-            "192.168.1.7/32",
-            "fd00::/8",
-            "2001:db8::1/128",
-        ] {
-            let net: IpNet = text.parse().unwrap();
-            assert_eq!(lan_prefix(lan_key(&net)), Some(net));
-        }
-        assert_eq!(
-            lan_prefix(LanKey {
-                length: 0,
-                family: [0; 4],
-                address: [0; 16]
-            }),
-            None
-        );
     }
 
     #[test]

@@ -92,6 +92,7 @@ mod tests {
             kind: None,
             link_layer: LinkLayer::Ip,
             up,
+            carries: Vec::new(),
             passed_over: None,
         };
         list.iter()

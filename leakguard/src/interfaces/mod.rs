@@ -8,6 +8,7 @@
 //! not known and an event that was lost all end in [`Role::Uplink`](leakguard_common::abi::Role) or
 //! in a full re-read.
 
+mod carriers;
 mod listener;
 mod lookup;
 mod netlink;

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use leakguard_common::{abi::Role, packet::LinkLayer};
+use leakguard_common::abi::{EndpointKey, Role};
+use leakguard_common::packet::LinkLayer;
 use nix::libc;
 
 use super::{Link, Pattern, Reach, Snapshot};
@@ -35,6 +36,8 @@ pub struct Interface {
     pub link_layer: LinkLayer,
     /// Whether it is up and has a carrier.
     pub up: bool,
+    /// Where it sends what it packs without encrypting it.
+    pub carries: Vec<EndpointKey>,
     /// The tunnel pattern that names it although it is of a kind that the pattern does not take.
     pub passed_over: Option<String>,
 }
@@ -61,6 +64,7 @@ pub fn classify(snapshot: &Snapshot, patterns: &RolePatterns) -> BTreeMap<u32, I
             kind: link.kind.clone(),
             link_layer: link_layer(link.hardware_type),
             up: link.is_up(),
+            carries: link.carries.clone(),
             passed_over: (role != Role::Tunnel && !named(uplink, link) && !named(local, link))
                 .then(|| tunnel.iter().find(|pattern| pattern.names(link)))
                 .flatten()

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use leakguard_common::abi::EndpointKey;
 use netlink_packet_core::{DecodeError, parse_i32, parse_u32};
 use nix::libc;
 
 use super::{
+    carriers::carriers,
     netlink::{self, Dumper, NetlinkError, Request},
     routes::{self, Routes},
 };
@@ -64,6 +66,8 @@ pub struct Link {
     pub parent_netnsid: Option<i32>,
     /// Maximum transmission unit in bytes.
     pub mtu: u32,
+    /// Where it sends what it packs without encrypting it.
+    pub carries: Vec<EndpointKey>,
 }
 
 impl Link {
@@ -183,12 +187,20 @@ fn parse_link(payload: &[u8]) -> Result<Link, DecodeError> {
             libc::IFLA_MASTER => link.master = Some(parse_u32(value)?),
             libc::IFLA_LINK => link.parent = Some(parse_u32(value)?).filter(|index| *index != 0),
             libc::IFLA_LINK_NETNSID => link.parent_netnsid = Some(parse_i32(value)?),
-            libc::IFLA_LINKINFO => netlink::attributes(value, |kind, value| {
-                if kind == libc::IFLA_INFO_KIND {
-                    link.kind = Some(text(value));
+            libc::IFLA_LINKINFO => {
+                let mut data = None;
+                netlink::attributes(value, |kind, value| {
+                    match kind {
+                        libc::IFLA_INFO_KIND => link.kind = Some(text(value)),
+                        libc::IFLA_INFO_DATA => data = Some(value),
+                        _ => {}
+                    }
+                    Ok(())
+                })?;
+                if let (Some(kind), Some(data)) = (&link.kind, data) {
+                    link.carries = carriers(kind, data)?;
                 }
-                Ok(())
-            })?,
+            }
             IFLA_PROP_LIST => netlink::attributes(value, |kind, value| {
                 if kind == IFLA_ALT_IFNAME {
                     link.altnames.push(text(value));
@@ -279,6 +291,7 @@ mod tests {
                 parent: Some(9),
                 parent_netnsid: Some(0),
                 mtu: 1400,
+                carries: Vec::new(),
             }
         );
     }

@@ -16,6 +16,7 @@ use super::netns::Identity;
 use super::object::{LINK_LAYERS, Loaded, Object, ProgramHandle, Twins, tc_program};
 use super::overtake::{MOST, Overtakings};
 use super::pins::{Lock, Pins};
+use super::recognition::Recognition;
 use super::requirements::{check_privileges, is_bpffs, lift_limits};
 use super::ring::EventRing;
 use super::versions::{self, Older};
@@ -271,6 +272,19 @@ impl Enforcement {
         Ok(followed)
     }
 
+    /// Makes the programs know packets by exactly this.
+    pub fn recognise(&mut self, recognition: &Recognition) -> Result<Followed, KernelError> {
+        let mut followed = Followed::default();
+        if self.maps.set_recognition(recognition)? {
+            followed.change(
+                Part::Settings,
+                map::DOH_ADDRESSES,
+                "the known resolvers and carriers were others: written again",
+            );
+        }
+        Ok(followed)
+    }
+
     /// Vouches for a tunnel for the next ten seconds, or for none any more.
     pub fn vouch(&mut self, tunnel: Option<u32>) -> Result<(), KernelError> {
         let liveness = match tunnel {
@@ -463,11 +477,6 @@ impl Enforcement {
     /// What was loaded into this kernel.
     pub fn loaded(&self) -> &[Loaded] {
         self.object.loaded()
-    }
-
-    /// Forwards the programs' own log lines (debug builds).
-    pub fn flush_log(&mut self) {
-        self.object.flush_log();
     }
 
     /// Lifts enforcement: detaches everything and removes every pin.

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aya::maps::lpm_trie::Key;
-use aya::maps::{HashMap, LpmTrie, MapData, MapError};
+use aya::maps::{HashMap, MapData, MapError};
 use leakguard_common::abi::{Endpoint, EndpointKey, LanKey, map};
 
 use super::KernelError;
+use super::tables::{PrefixSet, gone};
 
 /// The exempt destinations, in the form of the tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,13 +17,10 @@ pub struct Exemptions {
     pub lan: BTreeSet<LanKey>,
 }
 
-/// What follows the length in a [`LanKey`].
-pub(super) type Prefix = [u8; 20];
-
 /// The two tables.
 pub(super) struct ExemptionTables {
     pub(super) endpoints: HashMap<MapData, EndpointKey, Endpoint>,
-    pub(super) lan: LpmTrie<MapData, Prefix, u32>,
+    pub(super) lan: PrefixSet<LanKey>,
 }
 
 impl ExemptionTables {
@@ -38,9 +35,7 @@ impl ExemptionTables {
                 gone(self.endpoints.remove(key)).map_err(of(map::ENDPOINTS))?;
             }
         }
-        for prefix in present.lan.difference(&wanted.lan) {
-            gone(self.lan.remove(&trie_key(prefix))).map_err(of(map::LAN))?;
-        }
+        self.lan.remove(present.lan.difference(&wanted.lan))?;
         for (key, endpoint) in &wanted.endpoints {
             if present.endpoints.get(key) != Some(endpoint) {
                 self.endpoints
@@ -48,11 +43,7 @@ impl ExemptionTables {
                     .map_err(of(map::ENDPOINTS))?;
             }
         }
-        for prefix in wanted.lan.difference(&present.lan) {
-            self.lan
-                .insert(&trie_key(prefix), 0, 0)
-                .map_err(of(map::LAN))?;
-        }
+        self.lan.insert(wanted.lan.difference(&present.lan))?;
         Ok(true)
     }
 
@@ -64,45 +55,8 @@ impl ExemptionTables {
                 .iter()
                 .collect::<Result<_, _>>()
                 .map_err(of(map::ENDPOINTS))?,
-            lan: self
-                .lan
-                .keys()
-                .map(|key| key.map(|key| lan_key(&key)))
-                .collect::<Result<_, _>>()
-                .map_err(of(map::LAN))?,
+            lan: self.lan.read()?,
         })
-    }
-}
-
-fn trie_key(prefix: &LanKey) -> Key<Prefix> {
-    let LanKey {
-        length,
-        family,
-        address,
-    } = prefix;
-    let mut data = [0; 20];
-    data[..4].copy_from_slice(family);
-    data[4..].copy_from_slice(address);
-    Key::new(*length, data)
-}
-
-fn lan_key(key: &Key<Prefix>) -> LanKey {
-    let data = key.data();
-    let (mut family, mut address) = ([0; 4], [0; 16]);
-    family.copy_from_slice(&data[..4]);
-    address.copy_from_slice(&data[4..]);
-    LanKey {
-        length: key.prefix_len(),
-        family,
-        address,
-    }
-}
-
-/// Somebody else may have been first.
-fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
-    match removed {
-        Err(MapError::KeyNotFound) => Ok(()),
-        result => result,
     }
 }
 

@@ -7,14 +7,17 @@ use aya::maps::{
     Array, DevMapHash, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf,
 };
 use leakguard_common::abi::{
-    EVENT_RING_BYTES, Endpoint, EndpointKey, LanKey, Liveness, MAX_ENDPOINTS, MAX_INTERFACES,
-    MAX_LAN, Outcome, Role, Settings, map,
+    EVENT_RING_BYTES, Endpoint, EndpointKey, FirstFragment, FragmentKey, LanKey, Liveness,
+    MAX_CARRIERS, MAX_DOH_ADDRESSES, MAX_DOH_NAMES, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_INTERFACES,
+    MAX_LAN, NameKey, Outcome, Role, Settings, map,
 };
 use leakguard_common::counter::{SERIES, Series};
 
 use super::KernelError;
 use super::exemptions::{ExemptionTables, Exemptions};
 use super::pins::Pins;
+use super::recognition::{Recognition, RecognitionTables};
+use super::tables::PrefixSet;
 
 /// What a pinned map must look like to be used; aya opens whatever is at the path.
 struct Layout {
@@ -25,7 +28,7 @@ struct Layout {
     max_entries: u32,
 }
 
-const LAYOUTS: [Layout; 9] = [
+const LAYOUTS: [Layout; 13] = [
     // A devmap's value is an interface number and a program (since 5.8).
     layout(map::TUNNELS, MapType::DevMapHash, 4, 8, MAX_INTERFACES),
     layout(map::LOCALS, MapType::DevMapHash, 4, 8, MAX_INTERFACES),
@@ -39,6 +42,34 @@ const LAYOUTS: [Layout; 9] = [
         2 * MAX_ENDPOINTS,
     ),
     layout(map::LAN, MapType::LpmTrie, size_of::<LanKey>(), 4, MAX_LAN),
+    layout(
+        map::DOH_ADDRESSES,
+        MapType::LpmTrie,
+        size_of::<LanKey>(),
+        4,
+        MAX_DOH_ADDRESSES,
+    ),
+    layout(
+        map::DOH_NAMES,
+        MapType::LpmTrie,
+        size_of::<NameKey>(),
+        4,
+        2 * MAX_DOH_NAMES,
+    ),
+    layout(
+        map::CARRIERS,
+        MapType::Hash,
+        size_of::<EndpointKey>(),
+        4,
+        MAX_CARRIERS,
+    ),
+    layout(
+        map::FRAGMENTS,
+        MapType::LruHash,
+        size_of::<FragmentKey>(),
+        size_of::<FirstFragment>(),
+        MAX_FRAGMENTS,
+    ),
     layout(map::PACKETS, MapType::PerCpuArray, 4, 8, SERIES),
     layout(map::OUTCOMES, MapType::PerCpuArray, 4, 8, 2),
     layout(map::EVENTS, MapType::RingBuf, 0, 0, EVENT_RING_BYTES),
@@ -123,6 +154,7 @@ pub struct Maps {
     settings: Array<MapData, Settings>,
     liveness: Array<MapData, Liveness>,
     exemptions: ExemptionTables,
+    recognition: RecognitionTables,
     packets: PerCpuArray<MapData, u64>,
     outcomes: PerCpuArray<MapData, u64>,
 }
@@ -170,7 +202,18 @@ impl Maps {
             liveness: typed(map::LIVENESS, find(map::LIVENESS))?,
             exemptions: ExemptionTables {
                 endpoints: typed(map::ENDPOINTS, find(map::ENDPOINTS))?,
-                lan: typed(map::LAN, find(map::LAN))?,
+                lan: PrefixSet::new(map::LAN, typed(map::LAN, find(map::LAN))?),
+            },
+            recognition: RecognitionTables {
+                doh_addresses: PrefixSet::new(
+                    map::DOH_ADDRESSES,
+                    typed(map::DOH_ADDRESSES, find(map::DOH_ADDRESSES))?,
+                ),
+                doh_names: PrefixSet::new(
+                    map::DOH_NAMES,
+                    typed(map::DOH_NAMES, find(map::DOH_NAMES))?,
+                ),
+                carriers: typed(map::CARRIERS, find(map::CARRIERS))?,
             },
             packets: typed(map::PACKETS, find(map::PACKETS))?,
             outcomes: typed(map::OUTCOMES, find(map::OUTCOMES))?,
@@ -217,6 +260,19 @@ impl Maps {
     /// Lets exactly this out of an engaged kill switch; says whether it was different before.
     pub(super) fn set_exemptions(&mut self, exemptions: &Exemptions) -> Result<bool, KernelError> {
         self.exemptions.write(exemptions)
+    }
+
+    /// What the programs know packets by, besides their ports.
+    pub fn recognition(&self) -> Result<Recognition, KernelError> {
+        self.recognition.read()
+    }
+
+    /// Makes the programs know packets by exactly this; says whether it was different before.
+    pub(super) fn set_recognition(
+        &mut self,
+        recognition: &Recognition,
+    ) -> Result<bool, KernelError> {
+        self.recognition.write(recognition)
     }
 
     /// The role that the programs give an interface of the managed namespace.

@@ -7,6 +7,8 @@
 //! | [`pins`] | the pin directory, its version and its lock |
 //! | [`object`] | the embedded object: load it, choose the variants that this kernel takes |
 //! | [`exemptions`] | what an engaged kill switch lets out |
+//! | [`recognition`] | what packets are known by besides their ports |
+//! | `tables` | sets of prefixes |
 //! | [`maps`] | typed access to the pinned maps |
 //! | `clsact` | the filter that stands in for TCX on old kernels |
 //! | `held` | links and maps that this process holds open, and their pins |
@@ -30,10 +32,12 @@ pub mod netns;
 pub mod object;
 mod overtake;
 pub mod pins;
+pub mod recognition;
 pub mod requirements;
 pub mod ring;
 mod rtnetlink;
 mod syscall;
+mod tables;
 mod versions;
 
 use std::io;
@@ -41,6 +45,7 @@ use std::path::PathBuf;
 
 pub use enforcement::{Device, Enforcement};
 pub use exemptions::Exemptions;
+pub use recognition::Recognition;
 
 use crate::host::since_boot;
 

@@ -71,8 +71,6 @@ pub struct Object {
     variant: CgroupVariant,
     loaded: Vec<Loaded>,
     pinned: Vec<(&'static str, Held)>,
-    #[cfg(debug_assertions)]
-    log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
 
 impl Object {
@@ -98,8 +96,6 @@ impl Object {
             source: Box::new(error),
         })?;
         let pinned = hold_maps(pins)?;
-        #[cfg(debug_assertions)]
-        let log = kernel_log(&mut ebpf);
 
         let mut loaded = Vec::new();
         let variant = load_first(&mut ebpf, variants, offsets.is_some(), &mut loaded)?;
@@ -111,17 +107,7 @@ impl Object {
             variant,
             loaded,
             pinned,
-            #[cfg(debug_assertions)]
-            log,
         })
-    }
-
-    /// Forwards what the programs have logged since the last call; they only log in debug builds.
-    pub fn flush_log(&mut self) {
-        #[cfg(debug_assertions)]
-        if let Some(log) = &mut self.log {
-            log.flush();
-        }
     }
 
     /// The cgroup variant that this kernel took.
@@ -345,11 +331,4 @@ fn load_error(
         program: program.to_owned(),
         source: source.into(),
     }
-}
-
-#[cfg(debug_assertions)]
-fn kernel_log(ebpf: &mut Ebpf) -> Option<aya_log::EbpfLogger<&'static dyn log::Log>> {
-    aya_log::EbpfLogger::init(ebpf)
-        .inspect_err(|error| log::debug!("no log from the kernel side: {error}"))
-        .ok()
 }

@@ -87,7 +87,9 @@ impl Ruleset {
         classes: impl IntoIterator<Item = Class>,
         extra_dns_ports: &[u16],
     ) -> Self {
-        let ports = classes.into_iter().map(|class| {
+        // What the port does not say, the second net does not know.
+        let classes = classes.into_iter().filter(|class| ports(*class).is_some());
+        let ports = classes.map(|class| {
             let mut ports: BTreeSet<_> = well_known_ports(class).collect();
             if class == Class::Dns {
                 for port in extra_dns_ports {
@@ -296,10 +298,13 @@ impl Family {
 }
 
 fn well_known_ports(class: Class) -> impl Iterator<Item = (Transport, u16)> {
-    let ClassPorts { port, tcp, udp } = ports(class);
-    [(tcp, Transport::Tcp), (udp, Transport::Udp)]
+    ports(class)
         .into_iter()
-        .filter_map(move |(counts, transport)| counts.then_some((transport, port)))
+        .flat_map(|ClassPorts { port, tcp, udp }| {
+            [(tcp, Transport::Tcp), (udp, Transport::Udp)]
+                .into_iter()
+                .filter_map(move |(counts, transport)| counts.then_some((transport, port)))
+        })
 }
 
 impl Transport {

@@ -43,31 +43,21 @@ pub(crate) fn check() -> Result<()> {
         .args(["--workspace", "--all-targets", "--", "-Dwarnings"])
         .run()?;
 
-    // The programs' logging exists in debug builds only.
-    for features in ["", "log"] {
-        clippy_bpf(&metadata, features)?;
-    }
+    clippy_bpf(&metadata)?;
 
     deny::check()?;
     say("lint", "nothing found");
     Ok(())
 }
 
-fn clippy_bpf(metadata: &Metadata, features: &str) -> Result<()> {
-    say(
-        "lint",
-        match features {
-            "" => format!("clippy on {BPF_TARGET}"),
-            features => format!("clippy on {BPF_TARGET}, feature {features}"),
-        },
-    );
+fn clippy_bpf(metadata: &Metadata) -> Result<()> {
+    say("lint", format_args!("clippy on {BPF_TARGET}"));
     // Build scripts see RUSTC_BOOTSTRAP and would be built anew for every other command in the same
     // directory.
     let target_dir = metadata.target_dir()?.join("clippy-bpf");
     workspace::cargo("clippy")
         .args(["--package=leakguard-ebpf", "--release", "-Zbuild-std=core"])
         .arg(format!("--target={BPF_TARGET}"))
-        .arg(format!("--features={features}"))
         .arg("--target-dir")
         .arg(target_dir)
         .args(["--", "-Dwarnings"])

@@ -25,18 +25,13 @@ const ALLOWED: &[(&str, &[Rule])] = &[
     ("leakguard-common", &[Rule::optional("aya")]),
     (
         "leakguard-ebpf",
-        &[
-            Rule::normal("leakguard-common"),
-            Rule::bpf_only("aya-ebpf"),
-            Rule::bpf_only("aya-log-ebpf"),
-        ],
+        &[Rule::normal("leakguard-common"), Rule::bpf_only("aya-ebpf")],
     ),
     (
         "leakguard",
         &[
             Rule::normal("leakguard-common"),
             Rule::normal("aya"),
-            Rule::normal("aya-log"),
             Rule::normal("aya-obj"),
             Rule::build("aya-build"),
             // For cargo to see changes of the programs; it is never linked.

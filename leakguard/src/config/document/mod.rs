@@ -9,8 +9,8 @@ use toml::Spanned;
 use self::kill_switch::KillSwitch;
 use self::shape::{List, PortNumber, Table, unplaced};
 use super::{
-    Config, ExtraPorts, Ipv6Policy, Layer, Mode, NetlinkBuffer, OnExit, Position, Preflight,
-    Problem, RuleError, check_role, class_named,
+    Config, DohResolvers, ExtraPorts, Fragments, Ipv6Policy, Layer, Mode, NetlinkBuffer, OnExit,
+    Position, Preflight, Problem, RuleError, check_role, class_named,
 };
 use crate::interfaces::Pattern;
 
@@ -48,6 +48,9 @@ struct Interfaces {
 struct Dns {
     block: Option<Spanned<List<String>>>,
     ports: Option<List<PortNumber>>,
+    doh_resolvers: Option<Spanned<String>>,
+    fragments: Option<Spanned<String>>,
+    report_shaped: Option<bool>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -108,6 +111,9 @@ pub(super) fn render(config: &Config) -> Result<String, toml::ser::Error> {
         dns: Table(Dns {
             block: Some(unplaced(block)),
             ports: Some(List::unplaced(ports)),
+            doh_resolvers: Some(unplaced(config.doh_resolvers().text())),
+            fragments: Some(unplaced(config.fragments().name().to_owned())),
+            report_shaped: Some(config.report_shaped()),
         }),
         kill_switch: Table(KillSwitch::of(config.kill_switch())),
         ipv6: Table(Ipv6 {
@@ -133,7 +139,13 @@ impl Document {
             uplink,
             netlink_buffer,
         }) = interfaces;
-        let Table(Dns { block, ports }) = dns;
+        let Table(Dns {
+            block,
+            ports,
+            doh_resolvers,
+            fragments,
+            report_shaped,
+        }) = dns;
 
         let tunnel = tunnel.map(|list| patterns(&list, |_| Ok(()))).transpose()?;
         let tunnels = tunnel.as_deref().unwrap_or_default();
@@ -159,6 +171,13 @@ impl Document {
                 .transpose()?,
             block: block.map(|list| classes(&list)).transpose()?,
             ports: ports.map(|list| extra_ports(&list)).transpose()?,
+            doh_resolvers: doh_resolvers
+                .map(|text| placed(&text, |text| DohResolvers::named(text)))
+                .transpose()?,
+            fragments: fragments
+                .map(|name| placed(&name, |name| Fragments::named(name)))
+                .transpose()?,
+            report_shaped,
             kill_switch: kill_switch.into_layer()?,
             ipv6: policy
                 .map(|name| placed(&name, |name| Ipv6Policy::named(name)))

@@ -32,6 +32,9 @@ fn every_key_is_read() {
         [dns]
         block = ["dot", "dns", "dot"]
         ports = [5300, 1]
+        doh_resolvers = "/etc/leakguard/resolvers"
+        fragments = "strict"
+        report_shaped = true
         [ipv6]
         policy = "block-off-tunnel"
         [kill_switch]
@@ -65,6 +68,9 @@ fn every_key_is_read() {
                 .collect(),
         ),
         ports: Some(ports),
+        doh_resolvers: Some(DohResolvers::File("/etc/leakguard/resolvers".into())),
+        fragments: Some(Fragments::Strict),
+        report_shaped: Some(true),
         ipv6: Some(Ipv6Policy::BlockOffTunnel),
         kill_switch: KillSwitchLayer {
             mode: Some(KillSwitchMode::TunnelDown),

@@ -1,0 +1,124 @@
+//! Known resolvers of DNS over HTTPS: by address, and by the name that a client asks for.
+
+mod list;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use leakguard_common::abi::{LanKey, NameKey};
+
+pub use self::list::{LineError, Resolvers};
+
+use crate::config::{DohResolvers, FileError, read_file};
+
+/// The list that leakguard brings with it.
+const BUILT_IN: &str = include_str!("resolvers.txt");
+
+/// Why a list cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DohError {
+    /// It cannot be read, or must not be trusted.
+    #[error("cannot use the list of resolvers")]
+    File(#[from] FileError),
+    /// A line of it is wrong.
+    #[error("{}:{line}: {problem}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1 on.
+        line: usize,
+        /// What is wrong with it.
+        problem: LineError,
+    },
+}
+
+/// A list that is read again when it has changed.
+#[derive(Clone, Debug)]
+pub struct Source {
+    path: Option<PathBuf>,
+    stamp: Option<Stamp>,
+    resolvers: Resolvers,
+}
+
+impl Source {
+    /// Reads a list.
+    pub fn read(from: &DohResolvers) -> Result<Self, DohError> {
+        let path = match from {
+            DohResolvers::BuiltIn => None,
+            DohResolvers::File(path) => Some(path.clone()),
+        };
+        // Before the text: a change in between is seen next time.
+        let stamp = path.as_deref().and_then(|path| Stamp::of(path).ok());
+        let resolvers = resolvers(path.as_deref())?;
+        Ok(Self {
+            path,
+            stamp,
+            resolvers,
+        })
+    }
+
+    /// What is in it.
+    pub fn resolvers(&self) -> &Resolvers {
+        &self.resolvers
+    }
+
+    /// Reads the list again if its file has changed; says whether it has. A file that cannot be used leaves what was read
+    /// before in place.
+    pub fn refresh(&mut self) -> Result<bool, DohError> {
+        let Some(path) = &self.path else {
+            return Ok(false);
+        };
+        let stamp = Stamp::of(path).ok();
+        if stamp.is_some() && stamp == self.stamp {
+            return Ok(false);
+        }
+        let resolvers = resolvers(Some(path))?;
+        self.stamp = stamp;
+        let changed = resolvers != self.resolvers;
+        self.resolvers = resolvers;
+        Ok(changed)
+    }
+}
+
+fn resolvers(path: Option<&Path>) -> Result<Resolvers, DohError> {
+    let Some(path) = path else {
+        return Resolvers::parse(BUILT_IN).map_err(|(line, problem)| DohError::Line {
+            path: "built-in list".into(),
+            line,
+            problem,
+        });
+    };
+    Resolvers::parse(&read_file(path)?).map_err(|(line, problem)| DohError::Line {
+        path: path.to_owned(),
+        line,
+        problem,
+    })
+}
+
+/// What tells one version of a file from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(path)?;
+        Ok(Self {
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        })
+    }
+}
+
+/// The keys under which the programs look resolvers up.
+pub fn keys(resolvers: &Resolvers) -> (BTreeSet<LanKey>, BTreeSet<NameKey>) {
+    let names = resolvers.names().flat_map(list::name_keys);
+    (resolvers.addresses().collect(), names.collect())
+}
