@@ -62,6 +62,12 @@ fn event(seq: u64, record: &Record, interfaces: &Interfaces) -> Option<Event> {
     let family = Family::from_wire(record.family)?;
     let copied = record.bytes.get(..usize::from(record.bytes_len))?;
     let interface = interfaces.get(&record.ifindex);
+    let reason = Reason::from_wire(record.reason)?;
+    let query = match reason {
+        // It is encrypted.
+        Reason::Doh => None,
+        _ => first_question(record.protocol, copied),
+    };
     let Sender {
         process,
         cgroup,
@@ -77,7 +83,7 @@ fn event(seq: u64, record: &Record, interfaces: &Interfaces) -> Option<Event> {
         kind: PacketKind::Packet,
         time: wall_time(record.boot_time).to_string(),
         verdict: Verdict::from_wire(record.verdict)?.name().into(),
-        reason: Reason::from_wire(record.reason)?.name().into(),
+        reason: reason.name().into(),
         hook: Hook::from_wire(record.hook)?.name().into(),
         interface: InterfaceRef {
             index: record.ifindex,
@@ -99,7 +105,7 @@ fn event(seq: u64, record: &Record, interfaces: &Interfaces) -> Option<Event> {
             carrier => Some(carrier.name().into()),
         },
         length: record.length,
-        query: first_question(record.protocol, copied),
+        query,
         process,
         cgroup,
         unit,

@@ -34,6 +34,7 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("ip", "iproute2"),
     tool("nft", "nftables"),
     tool("nsenter", "util-linux"),
+    tool("openssl", "openssl"),
     Tool {
         program: "radvd",
         package: "radvd",
