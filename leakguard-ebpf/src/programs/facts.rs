@@ -93,13 +93,13 @@ impl<G: Gate> Facts for HookFacts<'_, G> {
     #[inline(always)]
     fn is_carrier(&self, mut destination: EndpointKey) -> bool {
         // SAFETY: the value is not read.
-        if unsafe { CARRIERS.get(&destination) }.is_some() {
+        if unsafe { CARRIERS.get(destination) }.is_some() {
             return true;
         }
         // A tunnel without a fixed remote sends anywhere.
         destination.address.address = [0; 16];
         // SAFETY: as above.
-        unsafe { CARRIERS.get(&destination) }.is_some()
+        unsafe { CARRIERS.get(destination) }.is_some()
     }
 
     #[inline(always)]

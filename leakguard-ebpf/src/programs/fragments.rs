@@ -31,9 +31,9 @@ pub(super) fn remember(packet: &Packet, decision: &Decision, settings: &Settings
             verdict: verdict as u32,
             padding: 0,
         };
-        let _full = FRAGMENTS.insert(&key, &first, 0);
+        let _full = FRAGMENTS.insert(key, first, 0);
     } else {
-        let _unknown = FRAGMENTS.remove(&key);
+        let _unknown = FRAGMENTS.remove(key);
     }
 }
 

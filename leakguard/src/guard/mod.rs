@@ -2,6 +2,7 @@
 
 mod kill_switch;
 mod policy;
+mod recognition;
 mod tunnels;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +29,7 @@ use crate::kernel::object::Loaded;
 use crate::kernel::pins::Pins;
 use crate::kernel::requirements::check_cgroup;
 use crate::kernel::ring::EventRing;
-use crate::kernel::{self, Device, Enforcement, Exemptions, KernelError, Recognition};
+use crate::kernel::{self, Device, Enforcement, Exemptions, KernelError};
 use crate::netfilter::{self, Applied, NetfilterError, Permitted, Ruleset};
 
 /// How long new uplinks are covered before the interfaces are looked at again, and a tunnel that has come meanwhile is
@@ -251,37 +252,6 @@ impl Guard {
             self.mend(mended);
         }
         Ok(())
-    }
-
-    /// Reads the list of resolvers again if it has changed.
-    fn refresh_resolvers(&mut self) -> Result<(), GuardError> {
-        match self.resolvers.refresh() {
-            Ok(false) => {}
-            Ok(true) => {
-                self.enforcement.recognise(&self.recognition())?;
-                log::info!("the list of resolvers has changed, and is known anew");
-            }
-            Err(error) => self.warn(format!(
-                "the list of resolvers stays as it was: {}",
-                chain(&error)
-            )),
-        }
-        Ok(())
-    }
-
-    fn recognition(&self) -> Recognition {
-        let (doh_addresses, doh_names) = doh::keys(self.resolvers.resolvers());
-        let tunnels = self
-            .interfaces
-            .values()
-            .filter(|interface| interface.role == Role::Tunnel);
-        Recognition {
-            doh_addresses,
-            doh_names,
-            carriers: tunnels
-                .flat_map(|tunnel| tunnel.carries.iter().copied())
-                .collect(),
-        }
     }
 
     fn mend(&mut self, mended: Vec<Change>) {
