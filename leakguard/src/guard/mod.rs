@@ -1,6 +1,7 @@
 //! Protection of the managed namespace: the kernel programs and the second net, kept in step with its interfaces.
 
 mod kill_switch;
+mod plan;
 mod policy;
 mod tunnels;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 use leakguard_common::abi::{Role, Settings};
 
 pub use kill_switch::Switched;
+pub use plan::plan;
 pub use policy::{blocked, ipv6_policy, kill_switch_mode, lan_prefix, ruleset};
 pub use tunnels::Handshakes;
 

@@ -5,7 +5,9 @@
 //! | [`requirements`] | what must be there before anything is attached, and the remedy if it is not |
 //! | [`netns`] | the identity of the managed network namespace |
 //! | [`pins`] | the pin directory, its version and its lock |
-//! | [`object`] | the embedded object: load it, choose the variants that this kernel takes |
+//! | `instance` | one load of the embedded object, in the variants that this kernel takes |
+//! | [`object`] | the object on the pinned maps, to be attached |
+//! | [`trial`] | the object beside what enforces, to be asked |
 //! | [`exemptions`] | what an engaged kill switch lets out |
 //! | [`maps`] | typed access to the pinned maps |
 //! | `clsact` | the filter that stands in for TCX on old kernels |
@@ -24,6 +26,7 @@ pub mod enforcement;
 pub mod exemptions;
 mod held;
 mod inherit;
+mod instance;
 pub mod links;
 pub mod maps;
 pub mod netns;
@@ -34,6 +37,7 @@ pub mod requirements;
 pub mod ring;
 mod rtnetlink;
 mod syscall;
+pub mod trial;
 mod versions;
 
 use std::io;
@@ -116,6 +120,14 @@ pub enum KernelError {
         path: PathBuf,
         /// The bpffs directory it was found through.
         bpffs: PathBuf,
+    },
+    /// Maps are not pinned, or not any more.
+    #[error(
+        "the state under {path} is incomplete or is being changed; `leakguard status` says more"
+    )]
+    Changed {
+        /// The pin directory.
+        path: PathBuf,
     },
     /// Another process works on the same state.
     #[error("another leakguard works on {path}; stop it first, or use its control socket")]
