@@ -7,6 +7,7 @@ pub mod confirm;
 pub mod daemon;
 pub mod error;
 pub mod event;
+pub mod explain;
 pub mod guard;
 pub mod host;
 pub mod interfaces;
