@@ -1,36 +1,29 @@
 //! Sends packets past the programs, on the way that they would take out of this host.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
 use leakguard_common::abi::{Class, LOOPBACK_IFINDEX, Reason, Role, Settings, Verdict};
 use leakguard_common::packet::LinkLayer;
 
+use super::hook::{self, Answer, MOST};
 use super::look::Look;
 use super::report::{
-    CONFIGURATION, ENFORCED, Explanation, HookRuling, ProgramRef, Summary, Tally, named,
+    CONFIGURATION, ENFORCED, Explanation, HookRuling, PACKET, ProgramRef, Summary, Tally, VERSION,
+    named,
 };
 use super::why::{Why, why};
 use super::{Captured, ExplainError, Frame, frame::NoFrame};
 use crate::config::Config;
-use crate::event::{InterfaceRef, read};
+use crate::event::InterfaceRef;
 use crate::guard::{GuardError, ipv6_policy, kill_switch_mode, plan};
 use crate::interfaces::{
     self, Exit, Interface, RolePatterns, Snapshot, classify, path_towards, snapshot,
 };
-use crate::kernel::KernelError;
 use crate::kernel::enforcement::{ReadBack, other_versions};
 use crate::kernel::pins::Pins;
-use crate::kernel::trial::{Asked, Ruling, STRIPPED, Trial, Way, tag_of};
-
-/// The most that the kernel runs a program over is what fits into a page with the room before and behind it
-/// (`bpf_test_init` in `net/bpf/test_run.c`); this fits with every such room. What lies behind is payload.
-const MOST: usize = 3072;
-
-/// The least is an Ethernet header.
-const LEAST: usize = 14;
+use crate::kernel::trial::{Asked, Trial, Way, tag_of};
 
 /// What packets are judged by.
 pub enum Basis {
@@ -152,7 +145,7 @@ impl Judge {
                 let whole = u32::try_from(bytes.len()).is_ok_and(|captured| captured >= *length);
                 self.judge(*number, &frame, *length, whole).await?
             }
-            Err(none) => unjudged(*number, *length, None, None, no_frame(none)),
+            Err(none) => Explanation::unjudged(*number, *length, None, None, no_frame(none)),
         };
         self.packets += 1;
         self.tally.add(&explanation);
@@ -162,6 +155,7 @@ impl Judge {
     /// What there is to say of all packets; `complete` if there were no more.
     pub fn summary(&self, complete: bool) -> Summary {
         Summary {
+            v: VERSION,
             kind: "summary",
             complete,
             basis: if self.state.is_some() {
@@ -178,10 +172,22 @@ impl Judge {
             engaged: self.engaged,
             ipv6: ipv6_policy(&self.settings).name(),
             programs: self.programs.clone(),
-            notes: self.notes.clone(),
+            notes: self.notes(),
             packets: self.packets,
             counts: self.tally.counts(),
         }
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = self.notes.clone();
+        if self.forwarded && !self.trial.knows_forwarding() {
+            notes.push(
+                "this kernel cannot try a packet that came in by an interface (5.18 can): DHCP and neighbour discovery \
+                 are judged as this host's own"
+                    .into(),
+            );
+        }
+        notes
     }
 
     async fn judge(
@@ -199,13 +205,13 @@ impl Judge {
                 Exit::By(exit) => exit,
                 Exit::Nowhere => {
                     let why = "there is no route to its destination; --interface names a way all the same";
-                    return Ok(unjudged(number, length, Some(look), None, why));
+                    return Ok(Explanation::unjudged(number, length, Some(look), None, why));
                 }
             },
             (None, None) => {
                 let why =
                     "no destination can be read in it; --interface names the way that it takes";
-                return Ok(unjudged(number, length, Some(look), None, why));
+                return Ok(Explanation::unjudged(number, length, Some(look), None, why));
             }
         };
         let role = self.trial.role(exit);
@@ -215,37 +221,35 @@ impl Judge {
             role: role.name().into(),
         };
         let mut hooks = Vec::new();
-        // The one that decides; `None` while all let it go on as nothing of theirs.
+        // The first one, unless a later one has more to say.
         let mut decision: Option<HookRuling> = None;
+        let way = Way {
+            ifindex: exit,
+            // Which one it was is not asked, only whether there was any.
+            ingress_ifindex: if self.forwarded { LOOPBACK_IFINDEX } else { 0 },
+            mark: self.mark,
+        };
         for asked in self.met(exit, role)? {
-            let Some(packet) = form(asked, frame) else {
-                continue;
-            };
-            if packet.len() < LEAST {
-                let why = "it is shorter than what the kernel runs a program over";
-                return Ok(unjudged(number, length, Some(look), Some(interface), why));
-            }
-            let way = Way {
-                ifindex: exit,
-                // Which one it was is not asked, only whether there was any.
-                ingress_ifindex: if self.forwarded { LOOPBACK_IFINDEX } else { 0 },
-                mark: self.mark,
-            };
-            let cut = &packet[..packet.len().min(MOST)];
-            let ruling = match self.trial.ask(asked, cut, &way) {
-                Ok(ruling) => ruling,
-                Err(error) if is_refusal(&error) && packet.len() < 64 => {
+            let (ruling, passes) = match hook::ask(&mut self.trial, asked, frame, &way, &mut look)?
+            {
+                Answer::Unseen => continue,
+                Answer::TooShort => {
                     let why = "it is shorter than what the kernel runs a program over";
-                    return Ok(unjudged(number, length, Some(look), Some(interface), why));
+                    return Ok(Explanation::unjudged(
+                        number,
+                        length,
+                        Some(look),
+                        Some(interface),
+                        why,
+                    ));
                 }
-                Err(error) => return Err(error.into()),
+                Answer::Says { ruling, passes } => (ruling, passes),
             };
-            let hook = said(asked, &ruling, &mut look);
-            hooks.push(hook);
-            if decision.is_none_or(|so_far| so_far.verdict == PASS && hook.reason != OTHER) {
-                decision = Some(hook);
+            hooks.push(ruling);
+            if decision.is_none_or(|so_far| so_far.verdict == PASS && ruling.reason != OTHER) {
+                decision = Some(ruling);
             }
-            if !ruling.passes {
+            if !passes {
                 break;
             }
         }
@@ -254,7 +258,13 @@ impl Judge {
                 Some(_) => "no program judges it there; `leakguard status` says what is missing",
                 None => no_frame(NoFrame::NotIp),
             };
-            return Ok(unjudged(number, length, Some(look), Some(interface), why));
+            return Ok(Explanation::unjudged(
+                number,
+                length,
+                Some(look),
+                Some(interface),
+                why,
+            ));
         }
         let (verdict, reason) = decision.map_or((PASS, OTHER), |hook| (hook.verdict, hook.reason));
         let class = Class::from_name(reason).or(look.class);
@@ -269,7 +279,8 @@ impl Judge {
             whole: whole && frame.ethernet().len() <= MOST,
         });
         Ok(Explanation {
-            kind: KIND,
+            v: VERSION,
+            kind: PACKET,
             number,
             verdict: Some(verdict),
             reason: Some(reason),
@@ -379,7 +390,6 @@ impl Judge {
     }
 }
 
-const KIND: &str = "packet";
 const PASS: &str = Verdict::Pass.name();
 const OTHER: &str = Reason::Other.name();
 
@@ -394,87 +404,9 @@ fn number(snapshot: &Snapshot, name: &str) -> Result<u32, GuardError> {
         })
 }
 
-/// A packet as a program sees it; `None` if it never does.
-fn form(asked: Asked, frame: &Frame) -> Option<Vec<u8>> {
-    match asked {
-        Asked::Cgroup => {
-            let packet = frame.ip()?;
-            // What comes first is stripped.
-            let made = Frame::around(packet).ok()?;
-            debug_assert_eq!(made.ethernet().len(), STRIPPED + packet.len());
-            Some(made.ethernet().to_vec())
-        }
-        Asked::Tc(LinkLayer::Ethernet) => Some(frame.ethernet().to_vec()),
-        Asked::Tc(LinkLayer::Ip) => frame.ip().map(<[u8]>::to_vec),
-        // Such a program takes either.
-        Asked::Tc(LinkLayer::Unknown) => {
-            Some(frame.ip().unwrap_or_else(|| frame.ethernet()).to_vec())
-        }
-    }
-}
-
-/// What a program has said, with what it has written of the packet.
-fn said(asked: Asked, ruling: &Ruling, look: &mut Look) -> HookRuling {
-    let hook = asked.hook().name();
-    let record = ruling.record.as_deref().and_then(read);
-    if let Some(record) = &record {
-        look.correct(record);
-    }
-    let written = record.and_then(|record| {
-        Some((
-            Verdict::from_wire(record.verdict)?,
-            Reason::from_wire(record.reason)?,
-        ))
-    });
-    let (verdict, reason) = match (ruling.passes, written) {
-        (_, Some(written)) => written,
-        (true, None) => (Verdict::Pass, ruling.permitted.unwrap_or(Reason::Other)),
-        (false, None) => (Verdict::Drop, Reason::Other),
-    };
-    HookRuling {
-        hook,
-        verdict: verdict.name(),
-        reason: reason.name(),
-    }
-}
-
-/// Whether the kernel would not run a program over a packet.
-fn is_refusal(error: &KernelError) -> bool {
-    matches!(error, KernelError::Call { source, .. }
-        if source.kind() == io::ErrorKind::InvalidInput)
-}
-
 fn no_frame(none: NoFrame) -> &'static str {
     match none {
         NoFrame::Short => "what was captured of it ends before the packet begins",
         NoFrame::NotIp => "it is not IP: its link layer sends it past every hook",
-    }
-}
-
-/// A packet that no program was asked about.
-fn unjudged(
-    number: u64,
-    length: u32,
-    look: Option<Look>,
-    interface: Option<InterfaceRef>,
-    why: &str,
-) -> Explanation {
-    let look = look.unwrap_or_default();
-    Explanation {
-        kind: KIND,
-        number,
-        verdict: None,
-        reason: None,
-        class: look.class.map(Class::name),
-        family: look.family.name(),
-        protocol: look.protocol,
-        source: look.source,
-        destination: look.destination,
-        length,
-        query: look.query,
-        interface,
-        hook: None,
-        hooks: Vec::new(),
-        why: why.to_owned(),
     }
 }

@@ -10,6 +10,7 @@
 
 pub mod capture;
 pub mod frame;
+mod hook;
 pub mod judge;
 mod look;
 pub mod report;

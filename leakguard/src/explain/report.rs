@@ -3,14 +3,21 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use leakguard_common::abi::Class;
 use serde::Serialize;
 
+use super::look::Look;
 use crate::error::escape_control;
 use crate::event::{InterfaceRef, Query};
+
+/// The version of the forms.
+pub(super) const VERSION: u32 = 1;
 
 /// One packet.
 #[derive(Clone, Debug, Serialize)]
 pub struct Explanation {
+    /// The version of this form, 1.
+    pub v: u32,
     /// `packet`.
     pub kind: &'static str,
     /// Its place in the capture, from 1 on.
@@ -57,6 +64,8 @@ pub struct HookRuling {
 /// All packets, and what they were judged by.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
+    /// The version of this form, 1.
+    pub v: u32,
     /// `summary`.
     pub kind: &'static str,
     /// Whether each packet was read: the capture is whole.
@@ -119,6 +128,40 @@ pub struct CountKey {
     pub hook: Option<&'static str>,
     /// The exit interface's name.
     pub interface: Option<String>,
+}
+
+/// The kind of a packet's line.
+pub(super) const PACKET: &str = "packet";
+
+impl Explanation {
+    /// Of a packet that no program was asked about.
+    pub(super) fn unjudged(
+        number: u64,
+        length: u32,
+        look: Option<Look>,
+        interface: Option<InterfaceRef>,
+        why: &str,
+    ) -> Self {
+        let look = look.unwrap_or_default();
+        Self {
+            v: VERSION,
+            kind: PACKET,
+            number,
+            verdict: None,
+            reason: None,
+            class: look.class.map(Class::name),
+            family: look.family.name(),
+            protocol: look.protocol,
+            source: look.source,
+            destination: look.destination,
+            length,
+            query: look.query,
+            interface,
+            hook: None,
+            hooks: Vec::new(),
+            why: why.to_owned(),
+        }
+    }
 }
 
 /// Counts packets.

@@ -150,6 +150,11 @@ impl KernelError {
         matches!(self, Self::Missing { .. })
     }
 
+    /// Whether the kernel would not work with what it was given (`EINVAL`).
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Call { source, .. } if source.kind() == io::ErrorKind::InvalidInput)
+    }
+
     fn call(call: &'static str, subject: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let subject = subject.into();
         move |source| Self::Call {

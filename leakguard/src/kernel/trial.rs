@@ -33,6 +33,8 @@ pub struct Trial {
     ring: RingBuf<MapData>,
     /// What the counters of packets that pass stood at.
     counted: BTreeMap<u32, u64>,
+    /// The kernel takes packets that came in by an interface.
+    knows_forwarding: bool,
 }
 
 /// What the programs are to be told, where nothing is enforced that they could look into.
@@ -140,6 +142,7 @@ impl Trial {
             maps: Maps::take(&mut instance.ebpf)?,
             ring: maps::take_ring(&mut instance.ebpf)?,
             counted: BTreeMap::new(),
+            knows_forwarding: true,
             instance,
         })
     }
@@ -149,7 +152,7 @@ impl Trial {
     /// For the cgroup program, [`STRIPPED`] bytes of Ethernet header come first; for a TC program, the packet starts as
     /// the device's packets do.
     pub fn ask(&mut self, asked: Asked, packet: &[u8], way: &Way) -> Result<Ruling, KernelError> {
-        let code = self.instance.test_run(self.program(asked), packet, way)?;
+        let code = self.run(self.program(asked), packet, way)?;
         let passes = match asked {
             Asked::Cgroup => code != CGROUP_DROP,
             Asked::Tc(_) => code != TC_DROP,
@@ -168,6 +171,29 @@ impl Trial {
             record,
             permitted,
         })
+    }
+
+    /// Runs a program. Kernels before 5.18 take no packet that came in by an interface (`convert___skb_to_skb`): there, it
+    /// is taken for one that did not.
+    fn run(&mut self, program: &str, packet: &[u8], way: &Way) -> Result<i32, KernelError> {
+        let refused = match self.instance.test_run(program, packet, way) {
+            Err(error) if error.is_refusal() && way.ingress_ifindex != 0 => error,
+            result => return result,
+        };
+        let local = Way {
+            ingress_ifindex: 0,
+            ..*way
+        };
+        let code = self.instance.test_run(program, packet, &local);
+        // What else is wrong with the packet is the same with both.
+        let code = code.map_err(|_same| refused)?;
+        self.knows_forwarding = false;
+        Ok(code)
+    }
+
+    /// Whether packets that came in by an interface could be tried as such, so far.
+    pub fn knows_forwarding(&self) -> bool {
+        self.knows_forwarding
     }
 
     /// The role that the programs give an interface.
