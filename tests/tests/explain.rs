@@ -452,6 +452,31 @@ fn where_nothing_is_enforced_the_configuration_is_asked() {
     assert_eq!(said.one("verdict"), "drop", "{:?}", said.packets);
 }
 
+#[test]
+fn a_programs_tag_is_the_one_that_the_kernel_shows() {
+    let mut bench = Bench::new();
+    bench.protect(&[]);
+    let fdinfo = format!("/proc/{}/fdinfo", bench.agent().pid());
+    let shown: BTreeSet<String> = fs::read_dir(fdinfo)
+        .unwrap()
+        .filter_map(|entry| fs::read_to_string(entry.unwrap().path()).ok())
+        .filter_map(|text| {
+            Some(
+                text.split_once("prog_tag:")?
+                    .1
+                    .split_whitespace()
+                    .next()?
+                    .into(),
+            )
+        })
+        .collect();
+    let said = explain(&bench, &["tcp", "203.0.113.77:443"]);
+    for program in said.summary["programs"].as_array().unwrap() {
+        let tag = program["tag"].as_str().unwrap();
+        assert!(shown.contains(tag), "{program} of {shown:?}");
+    }
+}
+
 /// Debug builds have programs that also log: others than those of the agent under test.
 #[test]
 fn that_other_programs_are_attached_is_said() {

@@ -368,12 +368,16 @@ impl Judge {
         let tag = self.trial.tag(asked)?;
         let attached = attached.map(|id| tag_of(id) == Some(tag));
         match self.programs.iter_mut().find(|known| known.name == name) {
-            // One that differs is what has to be known.
-            Some(known) => known.attached = known.attached.min(attached).or(attached),
+            // One that differs, on whatever interface, is what has to be known.
+            Some(known) => {
+                known.attached = match (known.attached, attached) {
+                    (Some(so_far), Some(same)) => Some(so_far && same),
+                    (so_far, same) => so_far.or(same),
+                };
+            }
             None => self.programs.push(ProgramRef {
                 name,
-                // As the kernel shows it: the bytes in their order.
-                tag: format!("{:016x}", tag.swap_bytes()),
+                tag: format!("{tag:016x}"),
                 attached,
             }),
         }
