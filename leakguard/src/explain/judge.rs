@@ -10,8 +10,7 @@ use leakguard_common::packet::LinkLayer;
 use super::hook::{self, Answer, MOST};
 use super::look::Look;
 use super::report::{
-    CONFIGURATION, ENFORCED, Explanation, HookRuling, PACKET, ProgramRef, Summary, Tally, VERSION,
-    named,
+    CONFIGURATION, ENFORCED, Explanation, HookRuling, ProgramRef, Summary, Tally, VERSION, named,
 };
 use super::why::{Why, why};
 use super::{Captured, ExplainError, Frame, frame::NoFrame};
@@ -197,6 +196,15 @@ impl Judge {
         length: u32,
         whole: bool,
     ) -> Result<Explanation, ExplainError> {
+        let unjudged = |look, interface, why: &str| {
+            Ok(Explanation::unjudged(
+                number,
+                length,
+                Some(look),
+                interface,
+                why,
+            ))
+        };
         let mut look = Look::at(frame, &self.settings);
         let exit = match (self.exit, look.towards) {
             (Some(exit), _) => exit,
@@ -205,13 +213,13 @@ impl Judge {
                 Exit::By(exit) => exit,
                 Exit::Nowhere => {
                     let why = "there is no route to its destination; --interface names a way all the same";
-                    return Ok(Explanation::unjudged(number, length, Some(look), None, why));
+                    return unjudged(look, None, why);
                 }
             },
             (None, None) => {
                 let why =
                     "no destination can be read in it; --interface names the way that it takes";
-                return Ok(Explanation::unjudged(number, length, Some(look), None, why));
+                return unjudged(look, None, why);
             }
         };
         let role = self.trial.role(exit);
@@ -235,13 +243,7 @@ impl Judge {
                 Answer::Unseen => continue,
                 Answer::TooShort => {
                     let why = "it is shorter than what the kernel runs a program over";
-                    return Ok(Explanation::unjudged(
-                        number,
-                        length,
-                        Some(look),
-                        Some(interface),
-                        why,
-                    ));
+                    return unjudged(look, Some(interface), why);
                 }
                 Answer::Says { ruling, passes } => (ruling, passes),
             };
@@ -258,13 +260,7 @@ impl Judge {
                 Some(_) => "no program judges it there; `leakguard status` says what is missing",
                 None => no_frame(NoFrame::NotIp),
             };
-            return Ok(Explanation::unjudged(
-                number,
-                length,
-                Some(look),
-                Some(interface),
-                why,
-            ));
+            return unjudged(look, Some(interface), why);
         }
         let (verdict, reason) = decision.map_or((PASS, OTHER), |hook| (hook.verdict, hook.reason));
         let class = Class::from_name(reason).or(look.class);
@@ -279,22 +275,12 @@ impl Judge {
             whole: whole && frame.ethernet().len() <= MOST,
         });
         Ok(Explanation {
-            v: VERSION,
-            kind: PACKET,
-            number,
             verdict: Some(verdict),
             reason: Some(reason),
             class: class.map(Class::name),
-            family: look.family.name(),
-            protocol: look.protocol,
-            source: look.source,
-            destination: look.destination,
-            length,
-            query: look.query,
-            interface: Some(interface),
             hook: decision.map(|hook| hook.hook),
             hooks,
-            why,
+            ..Explanation::unjudged(number, length, Some(look), Some(interface), why)
         })
     }
 

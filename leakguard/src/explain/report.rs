@@ -131,7 +131,7 @@ pub struct CountKey {
 }
 
 /// The kind of a packet's line.
-pub(super) const PACKET: &str = "packet";
+const PACKET: &str = "packet";
 
 impl Explanation {
     /// Of a packet that no program was asked about.
@@ -140,7 +140,7 @@ impl Explanation {
         length: u32,
         look: Option<Look>,
         interface: Option<InterfaceRef>,
-        why: &str,
+        why: impl Into<String>,
     ) -> Self {
         let look = look.unwrap_or_default();
         Self {
@@ -159,7 +159,7 @@ impl Explanation {
             interface,
             hook: None,
             hooks: Vec::new(),
-            why: why.to_owned(),
+            why: why.into(),
         }
     }
 }

@@ -63,7 +63,7 @@ pub struct Object {
     instance: Instance,
     pinned: Vec<(&'static str, Held)>,
     #[cfg(debug_assertions)]
-    log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+    log: KernelLog,
 }
 
 impl Object {
@@ -75,20 +75,14 @@ impl Object {
     /// Loads with the first of the given cgroup variants that this kernel takes.
     pub fn load_variants(pins: &Pins, variants: &[CgroupVariant]) -> Result<Self, KernelError> {
         maps::check_pinned(pins)?;
-        let Instance {
-            mut ebpf,
-            variant,
-            loaded,
-        } = Instance::load(maps::names().map(|name| (name, pins.map(name))), variants)?;
+        let instance = Instance::load(maps::names().map(|name| (name, pins.map(name))), variants)?;
+        #[cfg(debug_assertions)]
+        let (instance, log) = with_log(instance);
         Ok(Self {
             pinned: hold_maps(pins)?,
             #[cfg(debug_assertions)]
-            log: kernel_log(&mut ebpf),
-            instance: Instance {
-                ebpf,
-                variant,
-                loaded,
-            },
+            log,
+            instance,
         })
     }
 
@@ -231,9 +225,14 @@ impl Twins {
     }
 }
 
+/// The log of the kernel side, which only debug builds have.
 #[cfg(debug_assertions)]
-fn kernel_log(ebpf: &mut aya::Ebpf) -> Option<aya_log::EbpfLogger<&'static dyn log::Log>> {
-    aya_log::EbpfLogger::init(ebpf)
+type KernelLog = Option<aya_log::EbpfLogger<&'static dyn log::Log>>;
+
+#[cfg(debug_assertions)]
+fn with_log(mut instance: Instance) -> (Instance, KernelLog) {
+    let log = aya_log::EbpfLogger::init(&mut instance.ebpf)
         .inspect_err(|error| log::debug!("no log from the kernel side: {error}"))
-        .ok()
+        .ok();
+    (instance, log)
 }
