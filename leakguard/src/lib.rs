@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod doh;
 pub mod error;
 pub mod event;
+pub mod explain;
 pub mod guard;
 pub mod host;
 pub mod interfaces;

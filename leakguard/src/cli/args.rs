@@ -142,6 +142,54 @@ pub struct EventsArgs {
     pub control: ControlArgs,
 }
 
+/// Options of `leakguard explain`.
+#[derive(Debug, Args)]
+#[command(override_usage = "\
+leakguard explain [OPTIONS] PROTOCOL [SOURCE] DESTINATION
+       leakguard explain [OPTIONS] --pcap FILE")]
+#[command(after_help = "\
+Runs the kernel programs over packets without sending them: no counter and no
+event comes of it. Judges by what is enforced now; where nothing is, or if a
+policy option is given, by what `leakguard run` would enforce. It exits 0
+whatever the verdict is.
+
+Examples:
+  leakguard explain udp 8.8.8.8:53
+  leakguard explain tcp 192.0.2.10:40000 [2001:db8::53]:853 --interface eth0
+  leakguard explain udp 8.8.8.8:53 --tunnel wg0 --kill-switch always    what if
+  leakguard explain --pcap leak.pcapng --forwarded --json | jq .why")]
+pub struct ExplainArgs {
+    /// The packet: protocol, source (optional) and destination, as in `udp 8.8.8.8:53`
+    #[arg(
+        value_name = "PACKET",
+        num_args = 1..=3,
+        required_unless_present = "pcap",
+        conflicts_with = "pcap"
+    )]
+    pub packet: Vec<String>,
+    /// Judge the packets of a pcap or pcapng file (Ethernet, IP, Linux cooked, PPP)
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+    /// The interface that they leave by [default: what the kernel's routes say]
+    #[arg(long, value_name = "IFACE", value_parser = interface_name)]
+    pub interface: Option<String>,
+    /// They come in by another interface, as a container's do, and are not sent by this host
+    #[arg(long)]
+    pub forwarded: bool,
+    /// Their mark, as in 0xca6c
+    #[arg(long, value_name = "MARK", value_parser = mark, default_value = "0", hide_default_value = true)]
+    pub mark: u32,
+    /// Print one JSON object per line: each packet, then the summary
+    #[arg(long)]
+    pub json: bool,
+    /// What to judge by, in place of what is enforced.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    /// Where to look.
+    #[command(flatten)]
+    pub bpffs: BpffsArgs,
+}
+
 /// Options of `leakguard allow`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -341,6 +389,11 @@ impl PolicyArgs {
         }
     }
 
+    /// Whether anything was given.
+    pub fn is_given(&self) -> bool {
+        self.source.config.is_some() || self.layer() != Layer::default()
+    }
+
     /// The configuration that applies; an error is marked as one of usage.
     pub fn load(&self) -> anyhow::Result<Config> {
         Config::load(&self.source.source(), self.layer()).with_exit(Exit::Usage)
@@ -412,6 +465,15 @@ fn trial_limit(text: &str) -> Result<Duration, &'static str> {
         .ok()
         .filter(|limit| RANGE.contains(limit))
         .ok_or("not between 1s and 24h")
+}
+
+/// Accepts a mark as `ip` and `wg` do, in decimal or with `0x`.
+fn mark(text: &str) -> Result<u32, &'static str> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
+    .ok_or("not a mark; write a number up to 0xffffffff")
 }
 
 /// Accepts what the kernel accepts as the name of an interface (`dev_valid_name` in `net/core/dev.c`).

@@ -2,6 +2,7 @@
 
 use crate::daemon::{ControlError, DaemonError};
 use crate::error::{Exit, WithExit as _};
+use crate::explain::ExplainError;
 use crate::guard::GuardError;
 use crate::kernel::KernelError;
 
@@ -17,6 +18,15 @@ pub(super) fn guard(error: GuardError) -> anyhow::Error {
         | GuardError::Netfilter(_) => Exit::Failed,
     };
     marked(error, exit)
+}
+
+/// Marks an error of asking the programs.
+pub(super) fn explain(error: ExplainError) -> anyhow::Error {
+    match error {
+        ExplainError::Guard(error) => guard(error),
+        error @ ExplainError::Incomplete { .. } => marked(error, Exit::NotProtected),
+        error @ ExplainError::Elsewhere { .. } => marked(error, Exit::Failed),
+    }
 }
 
 /// Marks an error of the agent.

@@ -20,6 +20,7 @@ mod confirm;
 mod demo;
 mod errors;
 mod events;
+mod explain;
 mod logging;
 mod output;
 mod preflight;
@@ -66,6 +67,8 @@ enum Command {
     Status(args::StatusArgs),
     /// Show the packets that were dropped and who sent them
     Events(args::EventsArgs),
+    /// Say what would become of a packet, and why, without sending it
+    Explain(args::ExplainArgs),
     /// Add, remove or list tunnels at run time
     Allow(args::AllowArgs),
     /// Lift enforcement
@@ -95,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::Confirm(args) => confirm::run(args),
         Command::Status(args) => status::run(args),
         Command::Events(args) => events::run(args),
+        Command::Explain(args) => explain::run(args),
         Command::Allow(args) => allow::run(args),
         Command::Release(args) => release::run(args),
         Command::Purge(args) => purge::run(args),

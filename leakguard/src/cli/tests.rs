@@ -120,6 +120,34 @@ fn the_other_commands_parse() {
 }
 
 #[test]
+fn explain_takes_a_packet_or_a_capture() {
+    let explain = |line: &str| match parse(line).unwrap().command {
+        Command::Explain(args) => args,
+        _ => panic!("not explain"),
+    };
+    let args = explain(
+        "explain udp 192.0.2.1:1 8.8.8.8:53 --interface eth0 --forwarded --mark 0xca6c --json",
+    );
+    assert_eq!(args.packet, ["udp", "192.0.2.1:1", "8.8.8.8:53"]);
+    assert_eq!(args.interface.as_deref(), Some("eth0"));
+    assert_eq!(args.mark, 0xca6c);
+    assert!(args.forwarded && args.json && !args.policy.is_given());
+    let args = explain("explain --pcap F --tunnel wg0");
+    assert_eq!(args.pcap.as_deref(), Some(Path::new("F")));
+    assert!(args.packet.is_empty() && args.policy.is_given());
+    assert!(
+        explain("explain udp 8.8.8.8:53 --config F")
+            .policy
+            .is_given()
+    );
+    assert!(refused("explain").contains("PACKET"));
+    assert!(refused("explain udp 8.8.8.8:53 --pcap F").contains("--pcap"));
+    assert!(refused("explain udp a b c").contains("PACKET"));
+    assert!(refused("explain udp 8.8.8.8:53 --mark x").contains("--mark"));
+    assert!(refused("explain udp 8.8.8.8:53 --interface a/b").contains("interface"));
+}
+
+#[test]
 fn wrong_values_are_refused() {
     assert!(refused("run --mode maybe").contains("observe, enforce"));
     assert!(refused("run --block doh").contains("dns, dot, doq, mdns, llmnr, netbios"));

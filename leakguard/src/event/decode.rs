@@ -114,7 +114,8 @@ fn event(seq: u64, record: &Record, interfaces: &Interfaces) -> Option<Event> {
     })
 }
 
-fn read(bytes: &[u8]) -> Option<Record> {
+/// Reads a record as the kernel wrote it; `None` for one of another length.
+pub(crate) fn read(bytes: &[u8]) -> Option<Record> {
     if bytes.len() != size_of::<Record>() {
         return None;
     }
@@ -143,7 +144,8 @@ fn wall_time(boot_time: u64) -> Timestamp {
     wall.checked_sub(age).unwrap_or(wall)
 }
 
-fn protocol_name(number: u8) -> String {
+/// The name of a transport, or its number.
+pub(crate) fn protocol_name(number: u8) -> String {
     match number {
         protocol::TCP => "tcp".into(),
         protocol::UDP => "udp".into(),
@@ -154,7 +156,8 @@ fn protocol_name(number: u8) -> String {
     }
 }
 
-fn endpoint(family: Family, address: [u8; 16], port: u16, protocol: u8) -> String {
+/// An address, with the port where there is one.
+pub(crate) fn endpoint(family: Family, address: [u8; 16], port: u16, protocol: u8) -> String {
     let [a, b, c, d, ..] = address;
     let address = match family {
         Family::Ipv4 => IpAddr::from(Ipv4Addr::new(a, b, c, d)),

@@ -9,7 +9,9 @@ mod text;
 use serde::{Deserialize, Serialize};
 
 pub use decode::{Decoder, Sequence, Undecodable};
+pub(crate) use decode::{endpoint, protocol_name, read};
 pub use notice::{Notice, NoticeKind};
+pub(crate) use query::first_question;
 
 /// The version of the record's form.
 pub const VERSION: u32 = 1;

@@ -16,7 +16,7 @@ const TCP_DATA_OFFSET: usize = 12;
 const TCP_LENGTH: usize = 2;
 
 /// Reads the question; `None` if there is none that can be read.
-pub(super) fn first_question(transport: u8, bytes: &[u8]) -> Option<Query> {
+pub(crate) fn first_question(transport: u8, bytes: &[u8]) -> Option<Query> {
     let message = match transport {
         protocol::UDP | protocol::UDP_LITE => bytes.get(UDP_HEADER..)?,
         protocol::TCP => {

@@ -1,6 +1,7 @@
 //! Protection of the managed namespace: the kernel programs and the second net, kept in step with its interfaces.
 
 mod kill_switch;
+mod plan;
 mod policy;
 mod recognition;
 mod tunnels;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use leakguard_common::abi::{Role, Settings};
 
 pub use kill_switch::Switched;
+pub use plan::plan;
 pub use policy::{blocked, ipv6_policy, kill_switch_mode, ruleset};
 pub use tunnels::Handshakes;
 

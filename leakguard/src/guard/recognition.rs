@@ -2,7 +2,7 @@
 
 use leakguard_common::abi::Role;
 
-use super::{Guard, GuardError};
+use super::{Guard, GuardError, Interfaces};
 use crate::doh;
 use crate::error::chain;
 use crate::kernel::Recognition;
@@ -26,17 +26,21 @@ impl Guard {
 
     /// What the programs are to know packets by.
     pub(super) fn recognition(&self) -> Recognition {
-        let (doh_addresses, doh_names) = doh::keys(self.resolvers.resolvers());
-        let tunnels = self
-            .interfaces
-            .values()
-            .filter(|interface| interface.role == Role::Tunnel);
-        Recognition {
-            doh_addresses,
-            doh_names,
-            carriers: tunnels
-                .flat_map(|tunnel| tunnel.carries.iter().copied())
-                .collect(),
-        }
+        recognition(&self.resolvers, &self.interfaces)
+    }
+}
+
+/// What packets are to be known by, with these interfaces.
+pub(super) fn recognition(resolvers: &doh::Source, interfaces: &Interfaces) -> Recognition {
+    let (doh_addresses, doh_names) = doh::keys(resolvers.resolvers());
+    let tunnels = interfaces
+        .values()
+        .filter(|interface| interface.role == Role::Tunnel);
+    Recognition {
+        doh_addresses,
+        doh_names,
+        carriers: tunnels
+            .flat_map(|tunnel| tunnel.carries.iter().copied())
+            .collect(),
     }
 }

@@ -22,7 +22,7 @@ mod watch;
 pub(crate) use self::listener::{Listener, each_message};
 pub(crate) use self::pattern::tunnel_of_kind;
 pub use self::{
-    lookup::{Exit, exit_towards},
+    lookup::{Exit, Path, exit_towards, path_towards},
     netlink::NetlinkError,
     pattern::{Pattern, PatternError},
     role::{Interface, RolePatterns, classify},

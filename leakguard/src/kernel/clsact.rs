@@ -193,6 +193,12 @@ pub(super) fn attachment(ifindex: u32) -> Result<TcAttachment, KernelError> {
     })
 }
 
+/// The number of the program that this version's filter has on an interface.
+pub(super) fn program(ifindex: u32) -> Result<Option<u32>, KernelError> {
+    let filters = filters(ifindex, CLSACT_EGRESS)?;
+    Ok(own(&filters).and_then(|filter| filter.program_id))
+}
+
 /// The first of this version's filters.
 fn own(filters: &[Filter]) -> Option<&Filter> {
     filters.iter().find(|filter| is_own(filter))

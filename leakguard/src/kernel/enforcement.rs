@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use leakguard_common::abi::{ABI_VERSION, Liveness, Role, Settings, map};
 use leakguard_common::packet::LinkLayer;
-use leakguard_common::restriction;
 
 use super::exemptions::Exemptions;
 use super::inherit::{check_namespace, inherit, used_maps};
@@ -570,11 +569,15 @@ impl ReadBack {
 
     /// Whether the kill switch is engaged now, as the programs see it.
     pub fn is_engaged(&self) -> Result<bool, KernelError> {
-        let liveness = self.maps.liveness()?;
-        let now = boot_time()?;
-        Ok(restriction::is_engaged(&self.settings, || {
-            liveness.holds(|| now, |ifindex| self.maps.role(ifindex) == Role::Tunnel)
-        }))
+        self.maps.is_engaged()
+    }
+
+    /// The number of leakguard's TC program on an interface of the current namespace, if it is there.
+    pub fn tc_program(&self, ifindex: u32) -> Result<Option<u32>, KernelError> {
+        match links::tcx_program(&self.pins, ifindex)? {
+            None => clsact::program(ifindex),
+            program => Ok(program),
+        }
     }
 
     /// Where leakguard's TC program stands on an interface of the current namespace.

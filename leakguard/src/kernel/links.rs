@@ -484,6 +484,15 @@ pub fn tcx_attachment(pins: &Pins, ifindex: u32) -> Result<TcAttachment, KernelE
     })
 }
 
+/// The number of the program that the pinned link of an interface has in its chain.
+pub(super) fn tcx_program(pins: &Pins, ifindex: u32) -> Result<Option<u32>, KernelError> {
+    let Some((_, info)) = open_link(&pins.tcx_link(ifindex))? else {
+        return Ok(None);
+    };
+    let chain = chain(ifindex)?.unwrap_or_default();
+    Ok(place(&chain, info.id).map(|_| info.program_id))
+}
+
 impl Followed {
     /// Sees to the pin of a link, and notes what had been wrong with it.
     fn keep_pinned(&mut self, link: &Held, pin: &Path) {

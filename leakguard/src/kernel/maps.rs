@@ -12,12 +12,13 @@ use leakguard_common::abi::{
     MAX_LAN, NameKey, Outcome, Role, Settings, map,
 };
 use leakguard_common::counter::{SERIES, Series};
+use leakguard_common::restriction;
 
-use super::KernelError;
 use super::exemptions::{ExemptionTables, Exemptions};
 use super::pins::Pins;
 use super::recognition::{Recognition, RecognitionTables};
 use super::tables::PrefixSet;
+use super::{KernelError, boot_time};
 
 /// What a pinned map must look like to be used; aya opens whatever is at the path.
 struct Layout {
@@ -118,6 +119,24 @@ pub(super) fn name_of(info: &MapInfo) -> Option<&'static str> {
         .iter()
         .find(|layout| info.name() == layout.name.as_bytes())?;
     layout.fits(info).then_some(layout.name)
+}
+
+/// The maps that programs only look into. They write the others, which `leakguard explain` must have for itself.
+const LOOKED_UP: [&str; 9] = [
+    map::TUNNELS,
+    map::LOCALS,
+    map::SETTINGS,
+    map::LIVENESS,
+    map::ENDPOINTS,
+    map::LAN,
+    map::DOH_ADDRESSES,
+    map::DOH_NAMES,
+    map::CARRIERS,
+];
+
+/// The names of the maps that programs only look into.
+pub(super) fn looked_up() -> impl Iterator<Item = &'static str> {
+    LOOKED_UP.into_iter()
 }
 
 /// The names of all maps.
@@ -329,6 +348,21 @@ impl Maps {
         Ok(found)
     }
 
+    /// How many packets one series counts.
+    pub(super) fn count(&self, series: Series) -> Result<u64, KernelError> {
+        total(map::PACKETS, &self.packets, series.index())
+    }
+
+    /// Whether the kill switch is engaged now, as the programs see it.
+    pub fn is_engaged(&self) -> Result<bool, KernelError> {
+        let settings = self.settings()?;
+        let liveness = self.liveness()?;
+        let now = boot_time()?;
+        Ok(restriction::is_engaged(&settings, || {
+            liveness.holds(|| now, |ifindex| self.role(ifindex) == Role::Tunnel)
+        }))
+    }
+
     /// How many events had an outcome.
     pub fn events(&self, outcome: Outcome) -> Result<u64, KernelError> {
         total(map::OUTCOMES, &self.outcomes, u32::from(outcome as u8))
@@ -390,4 +424,21 @@ fn is_gone(error: &aya::maps::xdp::XdpMapError) -> bool {
         return false;
     };
     error.io_error.raw_os_error() == Some(nix::libc::EINVAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// A new map belongs into one of the lists.
+    #[test]
+    fn it_is_known_of_each_map_whether_programs_write_it() {
+        const WRITTEN: [&str; 4] = [map::FRAGMENTS, map::PACKETS, map::OUTCOMES, map::EVENTS];
+        let listed: Vec<&str> = LOOKED_UP.into_iter().chain(WRITTEN).collect();
+        assert_eq!(listed.len(), LAYOUTS.len());
+        let all: BTreeSet<&str> = names().collect();
+        assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), all);
+    }
 }

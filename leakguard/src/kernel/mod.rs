@@ -5,7 +5,9 @@
 //! | [`requirements`] | what must be there before anything is attached, and the remedy if it is not |
 //! | [`netns`] | the identity of the managed network namespace |
 //! | [`pins`] | the pin directory, its version and its lock |
-//! | [`object`] | the embedded object: load it, choose the variants that this kernel takes |
+//! | `instance` | one load of the embedded object, in the variants that this kernel takes |
+//! | [`object`] | the object on the pinned maps, to be attached |
+//! | [`trial`] | the object beside what enforces, to be asked |
 //! | [`exemptions`] | what an engaged kill switch lets out |
 //! | [`recognition`] | what packets are known by besides their ports |
 //! | `tables` | sets of prefixes |
@@ -26,6 +28,7 @@ pub mod enforcement;
 pub mod exemptions;
 mod held;
 mod inherit;
+mod instance;
 pub mod links;
 pub mod maps;
 pub mod netns;
@@ -38,6 +41,7 @@ pub mod ring;
 mod rtnetlink;
 mod syscall;
 mod tables;
+pub mod trial;
 mod versions;
 
 use std::io;
@@ -122,6 +126,14 @@ pub enum KernelError {
         /// The bpffs directory it was found through.
         bpffs: PathBuf,
     },
+    /// Maps are not pinned, or not any more.
+    #[error(
+        "the state under {path} is incomplete or is being changed; `leakguard status` says more"
+    )]
+    Changed {
+        /// The pin directory.
+        path: PathBuf,
+    },
     /// Another process works on the same state.
     #[error("another leakguard works on {path}; stop it first, or use its control socket")]
     Locked {
@@ -141,6 +153,11 @@ impl KernelError {
     /// Whether this is exit code 4: something that the machine lacks.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Missing { .. })
+    }
+
+    /// Whether the kernel would not work with what it was given (`EINVAL`).
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Call { source, .. } if source.kind() == io::ErrorKind::InvalidInput)
     }
 
     fn call(call: &'static str, subject: impl Into<String>) -> impl FnOnce(io::Error) -> Self {

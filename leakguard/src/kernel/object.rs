@@ -1,24 +1,17 @@
-//! The embedded object: which of its variants this kernel takes is found out by loading them.
+//! The embedded object, loaded onto the pinned maps, and which programs in the kernel are its own.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::OnceLock;
 
 use aya::maps::{MapData, RingBuf};
-use aya::programs::{
-    CgroupSkb, Program, ProgramError, ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions,
-};
-use aya::{Ebpf, EbpfLoader};
+use aya::programs::ProgramInfo;
 use leakguard_common::packet::LinkLayer;
 
 use super::KernelError;
 use super::held::{Held, open};
+use super::instance::{Instance, Way};
 use super::maps::{self, Maps};
-use super::netns::Offsets;
 use super::pins::Pins;
-use super::requirements::kernel_btf;
-
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/leakguard"));
 
 /// The cgroup program's variants, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,9 +60,7 @@ pub struct Loaded {
 
 /// The object, loaded: its programs are in the kernel, attached to nothing yet.
 pub struct Object {
-    ebpf: Ebpf,
-    variant: CgroupVariant,
-    loaded: Vec<Loaded>,
+    instance: Instance,
     pinned: Vec<(&'static str, Held)>,
 }
 
@@ -82,71 +73,35 @@ impl Object {
     /// Loads with the first of the given cgroup variants that this kernel takes.
     pub fn load_variants(pins: &Pins, variants: &[CgroupVariant]) -> Result<Self, KernelError> {
         maps::check_pinned(pins)?;
-        let offsets = offsets();
-        let mut loader = EbpfLoader::new();
-        for name in maps::names() {
-            loader.map_pin_path(name, pins.map(name));
-        }
-        if let Some(Offsets { skc_net, net_inum }) = offsets {
-            loader.override_global("SKC_NET_OFFSET", skc_net, true);
-            loader.override_global("NET_INUM_OFFSET", net_inum, true);
-        }
-        let mut ebpf = loader.load(OBJECT).map_err(|error| KernelError::Load {
-            program: "the map layout".into(),
-            source: Box::new(error),
-        })?;
-        let pinned = hold_maps(pins)?;
-
-        let mut loaded = Vec::new();
-        let variant = load_first(&mut ebpf, variants, offsets.is_some(), &mut loaded)?;
-        for link in LINK_LAYERS {
-            loaded.push(load_program(&mut ebpf, tc_program(link))?);
-        }
+        let instance = Instance::load(maps::names().map(|name| (name, pins.map(name))), variants)?;
         Ok(Self {
-            ebpf,
-            variant,
-            loaded,
-            pinned,
+            pinned: hold_maps(pins)?,
+            instance,
         })
     }
 
     /// The cgroup variant that this kernel took.
     pub fn variant(&self) -> CgroupVariant {
-        self.variant
+        self.instance.variant
     }
 
     /// What was loaded.
     pub fn loaded(&self) -> &[Loaded] {
-        &self.loaded
+        &self.instance.loaded
     }
 
-    /// Runs a program once over a packet without sending it; returns the program's own return code.
-    ///
-    /// For TC programs `packet` starts as the device's packets do; for the cgroup program 14 bytes of Ethernet
-    /// header come first, which the kernel strips (`bpf_prog_test_run_skb`, 6.18). `ifindex` must exist in the
-    /// current namespace.
+    /// Runs a program once over a packet without sending it, as [`Instance::test_run`] does; returns the program's own
+    /// return code.
     pub fn test_run(&self, program: &str, packet: &[u8], ifindex: u32) -> Result<i32, KernelError> {
-        let run = |result: Result<aya::programs::TestRunResult, ProgramError>| {
-            result.map_err(|error| load_error(program, error))
+        let way = Way {
+            ifindex,
+            ..Way::default()
         };
-        // `ifindex` is the eleventh word of `struct __sk_buff`.
-        let mut context = [0_u8; 192];
-        context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
-        let options = || TestRunOptions {
-            data_in: Some(packet),
-            ctx_in: Some(&context),
-            ..TestRunOptions::default()
-        };
-        let result = match self.ebpf.program(program) {
-            Some(Program::SchedClassifier(found)) => run(found.test_run(options()))?,
-            Some(Program::CgroupSkb(found)) => run(found.test_run(options()))?,
-            _ => return Err(load_error(program, "no such program")),
-        };
-        Ok(result.return_value.cast_signed())
+        self.instance.test_run(program, packet, &way)
     }
 
     pub(super) fn maps(&mut self) -> Result<Maps, KernelError> {
-        Maps::take(&mut self.ebpf)
+        Maps::take(&mut self.instance.ebpf)
     }
 
     /// The pinned maps by name, held open.
@@ -155,21 +110,12 @@ impl Object {
     }
 
     pub(super) fn ring(&mut self) -> Result<RingBuf<MapData>, KernelError> {
-        maps::take_ring(&mut self.ebpf)
+        maps::take_ring(&mut self.instance.ebpf)
     }
 
     /// A descriptor of a loaded program, and what it is known by.
     pub(super) fn handle(&self, name: &str) -> Result<ProgramHandle, KernelError> {
-        let error = |error: ProgramError| load_error(name, error);
-        let (fd, info) = match self.ebpf.program(name) {
-            Some(Program::SchedClassifier(found)) => {
-                (found.fd().map_err(error)?, found.info().map_err(error)?)
-            }
-            Some(Program::CgroupSkb(found)) => {
-                (found.fd().map_err(error)?, found.info().map_err(error)?)
-            }
-            _ => return Err(load_error(name, "no such program")),
-        };
+        let (fd, info) = self.instance.program(name)?;
         let fd = fd
             .as_fd()
             .try_clone_to_owned()
@@ -187,14 +133,6 @@ impl Object {
         let pinned = self.pinned.iter().map(|(_, map)| map.id());
         pinned.filter(|id| ids.contains(id)).collect()
     }
-}
-
-/// Where this kernel keeps what the programs read; looked for once.
-fn offsets() -> Option<&'static Offsets> {
-    static OFFSETS: OnceLock<Option<Offsets>> = OnceLock::new();
-    OFFSETS
-        .get_or_init(|| kernel_btf().and_then(|path| Offsets::from_btf(&path)))
-        .as_ref()
 }
 
 /// Opens what the loader has pinned or found pinned.
@@ -270,65 +208,5 @@ impl Twins {
             self.0.insert((program_id, program.id));
         }
         same
-    }
-}
-
-fn load_first(
-    ebpf: &mut Ebpf,
-    variants: &[CgroupVariant],
-    has_offsets: bool,
-    loaded: &mut Vec<Loaded>,
-) -> Result<CgroupVariant, KernelError> {
-    let mut refused = None;
-    for &variant in variants {
-        if variant == CgroupVariant::Inode && !has_offsets {
-            continue;
-        }
-        match load_program(ebpf, variant.program()) {
-            Ok(program) => {
-                loaded.push(program);
-                return Ok(variant);
-            }
-            Err(error) => {
-                log::debug!("{} is not for this kernel", variant.program());
-                refused = Some(error);
-            }
-        }
-    }
-    Err(KernelError::Missing {
-        what: "a way to tell network namespaces apart in cgroup_skb".into(),
-        remedy:
-            "use a kernel of 5.10 or later that has BTF (/sys/kernel/btf/vmlinux), or 6.18 or later"
-                .into(),
-        source: refused.map(|error| Box::new(error) as _),
-    })
-}
-
-fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<Loaded, KernelError> {
-    let program = ebpf
-        .program_mut(name)
-        .ok_or_else(|| load_error(name, "no such program"))?;
-    let result = match program {
-        Program::CgroupSkb(program) => CgroupSkb::load(program).and_then(|()| program.info()),
-        Program::SchedClassifier(program) => {
-            SchedClassifier::load(program).and_then(|()| program.info())
-        }
-        _ => return Err(load_error(name, "unexpected program type")),
-    };
-    let info = result.map_err(|error| load_error(name, error))?;
-    Ok(Loaded {
-        name,
-        verified_instructions: info.verified_instruction_count(),
-        jited_bytes: info.size_jitted(),
-    })
-}
-
-fn load_error(
-    program: &str,
-    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> KernelError {
-    KernelError::Load {
-        program: program.to_owned(),
-        source: source.into(),
     }
 }

@@ -1,0 +1,213 @@
+//! One load of the embedded object: which of its variants this kernel takes is found out by loading them.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use aya::programs::{
+    CgroupSkb, Program, ProgramError, ProgramFd, ProgramInfo, SchedClassifier, TestRun as _,
+    TestRunOptions,
+};
+use aya::sys::SyscallError;
+use aya::{Ebpf, EbpfLoader};
+use nix::libc;
+
+use super::KernelError;
+use super::netns::Offsets;
+use super::object::{CgroupVariant, LINK_LAYERS, Loaded, tc_program};
+use super::requirements::kernel_btf;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/leakguard"));
+
+/// The way that a packet is to take, where a program asks for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// The exit interface, which must exist in the current namespace.
+    pub ifindex: u32,
+    /// The interface that it came in by; 0 for the packet of a local sender.
+    pub ingress_ifindex: u32,
+    /// Its mark.
+    pub mark: u32,
+}
+
+impl Way {
+    /// As `struct __sk_buff`, all other fields of which have to be 0 (`convert___skb_to_skb` in `net/bpf/test_run.c`).
+    fn context(&self) -> [u8; 192] {
+        let Self {
+            ifindex,
+            ingress_ifindex,
+            mark,
+        } = self;
+        let mut context = [0; 192];
+        // By the number of its 32-bit word.
+        for (word, value) in [(2, mark), (9, ingress_ifindex), (10, ifindex)] {
+            context[4 * word..4 * word + 4].copy_from_slice(&value.to_ne_bytes());
+        }
+        context
+    }
+}
+
+/// One load of the object, whatever maps it works on.
+pub(super) struct Instance {
+    pub(super) ebpf: Ebpf,
+    pub(super) variant: CgroupVariant,
+    pub(super) loaded: Vec<Loaded>,
+}
+
+impl Instance {
+    /// Loads every program; a map with a path is the one that is pinned there, or is pinned there.
+    pub(super) fn load(
+        pins: impl IntoIterator<Item = (&'static str, PathBuf)>,
+        variants: &[CgroupVariant],
+    ) -> Result<Self, KernelError> {
+        let offsets = offsets();
+        let mut loader = EbpfLoader::new();
+        for (name, pin) in pins {
+            loader.map_pin_path(name, pin);
+        }
+        if let Some(Offsets { skc_net, net_inum }) = offsets {
+            loader.override_global("SKC_NET_OFFSET", skc_net, true);
+            loader.override_global("NET_INUM_OFFSET", net_inum, true);
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(|error| KernelError::Load {
+            program: "the map layout".into(),
+            source: Box::new(error),
+        })?;
+        let mut loaded = Vec::new();
+        let variant = load_first(&mut ebpf, variants, offsets.is_some(), &mut loaded)?;
+        for link in LINK_LAYERS {
+            loaded.push(load_program(&mut ebpf, tc_program(link))?);
+        }
+        Ok(Self {
+            ebpf,
+            variant,
+            loaded,
+        })
+    }
+
+    /// Runs a program once over a packet without sending it; returns the program's own return code.
+    ///
+    /// For TC programs `packet` starts as the device's packets do; for the cgroup program 14 bytes of Ethernet header
+    /// come first, which the kernel strips (`bpf_prog_test_run_skb`, 6.18). The packet's socket is one of the current
+    /// namespace, and of the current cgroup.
+    pub(super) fn test_run(
+        &self,
+        program: &str,
+        packet: &[u8],
+        way: &Way,
+    ) -> Result<i32, KernelError> {
+        let context = way.context();
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        };
+        let result = match self.ebpf.program(program) {
+            Some(Program::SchedClassifier(found)) => found.test_run(options),
+            Some(Program::CgroupSkb(found)) => found.test_run(options),
+            _ => return Err(load_error(program, "no such program")),
+        };
+        match result {
+            Ok(result) => Ok(result.return_value.cast_signed()),
+            Err(error) => Err(run_error(program, error)),
+        }
+    }
+
+    /// A loaded program.
+    pub(super) fn program(&self, name: &str) -> Result<(&ProgramFd, ProgramInfo), KernelError> {
+        let error = |error: ProgramError| load_error(name, error);
+        match self.ebpf.program(name) {
+            Some(Program::SchedClassifier(found)) => {
+                Ok((found.fd().map_err(error)?, found.info().map_err(error)?))
+            }
+            Some(Program::CgroupSkb(found)) => {
+                Ok((found.fd().map_err(error)?, found.info().map_err(error)?))
+            }
+            _ => Err(load_error(name, "no such program")),
+        }
+    }
+}
+
+/// Where this kernel keeps what the programs read; looked for once.
+fn offsets() -> Option<&'static Offsets> {
+    static OFFSETS: OnceLock<Option<Offsets>> = OnceLock::new();
+    OFFSETS
+        .get_or_init(|| kernel_btf().and_then(|path| Offsets::from_btf(&path)))
+        .as_ref()
+}
+
+fn load_first(
+    ebpf: &mut Ebpf,
+    variants: &[CgroupVariant],
+    has_offsets: bool,
+    loaded: &mut Vec<Loaded>,
+) -> Result<CgroupVariant, KernelError> {
+    let mut refused = None;
+    for &variant in variants {
+        if variant == CgroupVariant::Inode && !has_offsets {
+            continue;
+        }
+        match load_program(ebpf, variant.program()) {
+            Ok(program) => {
+                loaded.push(program);
+                return Ok(variant);
+            }
+            Err(error) => {
+                log::debug!("{} is not for this kernel", variant.program());
+                refused = Some(error);
+            }
+        }
+    }
+    Err(KernelError::Missing {
+        what: "a way to tell network namespaces apart in cgroup_skb".into(),
+        remedy:
+            "use a kernel of 5.10 or later that has BTF (/sys/kernel/btf/vmlinux), or 6.18 or later"
+                .into(),
+        source: refused.map(|error| Box::new(error) as _),
+    })
+}
+
+fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<Loaded, KernelError> {
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| load_error(name, "no such program"))?;
+    let result = match program {
+        Program::CgroupSkb(program) => CgroupSkb::load(program).and_then(|()| program.info()),
+        Program::SchedClassifier(program) => {
+            SchedClassifier::load(program).and_then(|()| program.info())
+        }
+        _ => return Err(load_error(name, "unexpected program type")),
+    };
+    let info = result.map_err(|error| load_error(name, error))?;
+    Ok(Loaded {
+        name,
+        verified_instructions: info.verified_instruction_count(),
+        jited_bytes: info.size_jitted(),
+    })
+}
+
+/// Why a program did not run; a kernel that cannot run this type so says `ENOTSUPP` (`bpf_prog_test_run`, 6.18).
+fn run_error(program: &str, error: ProgramError) -> KernelError {
+    const ENOTSUPP: i32 = 524;
+
+    let ProgramError::SyscallError(SyscallError { io_error, .. }) = error else {
+        return load_error(program, error);
+    };
+    match io_error.raw_os_error() {
+        Some(ENOTSUPP | libc::EOPNOTSUPP) => KernelError::Missing {
+            what: format!("BPF_PROG_TEST_RUN for the program {program}"),
+            remedy: "use a kernel of 5.10 or later".into(),
+            source: Some(Box::new(io_error)),
+        },
+        _ => KernelError::call("BPF_PROG_TEST_RUN", program)(io_error),
+    }
+}
+
+fn load_error(
+    program: &str,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> KernelError {
+    KernelError::Load {
+        program: program.to_owned(),
+        source: source.into(),
+    }
+}
