@@ -25,7 +25,7 @@ pub use self::{
     kill_switch::{
         Endpoint, EndpointProtocol, Ipv6Policy, KillSwitch, KillSwitchLayer, KillSwitchMode,
     },
-    names::{Mode, OnExit, Preflight, class_named},
+    names::{Mode, OnExit, PacketSockets, Preflight, class_named},
     netlink::NetlinkBuffer,
     ports::ExtraPorts,
 };
@@ -58,6 +58,8 @@ pub struct Layer {
     pub kill_switch: KillSwitchLayer,
     /// See [`Config::ipv6`].
     pub ipv6: Option<Ipv6Policy>,
+    /// See [`Config::packet_sockets`].
+    pub packet_sockets: Option<PacketSockets>,
 }
 
 impl Layer {
@@ -75,6 +77,7 @@ impl Layer {
             ports: self.ports.or(below.ports),
             kill_switch: self.kill_switch.over(below.kill_switch),
             ipv6: self.ipv6.or(below.ipv6),
+            packet_sockets: self.packet_sockets.or(below.packet_sockets),
         }
     }
 }
@@ -132,6 +135,7 @@ pub struct Config {
     ports: ExtraPorts,
     kill_switch: KillSwitch,
     ipv6: Ipv6Policy,
+    packet_sockets: PacketSockets,
 }
 
 impl Config {
@@ -155,6 +159,7 @@ impl Config {
             ports,
             kill_switch,
             ipv6,
+            packet_sockets,
         } = layer;
         let block: ClassSet = block.unwrap_or_else(|| Class::ALL.iter().copied().collect());
         let config = Self {
@@ -169,6 +174,7 @@ impl Config {
             ports: ports.unwrap_or_default(),
             kill_switch: kill_switch.complete(|class| block.contains(class))?,
             ipv6: ipv6.unwrap_or_default(),
+            packet_sockets: packet_sockets.unwrap_or_default(),
         };
         if config.blocked_classes().next().is_none() {
             return Err(RuleError::NothingBlocked);
@@ -252,6 +258,11 @@ impl Config {
     /// What uplinks carry of IPv6.
     pub fn ipv6(&self) -> Ipv6Policy {
         self.ipv6
+    }
+
+    /// What is done about sockets whose packets pass no TC program.
+    pub fn packet_sockets(&self) -> PacketSockets {
+        self.packet_sockets
     }
 
     /// Whether any tunnel is named; without one, all DNS would be dropped.
