@@ -6,7 +6,7 @@
 use crate::packet::Packet;
 
 /// The version of everything in this module and in [`crate::counter`]; part of the pin directory's name.
-pub const ABI_VERSION: u32 = 2 + NEXT;
+pub const ABI_VERSION: u32 = 3 + NEXT;
 
 /// 1 in the build that stands in for the next version, with another layout, in the tests of an upgrade.
 const NEXT: u32 = cfg!(feature = "next-abi") as u32;
@@ -138,6 +138,8 @@ wire_enum! {
         Ipv6 = 9 => "ipv6",
         /// Anything off the tunnel, while the kill switch is engaged.
         KillSwitch = 10 => "kill_switch",
+        /// A socket option that would lead packets past the queueing layer ([`crate::hardening`]).
+        RawBypass = 11 => "raw_bypass",
     }
 }
 
@@ -173,6 +175,8 @@ wire_enum! {
         CgroupSkb = 0 => "cgroup_skb",
         /// TC egress of an uplink: forwarded and bridged packets, packet sockets.
         Tc = 1 => "tc",
+        /// `cgroup/setsockopt`: options that a process sets; no packets.
+        Setsockopt = 2 => "setsockopt",
     }
 }
 
@@ -281,8 +285,8 @@ pub struct Settings {
     pub ipv6: u32,
     /// What an uplink may carry besides endpoints and LAN: [`Settings::DHCP`], [`Settings::NDP`].
     pub exemptions: u32,
-    /// 0; keeps the size a multiple of the alignment.
-    pub padding: u32,
+    /// [`Settings::DENY_NEW`], [`Settings::STRICT`] or [`Settings::LEAVE_ALONE`].
+    pub packet_sockets: u32,
 }
 
 impl Settings {
@@ -307,6 +311,13 @@ impl Settings {
     pub const DHCP: u32 = 1;
     /// IPv6 neighbour discovery.
     pub const NDP: u32 = 2;
+
+    /// Options that lead packets past TC are refused.
+    pub const DENY_NEW: u32 = 0;
+    /// They are refused, and netfilter judges what leaves by uplinks.
+    pub const STRICT: u32 = 1;
+    /// They are let through.
+    pub const LEAVE_ALONE: u32 = 2;
 }
 
 /// What an agent vouches for; all zeroes: for nothing.
@@ -477,7 +488,7 @@ pub struct Event {
     pub source: [u8; 16],
     /// IPv4 addresses stand in the first four bytes.
     pub destination: [u8; 16],
-    /// The packet from its transport header on.
+    /// The packet from its transport header on; at [`Hook::Setsockopt`] a [`crate::hardening::SocketOption`].
     pub bytes: [u8; EVENT_BYTES],
 }
 

@@ -7,6 +7,7 @@
 
 pub mod abi;
 pub mod counter;
+pub mod hardening;
 pub mod packet;
 pub mod plain;
 pub mod restriction;

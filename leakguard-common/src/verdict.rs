@@ -23,7 +23,7 @@ pub struct Decision {
 
 impl Decision {
     /// The packet is none of leakguard's business; nothing is counted.
-    const IGNORE: Self = Self {
+    pub(crate) const IGNORE: Self = Self {
         verdict: Verdict::Pass,
         reason: Reason::Other,
         role: Role::Uplink,
@@ -116,7 +116,7 @@ fn suspicion(
         // or the parser refuses it.
         return match hook {
             Hook::CgroupSkb if has_ports(packet.protocol) => Reason::Fragment,
-            Hook::CgroupSkb | Hook::Tc => Reason::Other,
+            Hook::CgroupSkb | Hook::Tc | Hook::Setsockopt => Reason::Other,
         };
     }
     match class(packet, settings) {

@@ -170,7 +170,7 @@ fn settings_of_zeroes_block_every_class() {
         kill_switch: 0,
         ipv6: 0,
         exemptions: 0,
-        padding: 0,
+        packet_sockets: Settings::DENY_NEW,
     };
     assert_eq!(zeroed, Settings::default());
     for &blocked in Class::ALL {

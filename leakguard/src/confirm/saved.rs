@@ -70,6 +70,7 @@ impl Saved {
         let enforcement = guard.enforcement();
         enforcement.exempt(&self.exemptions)?;
         enforcement.enforce_sockets(&cgroup, self.settings)?;
+        enforcement.judge_options(&cgroup, &self.settings);
         carry_out(enforcement, &interfaces, &self.settings, &self.exemptions)
             .await
             .map(drop)

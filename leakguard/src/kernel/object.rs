@@ -6,7 +6,8 @@ use std::sync::OnceLock;
 
 use aya::maps::{MapData, RingBuf};
 use aya::programs::{
-    CgroupSkb, Program, ProgramError, ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions,
+    CgroupSkb, CgroupSockopt, Program, ProgramError, ProgramInfo, SchedClassifier, TestRun as _,
+    TestRunOptions,
 };
 use aya::{Ebpf, EbpfLoader};
 use leakguard_common::packet::LinkLayer;
@@ -17,10 +18,11 @@ use super::maps::{self, Maps};
 use super::netns::Offsets;
 use super::pins::Pins;
 use super::requirements::kernel_btf;
+use crate::error::chain;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/leakguard"));
 
-/// The cgroup program's variants, best first.
+/// The variants of the programs at cgroups, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CgroupVariant {
     /// Asks the kernel for the namespace's cookie and for the sending task.
@@ -38,6 +40,14 @@ impl CgroupVariant {
         match self {
             Self::Cookie => "egress_cookie",
             Self::Inode => "egress_inode",
+        }
+    }
+
+    /// The name of the program that judges socket options.
+    pub const fn setsockopt_program(self) -> &'static str {
+        match self {
+            Self::Cookie => "setsockopt_cookie",
+            Self::Inode => "setsockopt_inode",
         }
     }
 }
@@ -69,6 +79,7 @@ pub struct Loaded {
 pub struct Object {
     ebpf: Ebpf,
     variant: CgroupVariant,
+    setsockopt: Option<CgroupVariant>,
     loaded: Vec<Loaded>,
     pinned: Vec<(&'static str, Held)>,
     #[cfg(debug_assertions)]
@@ -102,13 +113,22 @@ impl Object {
         let log = kernel_log(&mut ebpf);
 
         let mut loaded = Vec::new();
-        let variant = load_first(&mut ebpf, variants, offsets.is_some(), &mut loaded)?;
+        let has_offsets = offsets.is_some();
+        let mut first = |program: fn(CgroupVariant) -> &'static str| {
+            load_first(&mut ebpf, variants, program, has_offsets, &mut loaded)
+        };
+        let variant = first(CgroupVariant::program)?;
+        // What it keeps from happening takes privileges: without it the rest is still worth having.
+        let setsockopt = first(CgroupVariant::setsockopt_program)
+            .inspect_err(|error| log::debug!("{}", chain(error)))
+            .ok();
         for link in LINK_LAYERS {
             loaded.push(load_program(&mut ebpf, tc_program(link))?);
         }
         Ok(Self {
             ebpf,
             variant,
+            setsockopt,
             loaded,
             pinned,
             #[cfg(debug_assertions)]
@@ -127,6 +147,12 @@ impl Object {
     /// The cgroup variant that this kernel took.
     pub fn variant(&self) -> CgroupVariant {
         self.variant
+    }
+
+    /// The variant of the program for socket options that this kernel took; `None` if it takes none, which is not the
+    /// same variant on kernels from 6.1 to 6.12.
+    pub fn setsockopt_variant(&self) -> Option<CgroupVariant> {
+        self.setsockopt
     }
 
     /// What was loaded.
@@ -180,6 +206,9 @@ impl Object {
                 (found.fd().map_err(error)?, found.info().map_err(error)?)
             }
             Some(Program::CgroupSkb(found)) => {
+                (found.fd().map_err(error)?, found.info().map_err(error)?)
+            }
+            Some(Program::CgroupSockopt(found)) => {
                 (found.fd().map_err(error)?, found.info().map_err(error)?)
             }
             _ => return Err(load_error(name, "no such program")),
@@ -290,6 +319,7 @@ impl Twins {
 fn load_first(
     ebpf: &mut Ebpf,
     variants: &[CgroupVariant],
+    program: fn(CgroupVariant) -> &'static str,
     has_offsets: bool,
     loaded: &mut Vec<Loaded>,
 ) -> Result<CgroupVariant, KernelError> {
@@ -298,19 +328,20 @@ fn load_first(
         if variant == CgroupVariant::Inode && !has_offsets {
             continue;
         }
-        match load_program(ebpf, variant.program()) {
+        let name = program(variant);
+        match load_program(ebpf, name) {
             Ok(program) => {
                 loaded.push(program);
                 return Ok(variant);
             }
             Err(error) => {
-                log::debug!("{} is not for this kernel", variant.program());
+                log::debug!("{name} is not for this kernel");
                 refused = Some(error);
             }
         }
     }
     Err(KernelError::Missing {
-        what: "a way to tell network namespaces apart in cgroup_skb".into(),
+        what: "a way to tell network namespaces apart in programs at cgroups".into(),
         remedy:
             "use a kernel of 5.10 or later that has BTF (/sys/kernel/btf/vmlinux), or 6.18 or later"
                 .into(),
@@ -326,6 +357,9 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<Loaded, KernelErr
         Program::CgroupSkb(program) => CgroupSkb::load(program).and_then(|()| program.info()),
         Program::SchedClassifier(program) => {
             SchedClassifier::load(program).and_then(|()| program.info())
+        }
+        Program::CgroupSockopt(program) => {
+            CgroupSockopt::load(program).and_then(|()| program.info())
         }
         _ => return Err(load_error(name, "unexpected program type")),
     };
