@@ -15,4 +15,5 @@ pub mod lab;
 pub mod netfilter;
 pub mod preflight;
 pub mod purge;
+pub mod sockets;
 pub mod status;
