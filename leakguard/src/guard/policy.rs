@@ -10,7 +10,9 @@ use leakguard_common::abi::{
     Settings,
 };
 
-use crate::config::{Config, Endpoint, Ipv6Policy, KillSwitch, KillSwitchMode, Mode};
+use crate::config::{
+    Config, Endpoint, Ipv6Policy, KillSwitch, KillSwitchMode, Mode, PacketSockets,
+};
 use crate::kernel::Exemptions;
 use crate::kernel::requirements::check_cgroup;
 use crate::netfilter::{Action, Restriction, Ruleset};
@@ -158,7 +160,21 @@ fn settings(config: &Config) -> Settings {
             Ipv6Policy::BlockOffTunnel => Settings::BLOCK_OFF_TUNNEL,
         },
         exemptions,
+        packet_sockets: match config.packet_sockets() {
+            PacketSockets::Off => Settings::LEAVE_ALONE,
+            PacketSockets::DenyNew => Settings::DENY_NEW,
+            PacketSockets::Strict => Settings::STRICT,
+        },
         ..Settings::default()
+    }
+}
+
+/// What the programs are told of packet sockets; what they do not know they refuse.
+pub fn packet_sockets(settings: &Settings) -> PacketSockets {
+    match settings.packet_sockets {
+        Settings::LEAVE_ALONE => PacketSockets::Off,
+        Settings::STRICT => PacketSockets::Strict,
+        _ => PacketSockets::DenyNew,
     }
 }
 

@@ -1,7 +1,10 @@
 //! What is enforced now, read back from the kernel: the truth with or without an agent.
 
+mod hardening;
+
 use std::path::{Path, PathBuf};
 
+pub use hardening::Hardening;
 use leakguard_common::abi::{Outcome, Role, Settings, Verdict};
 use leakguard_common::counter::Series;
 use serde::Serialize;
@@ -16,6 +19,7 @@ use crate::kernel::links::TcAttachment;
 use crate::kernel::pins::Pins;
 use crate::kernel::requirements::{check_cgroup, check_privileges};
 use crate::netfilter;
+use crate::sockets;
 
 /// How much of the enforcement is in place, from the least on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
@@ -74,6 +78,8 @@ pub struct Status {
     pub cgroup: Option<PathBuf>,
     /// Every interface of the caller's namespace.
     pub interfaces: Vec<InterfaceStatus>,
+    /// What is done about sockets that send past TC; absent when nothing is enforced.
+    pub hardening: Option<Hardening>,
     /// Packets that the second net caught, by table; absent where the table is.
     pub netfilter: Netfilter,
     /// The counters that are not 0.
@@ -134,6 +140,8 @@ pub struct Netfilter {
     pub routed: Option<u64>,
     /// Bridged packets.
     pub bridged: Option<u64>,
+    /// Packets of local sockets at the egress hook.
+    pub egress: Option<u64>,
 }
 
 /// One counter.
@@ -200,8 +208,13 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
         cgroup,
         interfaces,
         netfilter,
+        mut hardening,
         exemptions,
     } = examine(&pins, &state, &snapshot).await?;
+    if state.here {
+        // What is in another namespace cannot be seen from here.
+        hardening.inventory = sockets::inventory();
+    }
     let kill_switch = kill_switch(&state, &exemptions, &snapshot)?;
     let ipv6 = ipv6_policy(&state.settings).name();
     let Settings {
@@ -231,6 +244,7 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
         }),
         cgroup,
         interfaces,
+        hardening: Some(hardening),
         netfilter,
         packets: state
             .maps
@@ -268,6 +282,7 @@ struct Parts {
     cgroup: Option<PathBuf>,
     interfaces: Vec<InterfaceStatus>,
     netfilter: Netfilter,
+    hardening: Hardening,
     exemptions: Exemptions,
 }
 
@@ -295,7 +310,9 @@ async fn examine(pins: &Pins, state: &ReadBack, snapshot: &Snapshot) -> Result<P
     }
     let interfaces = interfaces(state, snapshot, &mut causes)?;
     let exemptions = state.maps.exemptions()?;
-    let netfilter = netfilter(state, &exemptions, &mut causes).await;
+    let mut netfilter = netfilter(state, &exemptions, &mut causes).await;
+    let hardening = hardening::examine(state, &exemptions, snapshot, &mut causes).await;
+    netfilter.egress = hardening.caught;
     let level = match (causes.is_empty(), &cgroup) {
         (true, _) => Level::Full,
         (false, Some(_)) => Level::Reduced,
@@ -317,6 +334,7 @@ async fn examine(pins: &Pins, state: &ReadBack, snapshot: &Snapshot) -> Result<P
         cgroup,
         interfaces,
         netfilter,
+        hardening,
         exemptions,
     })
 }
@@ -359,6 +377,7 @@ fn nothing(snapshot: &Snapshot, others: &[String]) -> Status {
                 tc: "absent",
             })
             .collect(),
+        hardening: None,
         netfilter: Netfilter::default(),
         packets: Vec::new(),
         events: EventCounts::default(),
@@ -486,6 +505,7 @@ async fn netfilter(
     Netfilter {
         routed: tables.inet.as_ref().map(total),
         bridged: tables.bridge.as_ref().map(total),
+        egress: None,
     }
 }
 
