@@ -79,6 +79,11 @@ impl PacketSocket {
         self
     }
 
+    /// The interface that it sends over.
+    pub fn interface(&self) -> u32 {
+        self.interface
+    }
+
     /// Sets one of its options.
     pub fn set(&self, name: c_int, value: c_int) -> nix::Result<()> {
         set_option(self.socket.as_fd(), SOL_PACKET, name, &value)

@@ -219,6 +219,26 @@ fn sockets_of_other_namespaces_may_bypass_their_own_devices() {
     assert_eq!(packets(&status, &[("hook", "tc"), ("verdict", "drop")]), 2);
 }
 
+/// The row "sockets outside of `--cgroup`" of the known issues.
+#[test]
+fn a_socket_outside_of_the_cgroup_may_bypass_tc_and_is_found() {
+    let mut bench = Bench::new();
+    bench.protect(&[]);
+    let origin = Origin {
+        cgroup: None,
+        ..bench.origin(Place::Host)
+    };
+    let socket = PacketSocket::raw(origin, UPLINK);
+    assert_eq!(socket.bypass(true), Ok(()), "what is known to be open");
+    socket.send(ETHERTYPE_IPV4, &question(b"outside")).unwrap();
+    assert_eq!(count(&bench.frames(Place::Host), b"outside"), 1);
+    let status = bench.agent().status_json().unwrap();
+    let [listed] = inventory::open_sockets(&status).as_slice() else {
+        unreachable!("{status}");
+    };
+    assert_eq!(listed["inode"], inventory::inode(&socket), "{status}");
+}
+
 #[test]
 fn observe_mode_reports_the_bypass_and_lets_it_through() {
     let mut bench = Bench::new();

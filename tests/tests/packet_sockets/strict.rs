@@ -169,32 +169,37 @@ fn what_strict_puts_in_place_is_read_back_and_mended() {
 }
 
 #[test]
-fn strict_covers_an_uplink_that_comes_later() {
+fn strict_covers_an_uplink_that_comes_later_or_is_renamed() {
     let mut bench = Bench::new();
-    let socket = PacketSocket::raw(bench.origin(Place::Host), UPLINK);
-    socket.bypass(true).unwrap();
-    bench.protect(&STRICT);
-    let mut observer = Carrier::Veth.open(&bench.topology, "late0", Some(4711), "");
-    let socket = socket.over(4711);
-    wait_until("the uplink is covered", LIMIT, || {
-        let status = bench.agent().status_json()?;
-        let tc = interface(&status, "late0").is_some_and(|found| found["tc"] != "absent");
-        Ok(tc && status["level"] == "full")
-    })
-    .unwrap();
-    for (port, expected) in [(53, 0), (443, 1)] {
-        let payload = format!("over a late uplink to {port}");
-        let sent = socket.send(0, &(FORMS[0].frame)(UDP, port, payload.as_bytes()));
-        assert_eq!(sent.is_ok(), expected == 1, "{sent:?}");
-        let frames = observer.drain_past_fence(bench.topology.host()).unwrap();
-        assert_eq!(count(&frames, payload.as_bytes()), expected);
+    let origin = bench.origin(Place::Host);
+    let sockets = [4711, 4712].map(|number| PacketSocket::raw(origin, UPLINK).over(number));
+    for socket in &sockets {
+        socket.bypass(true).unwrap();
     }
-    Carrier::Veth.close(bench.topology.host(), "late0");
-    wait_until("it is full again", LIMIT, || {
-        let status = bench.agent().status_json()?;
-        Ok(interface(&status, "late0").is_none() && status["level"] == "full")
-    })
-    .unwrap();
+    bench.protect(&STRICT);
+    for (carrier, socket) in [Carrier::Veth, Carrier::Renamed].into_iter().zip(sockets) {
+        let number = socket.interface();
+        let mut observer = carrier.open(&bench.topology, "late0", Some(number), "");
+        wait_until("the uplink is covered", LIMIT, || {
+            let status = bench.agent().status_json()?;
+            let tc = interface(&status, "late0").is_some_and(|found| found["tc"] != "absent");
+            Ok(tc && status["level"] == "full")
+        })
+        .unwrap();
+        for (port, expected) in [(53, 0), (443, 1)] {
+            let payload = format!("over a late uplink to {port}, {carrier:?}");
+            let sent = socket.send(0, &(FORMS[0].frame)(UDP, port, payload.as_bytes()));
+            assert_eq!(sent.is_ok(), expected == 1, "{payload}: {sent:?}");
+            let frames = observer.drain_past_fence(bench.topology.host()).unwrap();
+            assert_eq!(count(&frames, payload.as_bytes()), expected, "{payload}");
+        }
+        carrier.close(bench.topology.host(), "late0");
+        wait_until("it is full again", LIMIT, || {
+            let status = bench.agent().status_json()?;
+            Ok(interface(&status, "late0").is_none() && status["level"] == "full")
+        })
+        .unwrap();
+    }
 }
 
 #[test]
