@@ -21,9 +21,9 @@ pub struct Series {
     pub protocol: Protocol,
 }
 
-const HOOKS: u32 = 2;
+const HOOKS: u32 = 3;
 const ROLES: u32 = 3;
-const REASONS: u32 = 13;
+const REASONS: u32 = 14;
 const VERDICTS: u32 = 3;
 const FAMILIES: u32 = 3;
 const PROTOCOLS: u32 = 3;

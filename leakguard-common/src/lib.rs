@@ -8,6 +8,7 @@
 pub mod abi;
 pub mod counter;
 pub mod encapsulation;
+pub mod hardening;
 pub mod packet;
 pub mod plain;
 pub mod restriction;

@@ -32,7 +32,7 @@ pub struct Decision {
 
 impl Decision {
     /// The packet is none of leakguard's business; nothing is counted.
-    const IGNORE: Self = Self {
+    pub(crate) const IGNORE: Self = Self {
         verdict: Verdict::Pass,
         reason: Reason::Other,
         role: Role::Uplink,
@@ -152,6 +152,7 @@ fn suspicion(
         let is_refused = match hook {
             Hook::CgroupSkb => has_ports(packet.protocol) || is_carrier_protocol(packet.protocol),
             Hook::Tc => is_orphan(packet, settings, facts),
+            Hook::Setsockopt => false,
         };
         return if is_refused {
             Reason::Fragment

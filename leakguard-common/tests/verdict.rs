@@ -177,6 +177,8 @@ fn settings_of_zeroes_block_every_class() {
         ipv6: 0,
         exemptions: 0,
         options: 0,
+        packet_sockets: Settings::DENY_NEW,
+        padding: 0,
     };
     assert_eq!(zeroed, Settings::default());
     for (blocked, ClassPorts { port, udp, .. }) in known_by_port() {

@@ -8,8 +8,10 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Part {
-    /// The program at the cgroup.
+    /// The program at the cgroup that judges local sockets.
     Cgroup,
+    /// The program at the cgroup that judges socket options.
+    Setsockopt,
     /// The program at an interface's TC egress, and its place in the chain.
     Tc,
     /// The pins of the links, and the directory they are in.
@@ -26,8 +28,9 @@ pub enum Part {
 
 impl Part {
     /// Every part.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Cgroup,
+        Self::Setsockopt,
         Self::Tc,
         Self::Pins,
         Self::Maps,
@@ -40,6 +43,7 @@ impl Part {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Cgroup => "cgroup",
+            Self::Setsockopt => "setsockopt",
             Self::Tc => "tc",
             Self::Pins => "pins",
             Self::Maps => "maps",

@@ -18,4 +18,5 @@ pub mod netfilter;
 pub mod prefix;
 pub mod preflight;
 pub mod purge;
+pub mod sockets;
 pub mod status;

@@ -121,7 +121,7 @@ fn wrong_settings_are_refused_with_their_place_and_what_is_allowed() {
     for (text, problem) in [
         (
             "mode = 'enforce'\n[metrics]\n",
-            "2:2: unknown field `metrics`, expected one of `mode`, `on_exit`, `preflight`, `interfaces`, `dns`, `kill_switch`, `ipv6`",
+            "2:2: unknown field `metrics`, expected one of `mode`, `on_exit`, `preflight`, `interfaces`, `dns`, `kill_switch`, `ipv6`, `hardening`",
         ),
         (
             "mode = 'audit'\n",
@@ -130,6 +130,10 @@ fn wrong_settings_are_refused_with_their_place_and_what_is_allowed() {
         (
             "[dns]\nblock = ['dns', 'doh']\n",
             "2:17: unknown class `doh`; allowed: dns, dot, doq, mdns, llmnr, netbios",
+        ),
+        (
+            "[hardening]\npacket_sockets = 'deny'\n",
+            "2:18: unknown packet_sockets `deny`; allowed: off, deny-new, strict",
         ),
         (
             "[dns]\nports = [0]\n",

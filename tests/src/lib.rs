@@ -12,6 +12,7 @@ pub mod dhcp;
 mod foreign;
 mod memory;
 mod origin;
+mod packet_socket;
 pub mod radvd;
 mod scene;
 mod status;
@@ -19,6 +20,7 @@ mod storm;
 mod tun;
 mod volley;
 mod way;
+mod xdp;
 
 use std::path::PathBuf;
 
@@ -26,12 +28,14 @@ pub use bench::{Bench, Place, isp};
 pub use foreign::Foreign;
 pub use memory::MemoryLimit;
 pub use origin::{Origin, connect};
+pub use packet_socket::{PacketSocket, set_option};
 pub use scene::{Scene, soaks};
 pub use status::{interface, packets, second_net};
 pub use storm::{KINDS, Storm, Stormed, Tally, escaped};
 pub use tun::Tun;
 pub use volley::{Transport, Volley};
 pub use way::Carrier;
+pub use xdp::XdpSocket;
 
 /// The agent under test; `cargo xtask test` builds it and names it in `LEAKGUARD_BIN`.
 ///

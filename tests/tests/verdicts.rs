@@ -74,10 +74,10 @@ fn lacks_a_helper(error: &KernelError) -> bool {
 #[test]
 fn the_verifier_takes_every_variant_that_the_kernel_has_helpers_for_within_the_budget() {
     let fixture = Fixture::new();
-    let taken = fixture
+    let (taken, judging) = fixture
         .netns
         .run_in(|| {
-            let mut taken = 0;
+            let (mut taken, mut judging) = (0, 0);
             for variant in CgroupVariant::ALL {
                 let pins = Pins::at(fixture.bpffs.path());
                 pins.create().unwrap();
@@ -86,6 +86,7 @@ fn the_verifier_takes_every_variant_that_the_kernel_has_helpers_for_within_the_b
                         assert_eq!(object.variant(), variant);
                         object.loaded().iter().for_each(check_budget);
                         taken += 1;
+                        judging += usize::from(object.setsockopt_variant().is_some());
                     }
                     Err(error) if lacks_a_helper(&error) => {
                         println!("measured: {}: not for this kernel", variant.program());
@@ -94,10 +95,14 @@ fn the_verifier_takes_every_variant_that_the_kernel_has_helpers_for_within_the_b
                 }
                 pins.remove().unwrap();
             }
-            taken
+            (taken, judging)
         })
         .unwrap();
     assert_ne!(taken, 0, "the agent cannot work on this kernel");
+    assert_ne!(
+        judging, 0,
+        "the agent cannot judge socket options on this kernel"
+    );
 }
 
 fn check_budget(program: &Loaded) {

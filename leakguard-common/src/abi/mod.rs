@@ -168,6 +168,8 @@ wire_enum! {
         KillSwitch = 11 => "kill_switch",
         /// A question to a port that is not judged; reported, never dropped.
         DnsShaped = 12 => "dns_shaped",
+        /// A socket option that would lead packets past the queueing layer ([`crate::hardening`]).
+        RawBypass = 13 => "raw_bypass",
     }
 }
 
@@ -204,6 +206,8 @@ wire_enum! {
         CgroupSkb = 0 => "cgroup_skb",
         /// TC egress of an uplink: forwarded and bridged packets, packet sockets.
         Tc = 1 => "tc",
+        /// `cgroup/setsockopt`: options that a process sets; no packets.
+        Setsockopt = 2 => "setsockopt",
     }
 }
 
@@ -330,6 +334,10 @@ pub struct Settings {
     pub exemptions: u32,
     /// What is done besides: [`Settings::STRICT_FRAGMENTS`], [`Settings::REPORT_SHAPES`].
     pub options: u32,
+    /// [`Settings::DENY_NEW`], [`Settings::STRICT`] or [`Settings::LEAVE_ALONE`].
+    pub packet_sockets: u32,
+    /// 0; keeps the size a multiple of the alignment.
+    pub padding: u32,
 }
 
 impl Settings {
@@ -359,6 +367,13 @@ impl Settings {
     pub const STRICT_FRAGMENTS: u32 = 1;
     /// Packets that look like DNS questions are reported, whatever their port.
     pub const REPORT_SHAPES: u32 = 2;
+
+    /// Options that lead packets past TC are refused.
+    pub const DENY_NEW: u32 = 0;
+    /// They are refused, and netfilter judges what leaves by uplinks.
+    pub const STRICT: u32 = 1;
+    /// They are let through.
+    pub const LEAVE_ALONE: u32 = 2;
 }
 
 /// What an agent vouches for; all zeroes: for nothing.
@@ -439,7 +454,7 @@ pub struct Event {
     pub source: [u8; 16],
     /// IPv4 addresses stand in the first four bytes.
     pub destination: [u8; 16],
-    /// The packet from its transport header on.
+    /// The packet from its transport header on; at [`Hook::Setsockopt`] a [`crate::hardening::SocketOption`].
     pub bytes: [u8; EVENT_BYTES],
 }
 
@@ -449,7 +464,7 @@ impl Event {
 }
 
 const _: () = {
-    assert!(size_of::<Settings>() == 72);
+    assert!(size_of::<Settings>() == 80);
     assert!(size_of::<Liveness>() == 16);
     assert!(size_of::<EndpointKey>() == 28);
     assert!(size_of::<LanKey>() == 24);

@@ -1,28 +1,17 @@
 //! `cgroup_skb/egress`: packets of local sockets, at the interface they leave by.
 
-use core::ffi::c_void;
-
-use aya_ebpf::Global;
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::generated::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_probe_read_kernel,
-};
+use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
-use leakguard_common::abi::{Event, Hook, LOOPBACK_IFINDEX, Role, SOCKET_HEAD, Settings};
+use leakguard_common::abi::{Event, Hook, LOOPBACK_IFINDEX, Role, Settings};
 use leakguard_common::packet::{LinkLayer, Packet, protocol};
 
 use super::context::Skb;
+use super::events::sign_current;
 use super::gate::{self, Gate, judge, steps};
 use super::maps::{LOCALS, TUNNELS};
-
-/// Offset of `skc_net` in `struct sock_common`; from the kernel's BTF.
-#[unsafe(no_mangle)]
-static SKC_NET_OFFSET: Global<u32> = Global::new(0);
-
-/// Offset of `ns.inum` in `struct net`; from the kernel's BTF.
-#[unsafe(no_mangle)]
-static NET_INUM_OFFSET: Global<u32> = Global::new(0);
+use super::netns;
 
 /// For kernels where `cgroup_skb` may ask for the namespace's cookie and for the current task (6.18 may, 6.12
 /// may not).
@@ -61,50 +50,19 @@ impl Identity for ByCookie {
         event.netns_cookie = settings.netns_cookie;
         // TCP also sends from softirq, on whichever task's CPU that happens to be.
         if packet.protocol != protocol::TCP {
-            // SAFETY: no arguments.
-            event.pid = unsafe { bpf_get_current_pid_tgid() >> 32 } as u32;
-            // SAFETY: the buffer is 16 writable bytes, which the helper fills, or clears if it fails.
-            unsafe { bpf_get_current_comm(event.comm.as_mut_ptr().cast(), 16) };
+            sign_current(event);
         }
     }
 }
 
 struct ByInode;
 
-impl ByInode {
-    /// The inode of the socket's namespace, if it can be read.
-    #[inline(always)]
-    fn inode(skb: Skb) -> Option<u32> {
-        // SAFETY: a context field; the verifier checks the access.
-        let socket = unsafe { (*skb.as_ptr()).__bindgen_anon_2.sk };
-        if socket.is_null() {
-            return None;
-        }
-        // The verifier refuses arithmetic on a socket pointer, so the head is copied and looked into.
-        let mut head = [0_u64; SOCKET_HEAD / 8];
-        // SAFETY: `head` is SOCKET_HEAD writable bytes; the helper fails on a source that cannot be read.
-        let result = unsafe {
-            bpf_probe_read_kernel(head.as_mut_ptr().cast(), SOCKET_HEAD as u32, socket.cast())
-        };
-        if result != 0 {
-            return None;
-        }
-        let net = *head.get(SKC_NET_OFFSET.load() as usize / 8)?;
-        let inum = net.wrapping_add(u64::from(NET_INUM_OFFSET.load())) as *const c_void;
-        let mut inode = 0_u32;
-        // SAFETY: `inode` is 4 writable bytes; the helper fails on a source that cannot be read.
-        let result = unsafe { bpf_probe_read_kernel((&raw mut inode).cast(), 4, inum) };
-        (result == 0).then_some(inode)
-    }
-}
-
 impl Identity for ByInode {
     #[inline(always)]
     fn is_managed(skb: Skb, settings: &Settings) -> bool {
-        match Self::inode(skb) {
-            Some(inode) => settings.netns_inode == 0 || settings.netns_inode == inode,
-            None => true,
-        }
+        // SAFETY: a context field; the verifier checks the access.
+        let socket = unsafe { (*skb.as_ptr()).__bindgen_anon_2.sk };
+        netns::is_managed(socket, settings)
     }
 
     #[inline(always)]

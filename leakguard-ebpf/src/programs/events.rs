@@ -1,6 +1,7 @@
 //! Reports a judged packet to user space; a full ring costs the report, never the verdict.
 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_get_current_pid_tgid};
 use leakguard_common::abi::{Event, Hook, Outcome};
 use leakguard_common::packet::Packet;
 use leakguard_common::verdict::Decision;
@@ -21,11 +22,39 @@ pub(super) fn report(
     packet: &Packet,
     sign: impl FnOnce(&mut Event),
 ) {
+    write(|event| describe(event, skb, hook, decision, packet, sign));
+}
+
+/// Reserves a record and has it filled, or counts that it was lost.
+#[inline(always)]
+pub(super) fn write(fill: impl FnOnce(*mut Event)) {
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         count_event(Outcome::Lost);
         return;
     };
-    let event = entry.as_mut_ptr();
+    fill(entry.as_mut_ptr());
+    entry.submit(0);
+    count_event(Outcome::Submitted);
+}
+
+/// Names the current task as the sender.
+#[inline(always)]
+pub(super) fn sign_current(event: &mut Event) {
+    // SAFETY: no arguments.
+    event.pid = unsafe { bpf_get_current_pid_tgid() >> 32 } as u32;
+    // SAFETY: the buffer is 16 writable bytes, which the helper fills, or clears if it fails.
+    unsafe { bpf_get_current_comm(event.comm.as_mut_ptr().cast(), 16) };
+}
+
+#[inline(always)]
+fn describe(
+    event: *mut Event,
+    skb: Skb,
+    hook: Hook,
+    decision: &Decision,
+    packet: &Packet,
+    sign: impl FnOnce(&mut Event),
+) {
     let socket_cookie = skb.socket_cookie();
     // SAFETY: `event` points to a reserved record of this type, which nobody else sees before it is submitted.
     unsafe {
@@ -60,6 +89,4 @@ pub(super) fn report(
         );
         (*event).boot_time = bpf_ktime_get_boot_ns();
     }
-    entry.submit(0);
-    count_event(Outcome::Submitted);
 }

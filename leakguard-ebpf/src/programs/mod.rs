@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | `egress_cookie`, `egress_inode` | `cgroup_skb/egress` | 1 | 0 (EPERM to the sender) |
 //! | `tc_ethernet`, `tc_ip`, `tc_any` | TC egress | -1 (next program) | 2 |
+//! | `setsockopt_cookie`, `setsockopt_inode` | `cgroup/setsockopt` | 1 | 0 (EPERM to the caller) |
 //!
 //! Of each row one variant is attached: user space tries to load them in order.
 
@@ -16,3 +17,5 @@ mod fragments;
 mod gate;
 mod interface;
 mod maps;
+mod netns;
+mod sockopt;

@@ -12,8 +12,8 @@ use leakguard_common::abi::Class;
 
 use crate::{
     config::{
-        Config, Ipv6Policy, KillSwitchLayer, KillSwitchMode, Layer, Mode, Preflight, Source,
-        class_named,
+        Config, Ipv6Policy, KillSwitchLayer, KillSwitchMode, Layer, Mode, PacketSockets, Preflight,
+        Source, class_named,
     },
     error::{Exit, WithExit as _},
     interfaces::Pattern,
@@ -365,6 +365,9 @@ pub struct PolicyArgs {
     /// What uplinks carry of IPv6 [default: dns-only]
     #[arg(long, value_name = "POLICY", value_enum)]
     pub ipv6: Option<Ipv6Policy>,
+    /// What to do about packet sockets that bypass the queueing layer, and `AF_XDP` sockets [default: deny-new]
+    #[arg(long, value_name = "CHOICE", value_enum)]
+    pub packet_sockets: Option<PacketSockets>,
 }
 
 impl PolicyArgs {
@@ -385,6 +388,7 @@ impl PolicyArgs {
                 ..KillSwitchLayer::default()
             },
             ipv6: self.ipv6,
+            packet_sockets: self.packet_sockets,
             ..Layer::default()
         }
     }

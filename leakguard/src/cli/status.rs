@@ -11,7 +11,7 @@ use crate::confirm::{self, Pending};
 use crate::daemon::protocol::{Answer, Ask};
 use crate::daemon::{HealthReport, connect};
 use crate::error::{Exit, escape_control};
-use crate::status::{self, KillSwitch, Status};
+use crate::status::{self, KillSwitch, Netfilter, Status};
 
 /// Runs the command.
 pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Exit> {
@@ -187,6 +187,15 @@ fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
     if let Some(ipv6) = status.ipv6 {
         output.line(format_args!("ipv6       {ipv6}"))?;
     }
+    if let Some(hardening) = &status.hardening {
+        output.line(format_args!(
+            "hardening  packet sockets {}; setsockopt {}, netdev {}",
+            hardening.packet_sockets, hardening.setsockopt, hardening.netdev
+        ))?;
+        for warning in hardening.inventory.warnings() {
+            output.line(format_args!("           {warning}"))?;
+        }
+    }
     if let Some(cgroup) = &status.cgroup {
         output.line(format_args!("cgroup     {}", cgroup.display()))?;
     }
@@ -211,7 +220,12 @@ fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
             packets.hook
         ))?;
     }
-    let caught = status.netfilter.routed.unwrap_or(0) + status.netfilter.bridged.unwrap_or(0);
+    let Netfilter {
+        routed,
+        bridged,
+        egress,
+    } = status.netfilter;
+    let caught: u64 = [routed, bridged, egress].into_iter().flatten().sum();
     output.line(format_args!(
         "dropped    {}, and {caught} caught by the second net",
         status.total(Verdict::Drop)

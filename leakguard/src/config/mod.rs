@@ -28,7 +28,7 @@ pub use self::{
     kill_switch::{
         Endpoint, EndpointProtocol, Ipv6Policy, KillSwitch, KillSwitchLayer, KillSwitchMode,
     },
-    names::{Mode, OnExit, Preflight, class_named},
+    names::{Mode, OnExit, PacketSockets, Preflight, class_named},
     netlink::NetlinkBuffer,
     ports::ExtraPorts,
 };
@@ -67,6 +67,8 @@ pub struct Layer {
     pub kill_switch: KillSwitchLayer,
     /// See [`Config::ipv6`].
     pub ipv6: Option<Ipv6Policy>,
+    /// See [`Config::packet_sockets`].
+    pub packet_sockets: Option<PacketSockets>,
 }
 
 impl Layer {
@@ -87,6 +89,7 @@ impl Layer {
             report_shaped: self.report_shaped.or(below.report_shaped),
             kill_switch: self.kill_switch.over(below.kill_switch),
             ipv6: self.ipv6.or(below.ipv6),
+            packet_sockets: self.packet_sockets.or(below.packet_sockets),
         }
     }
 }
@@ -147,6 +150,7 @@ pub struct Config {
     report_shaped: bool,
     kill_switch: KillSwitch,
     ipv6: Ipv6Policy,
+    packet_sockets: PacketSockets,
 }
 
 impl Config {
@@ -173,6 +177,7 @@ impl Config {
             report_shaped,
             kill_switch,
             ipv6,
+            packet_sockets,
         } = layer;
         let block: ClassSet = block.unwrap_or_else(|| Class::ALL.iter().copied().collect());
         let config = Self {
@@ -190,6 +195,7 @@ impl Config {
             report_shaped: report_shaped.unwrap_or_default(),
             kill_switch: kill_switch.complete(|class| block.contains(class))?,
             ipv6: ipv6.unwrap_or_default(),
+            packet_sockets: packet_sockets.unwrap_or_default(),
         };
         if config.blocked_classes().next().is_none() {
             return Err(RuleError::NothingBlocked);
@@ -288,6 +294,11 @@ impl Config {
     /// What uplinks carry of IPv6.
     pub fn ipv6(&self) -> Ipv6Policy {
         self.ipv6
+    }
+
+    /// What is done about sockets whose packets pass no TC program.
+    pub fn packet_sockets(&self) -> PacketSockets {
+        self.packet_sockets
     }
 
     /// Whether any tunnel is named; without one, all DNS would be dropped.

@@ -91,6 +91,37 @@ impl Preflight {
     }
 }
 
+/// What is done about sockets whose packets pass no TC program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum PacketSockets {
+    /// Nothing
+    Off,
+    /// Refuse the options that make one of a socket
+    #[default]
+    DenyNew,
+    /// And drop DNS on uplinks in netfilter, which judges sockets from before too
+    Strict,
+}
+
+impl PacketSockets {
+    /// Every choice.
+    pub const ALL: &'static [Self] = &[Self::Off, Self::DenyNew, Self::Strict];
+
+    /// The name used in the configuration and in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::DenyNew => "deny-new",
+            Self::Strict => "strict",
+        }
+    }
+
+    /// The choice of this name.
+    pub fn named(name: &str) -> Result<Self, RuleError> {
+        lookup("packet_sockets", Self::ALL, Self::name, name)
+    }
+}
+
 /// The class of this name.
 pub fn class_named(name: &str) -> Result<Class, RuleError> {
     lookup("class", Class::ALL, Class::name, name)

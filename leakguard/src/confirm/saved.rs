@@ -73,6 +73,7 @@ impl Saved {
         enforcement.exempt(&self.exemptions)?;
         enforcement.recognise(&self.recognition)?;
         enforcement.enforce_sockets(&cgroup, self.settings)?;
+        enforcement.judge_options(&cgroup, &self.settings);
         carry_out(enforcement, &interfaces, &self.settings, &self.exemptions)
             .await
             .map(drop)

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use leakguard_common::abi::{Carrier, Event as Record, Family, Hook, Reason, Role, Verdict};
+use leakguard_common::hardening::{PACKET_QDISC_BYPASS, SOL_PACKET, SOL_XDP, SocketOption};
 use leakguard_common::packet::{has_ports, protocol};
 
 use super::process::{Sender, sender};
@@ -61,6 +62,7 @@ impl Decoder {
 fn event(seq: u64, record: &Record, interfaces: &Interfaces) -> Option<Event> {
     let family = Family::from_wire(record.family)?;
     let copied = record.bytes.get(..usize::from(record.bytes_len))?;
+    let hook = Hook::from_wire(record.hook)?;
     let interface = interfaces.get(&record.ifindex);
     let reason = Reason::from_wire(record.reason)?;
     let query = match reason {
@@ -84,7 +86,7 @@ fn event(seq: u64, record: &Record, interfaces: &Interfaces) -> Option<Event> {
         time: wall_time(record.boot_time).to_string(),
         verdict: Verdict::from_wire(record.verdict)?.name().into(),
         reason: reason.name().into(),
-        hook: Hook::from_wire(record.hook)?.name().into(),
+        hook: hook.name().into(),
         interface: InterfaceRef {
             index: record.ifindex,
             name: interface.map(|interface| interface.name.clone()),
@@ -106,6 +108,7 @@ fn event(seq: u64, record: &Record, interfaces: &Interfaces) -> Option<Event> {
         },
         length: record.length,
         query,
+        option: (hook == Hook::Setsockopt).then(|| option(copied)).flatten(),
         process,
         cgroup,
         unit,
@@ -142,6 +145,31 @@ fn wall_time(boot_time: u64) -> Timestamp {
     let age = now.saturating_sub(Duration::from_nanos(boot_time));
     let wall = Timestamp::now();
     wall.checked_sub(age).unwrap_or(wall)
+}
+
+/// The name of the option that an event tells of, or its level and number.
+fn option(copied: &[u8]) -> Option<String> {
+    /// The options of `SOL_XDP` by number (`include/uapi/linux/if_xdp.h`).
+    const OF_XDP: [&str; 9] = [
+        "XDP_MMAP_OFFSETS",
+        "XDP_RX_RING",
+        "XDP_TX_RING",
+        "XDP_UMEM_REG",
+        "XDP_UMEM_FILL_RING",
+        "XDP_UMEM_COMPLETION_RING",
+        "XDP_STATISTICS",
+        "XDP_OPTIONS",
+        "XDP_MAX_TX_SKB_BUDGET",
+    ];
+    let SocketOption { level, name } = SocketOption::from_bytes(copied)?;
+    let known = match (level, name) {
+        (SOL_PACKET, PACKET_QDISC_BYPASS) => Some("PACKET_QDISC_BYPASS"),
+        (SOL_XDP, 1..) => usize::try_from(name - 1)
+            .ok()
+            .and_then(|index| OF_XDP.get(index).copied()),
+        _ => None,
+    };
+    Some(known.map_or_else(|| format!("{level}:{name}"), str::to_owned))
 }
 
 /// The name of a transport, or its number.
@@ -232,6 +260,25 @@ mod tests {
         assert_eq!(event.query.unwrap().name, "example.com.");
         assert_eq!(event.process, None);
         assert!(event.time.ends_with('Z'), "{}", event.time);
+    }
+
+    #[test]
+    fn an_option_is_named() {
+        let told = |level, name| {
+            let mut option = record();
+            option.hook = Hook::Setsockopt as u8;
+            option.bytes_len = 8;
+            let bytes = SocketOption { level, name }.to_bytes().concat();
+            option.bytes[..bytes.len()].copy_from_slice(&bytes);
+            let event = Decoder::default().decode(&bytes_of(&option), &Interfaces::new());
+            event.unwrap().option.unwrap()
+        };
+        assert_eq!(told(263, 20), "PACKET_QDISC_BYPASS");
+        assert_eq!(told(283, 4), "XDP_UMEM_REG");
+        assert_eq!(told(283, 0), "283:0");
+        assert_eq!(told(283, 77), "283:77");
+        let event = Decoder::default().decode(&bytes_of(&record()), &Interfaces::new());
+        assert_eq!(event.unwrap().option, None, "a packet has none");
     }
 
     #[test]

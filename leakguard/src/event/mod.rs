@@ -35,7 +35,7 @@ pub enum PacketKind {
     Packet,
 }
 
-/// One sampled packet; its JSON form is a contract, to which fields may be added.
+/// One sampled packet, or a socket option that was refused; its JSON form is a contract, to which fields may be added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// [`VERSION`].
@@ -72,6 +72,9 @@ pub struct Event {
     pub length: u32,
     /// The first question, where the packet holds one that can be read.
     pub query: Option<Query>,
+    /// The socket option that was set, at the hook `setsockopt`.
+    #[serde(default)]
+    pub option: Option<String>,
     /// The sending process, where it is known.
     pub process: Option<Process>,
     /// The sender's cgroup.

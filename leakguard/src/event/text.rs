@@ -41,11 +41,15 @@ impl fmt::Display for Event {
             number = format!("#{index}");
             &number
         };
-        write!(
-            formatter,
-            "{clock} {verdict} {reason} {} {protocol} {source} > {destination}",
-            escape_control(name)
-        )?;
+        if let Some(option) = &self.option {
+            write!(formatter, "{clock} {verdict} {reason} {option}")?;
+        } else {
+            write!(
+                formatter,
+                "{clock} {verdict} {reason} {} {protocol} {source} > {destination}",
+                escape_control(name)
+            )?;
+        }
         if let Some(encapsulation) = encapsulation {
             write!(formatter, " in {}", escape_control(encapsulation))?;
         }
@@ -111,6 +115,7 @@ mod tests {
                 uid: 1000,
                 user: Some("alice".into()),
             }),
+            option: None,
             cgroup: None,
             unit: None,
             container: None,
@@ -119,6 +124,16 @@ mod tests {
         assert_eq!(
             event.to_string(),
             "10:00:00.123 drop dns eth0 udp 192.0.2.10:40112 > 8.8.8.8:53 A example.com. by dig\\n[4242] of alice"
+        );
+        let option = Event {
+            option: Some("PACKET_QDISC_BYPASS".into()),
+            reason: "raw_bypass".into(),
+            query: None,
+            ..event.clone()
+        };
+        assert_eq!(
+            option.to_string(),
+            "10:00:00.123 drop raw_bypass PACKET_QDISC_BYPASS by dig\\n[4242] of alice"
         );
         let json = serde_json::to_value(&event).unwrap();
         assert_eq!(json["kind"], "packet");

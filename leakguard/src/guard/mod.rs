@@ -1,6 +1,8 @@
 //! Protection of the managed namespace: the kernel programs and the second net, kept in step with its interfaces.
 
+mod hardening;
 mod kill_switch;
+mod names;
 mod plan;
 mod policy;
 mod recognition;
@@ -14,25 +16,24 @@ use leakguard_common::abi::{Role, Settings};
 
 pub use kill_switch::Switched;
 pub use plan::plan;
-pub use policy::{blocked, ipv6_policy, kill_switch_mode, ruleset};
+pub use policy::{blocked, ipv6_policy, kill_switch_mode, packet_sockets, ruleset};
 pub use tunnels::Handshakes;
 
+use self::names::warn_of_names;
 use self::policy::Policy;
 use crate::change::{Change, Part};
 use crate::config::Config;
 use crate::doh::{self, DohError};
 use crate::error::chain;
 use crate::host::cgroup2_root;
-use crate::interfaces::{
-    Interface, NetlinkError, Pattern, RolePatterns, classify, snapshot, tunnel_of_kind,
-};
+use crate::interfaces::{Interface, NetlinkError, Pattern, RolePatterns, classify, snapshot};
 use crate::kernel::enforcement::{Followed, ReadBack, TcMode};
 use crate::kernel::object::Loaded;
 use crate::kernel::pins::Pins;
 use crate::kernel::requirements::check_cgroup;
 use crate::kernel::ring::EventRing;
 use crate::kernel::{self, Device, Enforcement, Exemptions, KernelError};
-use crate::netfilter::{self, Applied, NetfilterError, Permitted, Ruleset};
+use crate::netfilter::{self, Applied, Egress, NetfilterError, Permitted, Ruleset};
 
 /// How long new uplinks are covered before the interfaces are looked at again, and a tunnel that has come meanwhile is
 /// permitted.
@@ -127,6 +128,10 @@ pub struct Guard {
     ruleset: Ruleset,
     /// What the second net holds is known to be `ruleset`.
     ruleset_in_place: bool,
+    /// What the netdev table should hold, if there should be one.
+    egress: Option<Egress>,
+    /// That it does is known.
+    egress_in_place: bool,
     /// The uplinks that the second net leaves to their TC program; only an agent, which renews that, has any.
     leased: BTreeSet<u32>,
     presence: Presence,
@@ -188,6 +193,8 @@ impl Guard {
             interfaces: Interfaces::new(),
             ruleset,
             ruleset_in_place: false,
+            egress: None,
+            egress_in_place: false,
             leased: BTreeSet::new(),
             presence,
             established: false,
@@ -211,6 +218,7 @@ impl Guard {
         // An older version's state goes when everything it did is done, never before.
         let superseded = !self.enforcement.supersede()?.is_empty();
         self.established = true;
+        self.warn_of_open_sockets();
         Ok(changed || superseded)
     }
 
@@ -249,6 +257,7 @@ impl Guard {
         // What there was no time for before is not to mend either.
         let postponed = self.postponed;
         self.ruleset_in_place = false;
+        self.egress_in_place = false;
         let mended = self.bring_in_line().await?;
         if !postponed {
             self.mend(mended);
@@ -291,7 +300,11 @@ impl Guard {
         let exempted = self.enforcement.exempt(&self.exemptions)?;
         let recognised = self.enforcement.recognise(&self.recognition())?;
         let sockets = self.enforce_sockets()?;
+        let options = self
+            .enforcement
+            .judge_options(&self.cgroup, &self.policy.settings);
         let mut netfilter = self.update_netfilter().await;
+        netfilter |= self.update_egress().await;
         let time = ATTACH_TIME + READ_TIME * u32::try_from(devices.len()).unwrap_or(u32::MAX);
         let attached = self.enforcement.attach(&devices, time);
         self.postponed = attached.postponed;
@@ -306,6 +319,7 @@ impl Guard {
             exempted.changes,
             recognised.changes,
             sockets.changes,
+            options.changes,
         ]
         .concat();
         if netfilter {
@@ -321,6 +335,7 @@ impl Guard {
             kept.failures,
             permitted.failures,
             sockets.failures,
+            options.failures,
             attached.failures,
         ]
         .concat();
@@ -357,7 +372,7 @@ impl Guard {
 
     /// Whether everything is in place; if not, [`Guard::follow`] tries again.
     pub fn is_complete(&self) -> bool {
-        self.complete && self.ruleset_in_place
+        self.complete && self.ruleset_in_place && self.egress_in_place
     }
 
     /// Whether [`Guard::follow`] has more to do than it had time for: call it again, after what is more urgent.
@@ -518,7 +533,8 @@ pub async fn release(bpffs: &Path) -> Result<bool, GuardError> {
         // The tables here are not of that state, and those there cannot be reached from here.
         log::warn!(
             "it was enforced in another network namespace, where the nftables tables stay: run \
-             `nft delete table inet leakguard; nft delete table bridge leakguard` there"
+             `nft delete table inet leakguard; nft delete table bridge leakguard; nft delete table netdev leakguard` \
+             there"
         );
         return Ok(released);
     }
@@ -564,10 +580,19 @@ pub(crate) async fn carry_out(
     let mut ruleset = ruleset(settings, exemptions);
     ruleset.permitted = of_role(interfaces, |interface| interface.role != Role::Uplink);
     let netfilter = apply_netfilter(&mut ruleset).await?;
+    let strict = hardening::egress(settings, &ruleset, interfaces);
+    let egress = netfilter::apply_egress(strict.as_ref()).await;
     let attached = enforcement.attach(&devices, Duration::MAX);
-    let failures = [permitted.failures, attached.failures].concat();
+    let mut failures = [permitted.failures, attached.failures].concat();
+    failures.extend(
+        egress
+            .as_ref()
+            .err()
+            .map(|error| format!("cannot put the netdev table in place: {}", chain(error))),
+    );
+    let egress = matches!(egress, Ok(Applied::Replaced));
     if failures.is_empty() {
-        Ok(!permitted.changes.is_empty() || netfilter || !attached.changes.is_empty())
+        Ok(!permitted.changes.is_empty() || netfilter || egress || !attached.changes.is_empty())
     } else {
         Err(GuardError::Incomplete { failures })
     }
@@ -603,44 +628,6 @@ fn of_role(interfaces: &Interfaces, wanted: impl Fn(&Interface) -> bool) -> BTre
         // Whose name nft cannot express was warned of when it came.
         .filter_map(|interface| Permitted::new(interface.ifindex, &interface.name).ok())
         .collect()
-}
-
-/// Warns of interfaces that have come with a name that nft cannot express, which the second net does not permit, or with
-/// a tunnel's name but not its kind.
-fn warn_of_names(before: &Interfaces, after: &Interfaces) {
-    for (ifindex, interface) in after {
-        let Interface { name, .. } = interface;
-        if before.get(ifindex).is_some_and(|was| was.name == *name) {
-            continue;
-        }
-        if let Err(error) = Permitted::new(*ifindex, name) {
-            log::warn!("{error}");
-        }
-        if let Some(warning) = passed_over(interface) {
-            log::warn!("{warning}");
-        }
-    }
-}
-
-/// What to say of an interface that a tunnel's pattern names, but is of a kind that the pattern does not take.
-fn passed_over(interface: &Interface) -> Option<String> {
-    let Interface {
-        ifindex,
-        name,
-        role,
-        kind,
-        passed_over,
-        ..
-    } = interface;
-    let pattern = passed_over.as_ref()?;
-    let kind_text = kind
-        .as_ref()
-        .map_or_else(|| "no kind".to_owned(), |kind| format!("kind {kind}"));
-    Some(format!(
-        "{name} ({ifindex}) has a name of the tunnel `{pattern}`, but is of {kind_text}: it is no tunnel, and stays \
-         {role}; if it is meant, name it `{}`",
-        tunnel_of_kind(name, kind.as_deref())
-    ))
 }
 
 fn device(interface: &Interface) -> Device {

@@ -7,7 +7,9 @@ use leakguard_common::abi::{
     Class, ClassSet, Endpoint as Admission, EndpointKey, LanKey, MAX_EXTRA_PORTS, Reason, Settings,
 };
 
-use crate::config::{Config, Endpoint, Fragments, Ipv6Policy, KillSwitch, KillSwitchMode, Mode};
+use crate::config::{
+    Config, Endpoint, Fragments, Ipv6Policy, KillSwitch, KillSwitchMode, Mode, PacketSockets,
+};
 use crate::kernel::Exemptions;
 use crate::kernel::requirements::check_cgroup;
 use crate::netfilter::{Action, Restriction, Ruleset};
@@ -137,7 +139,21 @@ fn settings(config: &Config) -> Settings {
         },
         exemptions,
         options,
+        packet_sockets: match config.packet_sockets() {
+            PacketSockets::Off => Settings::LEAVE_ALONE,
+            PacketSockets::DenyNew => Settings::DENY_NEW,
+            PacketSockets::Strict => Settings::STRICT,
+        },
         ..Settings::default()
+    }
+}
+
+/// What the programs are told of packet sockets; what they do not know they refuse.
+pub fn packet_sockets(settings: &Settings) -> PacketSockets {
+    match settings.packet_sockets {
+        Settings::LEAVE_ALONE => PacketSockets::Off,
+        Settings::STRICT => PacketSockets::Strict,
+        _ => PacketSockets::DenyNew,
     }
 }
 

@@ -18,6 +18,7 @@ use super::pins::{Lock, Pins};
 use super::recognition::Recognition;
 use super::requirements::{check_privileges, is_bpffs, lift_limits};
 use super::ring::EventRing;
+use super::syscall::CgroupHook;
 use super::versions::{self, Older};
 use super::{KernelError, boot_time, clsact};
 use crate::change::{Change, Part};
@@ -68,6 +69,8 @@ pub struct Enforcement {
 /// What is attached of an object.
 struct Programs {
     cgroup: ProgramHandle,
+    /// Absent where the kernel takes none.
+    setsockopt: Option<ProgramHandle>,
     tc: [ProgramHandle; LINK_LAYERS.len()],
 }
 
@@ -76,6 +79,10 @@ impl Programs {
         let [ethernet, ip, unknown] = LINK_LAYERS.map(|link| object.handle(tc_program(link)));
         Ok(Self {
             cgroup: object.handle(object.variant().program())?,
+            setsockopt: object
+                .setsockopt_variant()
+                .map(|variant| object.handle(variant.setsockopt_program()))
+                .transpose()?,
             tc: [ethernet?, ip?, unknown?],
         })
     }
@@ -250,12 +257,39 @@ impl Enforcement {
             );
         }
         self.links.attach_cgroup(
+            CgroupHook::Egress,
             cgroup,
             &self.programs.cgroup,
             &mut self.twins,
             &mut followed,
         )?;
         Ok(followed)
+    }
+
+    /// Judges the options that are set on sockets of a cgroup, or does so no more, as `settings` say.
+    pub fn judge_options(&mut self, cgroup: &Path, settings: &Settings) -> Followed {
+        let mut followed = Followed::default();
+        let hook = CgroupHook::Setsockopt;
+        let wanted = settings.packet_sockets != Settings::LEAVE_ALONE;
+        let judged = match &self.programs.setsockopt {
+            Some(program) if wanted => {
+                self.links
+                    .attach_cgroup(hook, cgroup, program, &mut self.twins, &mut followed)
+            }
+            _ => self.links.detach_cgroup(hook).map(|detached| {
+                if detached {
+                    let subject = cgroup.display().to_string();
+                    followed.change(Part::Setsockopt, subject, "it is not wanted: detached");
+                }
+            }),
+        };
+        followed.note("socket options", judged);
+        followed
+    }
+
+    /// Whether this kernel has a hook for socket options.
+    pub fn can_judge_options(&self) -> bool {
+        self.programs.setsockopt.is_some()
     }
 
     /// Lets exactly this out of an engaged kill switch.
@@ -435,8 +469,10 @@ impl Enforcement {
             TcMode::Tcx => (uplinks, Vec::new()),
             TcMode::Clsact => (Vec::new(), uplinks),
         };
-        self.links
-            .replace_all(&programs.cgroup, &links, &mut followed);
+        let mut cgroup = vec![(CgroupHook::Egress, &programs.cgroup)];
+        let setsockopt = programs.setsockopt.iter();
+        cgroup.extend(setsockopt.map(|program| (CgroupHook::Setsockopt, program)));
+        self.links.replace_all(&cgroup, &links, &mut followed);
         for (device, program) in filters {
             followed.note(&device.name, clsact::replace(device.ifindex, program));
         }
@@ -531,8 +567,10 @@ pub struct ReadBack {
     pub settings: Settings,
     /// Whether the state belongs to the caller's namespace.
     pub here: bool,
-    /// The cgroup hook, if it is attached.
+    /// The program that judges local sockets, if it is attached.
     pub cgroup: Option<CgroupAttachment>,
+    /// The program that judges socket options, if it is attached.
+    pub setsockopt: Option<CgroupAttachment>,
     /// The maps that the programs work on, for roles and counters.
     pub maps: Maps,
     /// What is not pinned as it should be, so that the next start would have to repair it.
@@ -546,7 +584,7 @@ impl ReadBack {
         if !pins.exist()? {
             return Ok(None);
         }
-        let cgroup = links::cgroup_attachment(pins)?;
+        let cgroup = links::cgroup_attachment(pins, CgroupHook::Egress)?;
         // What the attached program works on counts, whatever is pinned.
         let used = used_maps(&cgroup.iter().map(|found| found.program_id).collect());
         let maps = match Maps::of_programs(&used) {
@@ -561,6 +599,7 @@ impl ReadBack {
             settings,
             here: check_namespace(pins).is_ok(),
             cgroup,
+            setsockopt: links::cgroup_attachment(pins, CgroupHook::Setsockopt)?,
             maps,
             gaps: super::inherit::gaps(pins, &used),
             pins: pins.clone(),

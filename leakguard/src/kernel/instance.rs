@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use aya::programs::{
-    CgroupSkb, Program, ProgramError, ProgramFd, ProgramInfo, SchedClassifier, TestRun as _,
-    TestRunOptions,
+    CgroupSkb, CgroupSockopt, Program, ProgramError, ProgramFd, ProgramInfo, SchedClassifier,
+    TestRun as _, TestRunOptions,
 };
 use aya::sys::SyscallError;
 use aya::{Ebpf, EbpfLoader};
@@ -15,6 +15,7 @@ use super::KernelError;
 use super::netns::Offsets;
 use super::object::{CgroupVariant, LINK_LAYERS, Loaded, tc_program};
 use super::requirements::kernel_btf;
+use crate::error::chain;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/leakguard"));
 
@@ -50,6 +51,8 @@ impl Way {
 pub(super) struct Instance {
     pub(super) ebpf: Ebpf,
     pub(super) variant: CgroupVariant,
+    /// Of the program for socket options; `None` if this kernel takes none.
+    pub(super) setsockopt: Option<CgroupVariant>,
     pub(super) loaded: Vec<Loaded>,
 }
 
@@ -73,13 +76,22 @@ impl Instance {
             source: Box::new(error),
         })?;
         let mut loaded = Vec::new();
-        let variant = load_first(&mut ebpf, variants, offsets.is_some(), &mut loaded)?;
+        let has_offsets = offsets.is_some();
+        let mut first = |program: fn(CgroupVariant) -> &'static str| {
+            load_first(&mut ebpf, variants, program, has_offsets, &mut loaded)
+        };
+        let variant = first(CgroupVariant::program)?;
+        // What it keeps from happening takes privileges: without it the rest is still worth having.
+        let setsockopt = first(CgroupVariant::setsockopt_program)
+            .inspect_err(|error| log::debug!("{}", chain(error)))
+            .ok();
         for link in LINK_LAYERS {
             loaded.push(load_program(&mut ebpf, tc_program(link))?);
         }
         Ok(Self {
             ebpf,
             variant,
+            setsockopt,
             loaded,
         })
     }
@@ -122,6 +134,9 @@ impl Instance {
             Some(Program::CgroupSkb(found)) => {
                 Ok((found.fd().map_err(error)?, found.info().map_err(error)?))
             }
+            Some(Program::CgroupSockopt(found)) => {
+                Ok((found.fd().map_err(error)?, found.info().map_err(error)?))
+            }
             _ => Err(load_error(name, "no such program")),
         }
     }
@@ -138,6 +153,7 @@ fn offsets() -> Option<&'static Offsets> {
 fn load_first(
     ebpf: &mut Ebpf,
     variants: &[CgroupVariant],
+    program: fn(CgroupVariant) -> &'static str,
     has_offsets: bool,
     loaded: &mut Vec<Loaded>,
 ) -> Result<CgroupVariant, KernelError> {
@@ -146,19 +162,20 @@ fn load_first(
         if variant == CgroupVariant::Inode && !has_offsets {
             continue;
         }
-        match load_program(ebpf, variant.program()) {
+        let name = program(variant);
+        match load_program(ebpf, name) {
             Ok(program) => {
                 loaded.push(program);
                 return Ok(variant);
             }
             Err(error) => {
-                log::debug!("{} is not for this kernel", variant.program());
+                log::debug!("{name} is not for this kernel");
                 refused = Some(error);
             }
         }
     }
     Err(KernelError::Missing {
-        what: "a way to tell network namespaces apart in cgroup_skb".into(),
+        what: "a way to tell network namespaces apart in programs at cgroups".into(),
         remedy:
             "use a kernel of 5.10 or later that has BTF (/sys/kernel/btf/vmlinux), or 6.18 or later"
                 .into(),
@@ -174,6 +191,9 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<Loaded, KernelErr
         Program::CgroupSkb(program) => CgroupSkb::load(program).and_then(|()| program.info()),
         Program::SchedClassifier(program) => {
             SchedClassifier::load(program).and_then(|()| program.info())
+        }
+        Program::CgroupSockopt(program) => {
+            CgroupSockopt::load(program).and_then(|()| program.info())
         }
         _ => return Err(load_error(name, "unexpected program type")),
     };

@@ -15,13 +15,13 @@ use super::object::{ProgramHandle, Twins};
 use super::pins::Pins;
 use super::requirements::check_cgroup;
 use super::syscall::{
-    AttachedTo, Chained, LinkInfo, Target, link_create, link_detach, link_info, link_update,
-    tcx_egress_chain,
+    AttachedTo, CgroupHook, Chained, LinkInfo, Target, link_create, link_detach, link_info,
+    link_update, tcx_egress_chain,
 };
 use crate::change::Part;
 use crate::error::chain as chain_of;
 
-/// What the kernel has at the cgroup hook.
+/// What the kernel has at a hook of a cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CgroupAttachment {
     /// The cgroup's id.
@@ -58,7 +58,7 @@ pub(super) enum Standing {
 #[derive(Debug)]
 pub(super) struct Links {
     pins: Pins,
-    cgroup: Option<Held>,
+    cgroup: BTreeMap<CgroupHook, Held>,
     tcx: BTreeMap<u32, Held>,
     /// Of devices that were moved to another namespace with the program on them: there it must stay.
     moved: Vec<(PathBuf, Held)>,
@@ -75,11 +75,15 @@ impl Links {
             ))
         };
         let mut links = Self {
-            cgroup: hold(&pins.cgroup_link())?,
+            cgroup: BTreeMap::new(),
             tcx: BTreeMap::new(),
             moved: Vec::new(),
             pins: pins.clone(),
         };
+        for hook in CgroupHook::ALL {
+            let held = hold(&pins.link_of(hook))?;
+            links.cgroup.extend(held.map(|link| (hook, link)));
+        }
         for (ifindex, pin) in pins.tcx_links()? {
             links.tcx.extend(hold(&pin)?.map(|link| (ifindex, link)));
         }
@@ -89,41 +93,44 @@ impl Links {
         Ok(links)
     }
 
-    /// Attaches the program to a cgroup, or replaces the one that the link has.
+    /// Attaches a program to a hook of a cgroup, or replaces the one that the link has.
     pub(super) fn attach_cgroup(
         &mut self,
+        hook: CgroupHook,
         cgroup: &Path,
         program: &ProgramHandle,
         twins: &mut Twins,
         done: &mut Followed,
     ) -> Result<(), KernelError> {
-        let pin = self.pins.cgroup_link();
+        let pin = self.pins.link_of(hook);
+        let part = part(hook);
         let subject = || cgroup.display().to_string();
         let wanted = check_cgroup(cgroup)?;
-        if let Some(link) = &self.cgroup {
+        if let Some(link) = self.cgroup.get(&hook) {
             let info = link.link_info()?;
-            if info.attached_to == AttachedTo::Cgroup(wanted) {
-                if replace(link, info, program, twins, "cgroup_skb")? {
-                    done.change(
-                        Part::Cgroup,
-                        subject(),
-                        "another program was attached: replaced",
-                    );
+            if info.attached_to == AttachedTo::Cgroup(hook, wanted) {
+                if replace(link, info, program, twins, hook.name())? {
+                    done.change(part, subject(), "another program was attached: replaced");
                 }
                 done.keep_pinned(link, &pin);
                 return Ok(());
             }
         }
         // Where there was another cgroup, or one that was removed, the new link stands before the old one goes.
-        let link = hold(create_cgroup(cgroup, program)?)?;
-        done.change(
-            Part::Cgroup,
-            subject(),
-            "the program was not there: attached",
-        );
+        let link = hold(create_cgroup(hook, cgroup, program)?)?;
+        done.change(part, subject(), "the program was not there: attached");
         done.pinned(&pin, link.pin_over(&pin));
-        self.cgroup = Some(link);
+        self.cgroup.insert(hook, link);
         Ok(())
+    }
+
+    /// Takes the program off a hook of a cgroup; says whether one was there.
+    pub(super) fn detach_cgroup(&mut self, hook: CgroupHook) -> Result<bool, KernelError> {
+        let link = self.cgroup.remove(&hook);
+        if let Some(link) = &link {
+            detach_link(link);
+        }
+        Ok(unpin(&self.pins.link_of(hook))? || link.is_some())
     }
 
     /// Puts the program on an interface's TCX egress chain, or replaces the one that is there; says where it stands.
@@ -212,15 +219,18 @@ impl Links {
     /// Replaces every program by another copy of it, and goes to the head where ours stands behind.
     pub(super) fn replace_all(
         &mut self,
-        cgroup_program: &ProgramHandle,
+        cgroup: &[(CgroupHook, &ProgramHandle)],
         devices: &[(&Device, &ProgramHandle)],
         done: &mut Followed,
     ) {
-        if let Some(link) = &self.cgroup {
-            let replaced = link_update(link.as_fd(), cgroup_program.fd.as_fd());
+        for (hook, program) in cgroup {
+            let Some(link) = self.cgroup.get(hook) else {
+                continue;
+            };
+            let replaced = link_update(link.as_fd(), program.fd.as_fd());
             done.note(
                 "the cgroup",
-                replaced.map_err(KernelError::call("BPF_LINK_UPDATE", "cgroup_skb")),
+                replaced.map_err(KernelError::call("BPF_LINK_UPDATE", hook.name())),
             );
         }
         for (device, program) in devices {
@@ -277,7 +287,8 @@ impl Links {
             moved,
         } = self;
         let moved = moved.into_iter().map(|(_, link)| link);
-        for link in tcx.into_values().chain(moved).chain(cgroup) {
+        let links = tcx.into_values().chain(moved).chain(cgroup.into_values());
+        for link in links {
             detach_link(&link);
         }
     }
@@ -342,10 +353,23 @@ fn detach_link(link: &Held) {
     }
 }
 
-fn create_cgroup(cgroup: &Path, program: &ProgramHandle) -> Result<OwnedFd, KernelError> {
+/// The part of the enforcement that a hook is.
+const fn part(hook: CgroupHook) -> Part {
+    match hook {
+        CgroupHook::Egress => Part::Cgroup,
+        CgroupHook::Setsockopt => Part::Setsockopt,
+    }
+}
+
+fn create_cgroup(
+    hook: CgroupHook,
+    cgroup: &Path,
+    program: &ProgramHandle,
+) -> Result<OwnedFd, KernelError> {
     let subject = || cgroup.display().to_string();
     let directory = File::open(cgroup).map_err(KernelError::call("open", subject()))?;
-    link_create(program.fd.as_fd(), Target::CgroupEgress(directory.as_fd())).map_err(|error| {
+    let target = Target::Cgroup(hook, directory.as_fd());
+    link_create(program.fd.as_fd(), target).map_err(|error| {
         if error.raw_os_error() == Some(libc::EPERM) {
             return KernelError::Missing {
                 what: format!("the right to add a program to the cgroup {}", subject()),
@@ -355,7 +379,11 @@ fn create_cgroup(cgroup: &Path, program: &ProgramHandle) -> Result<OwnedFd, Kern
                 source: Some(Box::new(error)),
             };
         }
-        KernelError::call("BPF_LINK_CREATE (cgroup_skb/egress)", subject())(error)
+        let call = match hook {
+            CgroupHook::Egress => "BPF_LINK_CREATE (cgroup_skb/egress)",
+            CgroupHook::Setsockopt => "BPF_LINK_CREATE (cgroup/setsockopt)",
+        };
+        KernelError::call(call, subject())(error)
     })
 }
 
@@ -408,11 +436,12 @@ fn replace(
 /// Nothing must be attached next to something foreign.
 pub(super) fn check_pinned(pins: &Pins) -> Result<BTreeSet<u32>, KernelError> {
     let mut programs = BTreeSet::new();
-    let tcx = pins.tcx_links()?.into_iter().map(|(_, pin)| pin);
-    for pin in tcx.chain([pins.cgroup_link()]) {
-        if let Some((_, info)) = open_link(&pin)? {
-            programs.insert(info.program_id);
-        }
+    for (_, pin) in pins.tcx_links()? {
+        programs.extend(open_link(&pin)?.map(|(_, info)| info.program_id));
+    }
+    for hook in CgroupHook::ALL {
+        let info = cgroup_link(pins, hook)?;
+        programs.extend(info.map(|info| info.program_id));
     }
     Ok(programs)
 }
@@ -431,11 +460,11 @@ pub(super) fn detach(pin: &Path) -> Result<bool, KernelError> {
 /// Whether the program of a pinned link runs in the current namespace; `None` if it is attached to nothing.
 pub(super) fn is_here(info: LinkInfo) -> Result<Option<bool>, KernelError> {
     match info.attached_to {
-        AttachedTo::Interface(0) | AttachedTo::Cgroup(0) => Ok(None),
+        AttachedTo::Interface(0) | AttachedTo::Cgroup(_, 0) => Ok(None),
         AttachedTo::Interface(ifindex) => Ok(Some(
             chain(ifindex)?.is_some_and(|chain| place(&chain, info.id).is_some()),
         )),
-        AttachedTo::Cgroup(_) | AttachedTo::Foreign => Ok(Some(true)),
+        AttachedTo::Cgroup(..) | AttachedTo::Foreign => Ok(Some(true)),
     }
 }
 
@@ -457,14 +486,32 @@ pub(super) fn open_link(pin: &Path) -> Result<Option<(OwnedFd, LinkInfo)>, Kerne
     }
 }
 
-/// Reads back what the pinned cgroup link does; `None` if there is none, or if its cgroup was removed.
-pub fn cgroup_attachment(pins: &Pins) -> Result<Option<CgroupAttachment>, KernelError> {
-    let Some((_, info)) = open_link(&pins.cgroup_link())? else {
+/// What is pinned as the link of a cgroup's hook; an error if that is something else.
+fn cgroup_link(pins: &Pins, hook: CgroupHook) -> Result<Option<LinkInfo>, KernelError> {
+    let pin = pins.link_of(hook);
+    match open_link(&pin)? {
+        None => Ok(None),
+        Some((_, info)) if matches!(info.attached_to, AttachedTo::Cgroup(found, _) if found == hook) => {
+            Ok(Some(info))
+        }
+        Some(_) => Err(KernelError::Foreign {
+            path: pin,
+            expected: "link",
+        }),
+    }
+}
+
+/// Reads back what the pinned link of a cgroup's hook does; `None` if there is none, or if its cgroup was removed.
+pub(super) fn cgroup_attachment(
+    pins: &Pins,
+    hook: CgroupHook,
+) -> Result<Option<CgroupAttachment>, KernelError> {
+    let Some(info) = cgroup_link(pins, hook)? else {
         return Ok(None);
     };
     match info.attached_to {
-        AttachedTo::Cgroup(0) | AttachedTo::Interface(_) | AttachedTo::Foreign => Ok(None),
-        AttachedTo::Cgroup(cgroup_id) => Ok(Some(CgroupAttachment {
+        AttachedTo::Cgroup(_, 0) | AttachedTo::Interface(_) | AttachedTo::Foreign => Ok(None),
+        AttachedTo::Cgroup(_, cgroup_id) => Ok(Some(CgroupAttachment {
             cgroup_id,
             program_id: info.program_id,
         })),

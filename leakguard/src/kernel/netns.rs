@@ -40,12 +40,21 @@ impl Identity {
 }
 
 fn cookie() -> io::Result<u64> {
-    let socket: OwnedFd = socket(
+    cookie_of(&socket(
         AddressFamily::Unix,
         SockType::Datagram,
         SockFlag::SOCK_CLOEXEC,
         None,
-    )?;
+    )?)
+}
+
+/// Whether this is the cookie of the calling thread's namespace; also where the kernel cannot say (0).
+pub fn is_current(found: u64) -> bool {
+    cookie().is_ok_and(|current| current == found)
+}
+
+/// The cookie of the namespace that a socket belongs to.
+pub fn cookie_of(socket: &OwnedFd) -> io::Result<u64> {
     let mut cookie = 0_u64;
     let mut len = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
     // SAFETY: `cookie` is `len` writable bytes, and the descriptor is open.

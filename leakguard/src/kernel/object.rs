@@ -13,7 +13,7 @@ use super::instance::{Instance, Way};
 use super::maps::{self, Maps};
 use super::pins::Pins;
 
-/// The cgroup program's variants, best first.
+/// The variants of the programs at cgroups, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CgroupVariant {
     /// Asks the kernel for the namespace's cookie and for the sending task.
@@ -31,6 +31,14 @@ impl CgroupVariant {
         match self {
             Self::Cookie => "egress_cookie",
             Self::Inode => "egress_inode",
+        }
+    }
+
+    /// The name of the program that judges socket options.
+    pub const fn setsockopt_program(self) -> &'static str {
+        match self {
+            Self::Cookie => "setsockopt_cookie",
+            Self::Inode => "setsockopt_inode",
         }
     }
 }
@@ -83,6 +91,12 @@ impl Object {
     /// The cgroup variant that this kernel took.
     pub fn variant(&self) -> CgroupVariant {
         self.instance.variant
+    }
+
+    /// The variant of the program for socket options that this kernel took; `None` if it takes none, which is not the
+    /// same variant on kernels from 6.1 to 6.12.
+    pub fn setsockopt_variant(&self) -> Option<CgroupVariant> {
+        self.instance.setsockopt
     }
 
     /// What was loaded.

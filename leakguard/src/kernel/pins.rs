@@ -13,6 +13,7 @@ use nix::mount::{MsFlags, mount};
 
 use super::KernelError;
 use super::requirements::{is_bpffs, missing};
+use super::syscall::CgroupHook;
 
 /// The layout under a bpffs: `leakguard/v<ABI>/{maps,links}`.
 ///
@@ -129,9 +130,18 @@ impl Pins {
         self.maps_dir().join(name)
     }
 
-    /// Where the cgroup link is pinned.
+    /// Where the link of the program that judges local sockets is pinned.
     pub fn cgroup_link(&self) -> PathBuf {
-        self.links_dir().join("egress")
+        self.link_of(CgroupHook::Egress)
+    }
+
+    /// Where the link of the program that judges socket options is pinned.
+    pub fn setsockopt_link(&self) -> PathBuf {
+        self.link_of(CgroupHook::Setsockopt)
+    }
+
+    pub(super) fn link_of(&self, hook: CgroupHook) -> PathBuf {
+        self.links_dir().join(hook.name())
     }
 
     /// Where the TCX link of an interface is pinned.

@@ -16,10 +16,40 @@ use nix::libc;
 /// Where a link is to be attached.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Target<'fd> {
-    /// `cgroup_skb/egress` of a cgroup2 directory.
-    CgroupEgress(BorrowedFd<'fd>),
+    /// A hook of a cgroup2 directory.
+    Cgroup(CgroupHook, BorrowedFd<'fd>),
     /// The head of the TCX egress chain of an interface of the current namespace.
     TcxEgress(u32),
+}
+
+/// The hooks of a cgroup that leakguard has a program for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum CgroupHook {
+    /// `cgroup_skb/egress`
+    Egress,
+    /// `cgroup/setsockopt`
+    Setsockopt,
+}
+
+impl CgroupHook {
+    /// Both of them.
+    pub(super) const ALL: [Self; 2] = [Self::Egress, Self::Setsockopt];
+
+    /// What its link is called among the pins.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Egress => "egress",
+            Self::Setsockopt => "setsockopt",
+        }
+    }
+
+    const fn attach_type(self) -> u32 {
+        let attach_type = match self {
+            Self::Egress => bpf_attach_type::BPF_CGROUP_INET_EGRESS,
+            Self::Setsockopt => bpf_attach_type::BPF_CGROUP_SETSOCKOPT,
+        };
+        attach_type as u32
+    }
 }
 
 /// What the kernel says of a link.
@@ -33,8 +63,8 @@ pub(super) struct LinkInfo {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AttachedTo {
-    /// The cgroup's id; 0 once it was removed.
-    Cgroup(u64),
+    /// The hook, and the cgroup's id; 0 once it was removed.
+    Cgroup(CgroupHook, u64),
     /// The interface's number in its own namespace; 0 once it was unregistered.
     Interface(u32),
     /// Not a kind of link that leakguard makes.
@@ -48,9 +78,9 @@ pub(super) fn link_create(program: BorrowedFd<'_>, target: Target<'_>) -> io::Re
     let create = unsafe { &mut attr.link_create };
     create.__bindgen_anon_1.prog_fd = fd_number(program);
     match target {
-        Target::CgroupEgress(cgroup) => {
+        Target::Cgroup(hook, cgroup) => {
             create.__bindgen_anon_2.target_fd = fd_number(cgroup);
-            create.attach_type = bpf_attach_type::BPF_CGROUP_INET_EGRESS as u32;
+            create.attach_type = hook.attach_type();
         }
         Target::TcxEgress(ifindex) => {
             create.__bindgen_anon_2.target_ifindex = ifindex;
@@ -115,7 +145,13 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     unsafe { object_info(link, &mut info) }?;
     let attached_to = if info.type_ == bpf_link_type::BPF_LINK_TYPE_CGROUP as u32 {
         // SAFETY: the kernel fills this view for links of this type.
-        AttachedTo::Cgroup(unsafe { info.__bindgen_anon_1.cgroup }.cgroup_id)
+        let found = unsafe { info.__bindgen_anon_1.cgroup };
+        let mut hooks = CgroupHook::ALL.into_iter();
+        hooks
+            .find(|hook| hook.attach_type() == found.attach_type)
+            .map_or(AttachedTo::Foreign, |hook| {
+                AttachedTo::Cgroup(hook, found.cgroup_id)
+            })
     } else if info.type_ == bpf_link_type::BPF_LINK_TYPE_TCX as u32 {
         // SAFETY: as above.
         AttachedTo::Interface(unsafe { info.__bindgen_anon_1.tcx }.ifindex)

@@ -11,7 +11,10 @@
 //! Where `br_netfilter` is on (`net.bridge.bridge-nf-call-iptables`), a bridged packet passes both
 //! tables, with its port as the exit in one and the whole bridge in the other; both have to permit it.
 //! nftables cannot tell it from a packet that is routed back to the bridge it came from.
+//!
+//! A third table, in the family `netdev`, is there only if packet sockets are treated strictly ([`Egress`]).
 
+mod egress;
 mod ruleset;
 mod state;
 
@@ -20,11 +23,12 @@ use std::{io, path::Path, process::Stdio, time::Duration};
 use tokio::{io::AsyncWriteExt, process::Command, time};
 
 pub use self::{
+    egress::{Egress, EgressTable},
     ruleset::{Action, NameError, Permitted, Restriction, Ruleset, Transport},
     state::{Count, State, Table},
 };
 
-/// Name of the table in both families.
+/// Name of the table in every family.
 const TABLE: &str = "leakguard";
 
 /// How long one run of nft may take.
@@ -79,6 +83,40 @@ pub async fn update_interfaces(ruleset: &Ruleset) -> Result<(), NetfilterError> 
     Ok(())
 }
 
+/// Puts the netdev table in place of whatever it held, in one transaction, or removes it.
+///
+/// A transaction of its own: a device that has just gone, or a kernel without the hook, keeps nothing else from being
+/// changed.
+pub async fn apply_egress(egress: Option<&Egress>) -> Result<Applied, NetfilterError> {
+    let present = match read_egress().await {
+        Ok(present) => present,
+        // What somebody else's program filled is replaced, whatever it holds.
+        Err(NetfilterError::Decode { .. }) => Some(EgressTable::default()),
+        Err(error) => return Err(error),
+    };
+    let batch = match (egress, &present) {
+        (None, None) => return Ok(Applied::Unchanged),
+        (None, Some(_)) => ruleset::deletion(egress::FAMILY),
+        (Some(egress), Some(present)) if present.satisfies(egress) => {
+            return Ok(Applied::Unchanged);
+        }
+        (Some(egress), present) => egress.replacement(present.as_ref()),
+    };
+    run(&["-f", "-"], &batch).await?;
+    Ok(Applied::Replaced)
+}
+
+/// Reads what the kernel holds of the netdev table; `None` if there is none.
+pub async fn read_egress() -> Result<Option<EgressTable>, NetfilterError> {
+    let Some(listing) = list_table(egress::FAMILY).await? else {
+        return Ok(None);
+    };
+    let text = run(&["list", "chains", egress::FAMILY], "").await?;
+    let table =
+        EgressTable::parse(&listing, &text).map_err(|source| NetfilterError::Decode { source })?;
+    Ok(Some(table))
+}
+
 /// Reads what the kernel holds; `None` if there is no such table in either family.
 pub async fn read_back() -> Result<Option<State>, NetfilterError> {
     let inet = read_table("inet").await?;
@@ -89,7 +127,7 @@ pub async fn read_back() -> Result<Option<State>, NetfilterError> {
 /// Removes the tables, in one transaction; says whether there were any.
 pub async fn remove() -> Result<bool, NetfilterError> {
     let mut batch = String::new();
-    for family in ["inet", "bridge"] {
+    for family in ["inet", "bridge", egress::FAMILY] {
         if list_table(family).await?.is_some() {
             batch.push_str(&ruleset::deletion(family));
         }

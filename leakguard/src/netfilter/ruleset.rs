@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use leakguard_common::abi::{Class, Reason};
 use leakguard_common::verdict::{ClassPorts, ports};
 
-use super::{State, TABLE, Table};
+use super::{Count, State, TABLE, Table};
 
 /// How long an uplink is left to its TC program, in seconds, unless the agent says so again.
 ///
@@ -33,6 +33,7 @@ macro_rules! push {
         $text.push_str(&format!($($arguments)*))
     };
 }
+pub(super) use push;
 
 /// The whole of the second net.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -68,6 +69,16 @@ pub enum Action {
     Drop,
     /// Count it and let it go (observe mode).
     Count,
+}
+
+impl Action {
+    /// What follows the counter in a rule.
+    pub(super) fn verdict(self) -> &'static str {
+        match self {
+            Self::Drop => " drop",
+            Self::Count => "",
+        }
+    }
 }
 
 /// A transport protocol with ports.
@@ -145,22 +156,12 @@ impl Ruleset {
 
     fn write_table(&self, text: &mut String, family: Family, counts: Option<&Table>) {
         let name = family.name();
-        let verdict = match self.action {
-            Action::Drop => " drop",
-            Action::Count => "",
-        };
+        let verdict = self.action.verdict();
         text.push_str(&deletion(name));
         push!(text, "table {name} {TABLE} {{\n");
         for reason in self.reasons() {
             let count = counts.and_then(|table| table.counts.get(&reason)).copied();
-            let count = count.unwrap_or_default();
-            push!(
-                text,
-                "\tcounter {reason} {{ packets {packets} bytes {bytes} }}\n",
-                reason = reason.name(),
-                packets = count.packets,
-                bytes = count.bytes,
-            );
+            text.push_str(&counter(reason, count.unwrap_or_default()));
         }
         for (set, interfaces) in self.interface_sets() {
             push!(text, "\tset {set} {{\n\t\ttypeof oif . oifname\n");
@@ -276,6 +277,12 @@ fn interface_elements(interfaces: &BTreeSet<Permitted>) -> Option<String> {
     (!elements.is_empty()).then(|| elements.join(", "))
 }
 
+/// A counter of a table, with what it has counted already.
+pub(super) fn counter(reason: Reason, Count { packets, bytes }: Count) -> String {
+    let name = reason.name();
+    format!("\tcounter {name} {{ packets {packets} bytes {bytes} }}\n")
+}
+
 /// The batch that deletes one table, also if it does not exist.
 pub(super) fn deletion(family: &str) -> String {
     format!("add table {family} {TABLE}\ndelete table {family} {TABLE}\n")
@@ -308,6 +315,8 @@ fn well_known_ports(class: Class) -> impl Iterator<Item = (Transport, u16)> {
 }
 
 impl Transport {
+    pub(super) const ALL: [Self; 2] = [Self::Udp, Self::Tcp];
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
@@ -375,7 +384,6 @@ fn port_elements(ports: &BTreeSet<(Transport, u16)>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netfilter::Count;
 
     fn ruleset() -> Ruleset {
         let mut ruleset = Ruleset::new(Action::Drop, [Class::Dns, Class::Dot], &[5300]);

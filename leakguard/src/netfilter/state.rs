@@ -135,15 +135,7 @@ impl Table {
         let listing: Value = serde_json::from_str(listing)?;
         let mut table = Self::default();
         for object in elements(&listing["nftables"]) {
-            let counter = &object["counter"];
-            if let Some(reason) = counter["name"].as_str().and_then(Reason::from_name) {
-                let number = |key: &str| counter[key].as_u64().unwrap_or_default();
-                let count = Count {
-                    packets: number("packets"),
-                    bytes: number("bytes"),
-                };
-                table.counts.insert(reason, count);
-            }
+            table.counts.extend(count(&object["counter"]));
             let chain = &object["chain"];
             if let Some(named) = table.chain(&chain["name"]) {
                 named.hooked = chain["hook"] == "forward" && chain["type"] == "filter";
@@ -319,8 +311,19 @@ impl Rule {
     }
 }
 
+/// What a counter of a listing has counted.
+pub(super) fn count(counter: &Value) -> Option<(Reason, Count)> {
+    let number = |key: &str| counter[key].as_u64().unwrap_or_default();
+    let reason = Reason::from_name(counter["name"].as_str()?)?;
+    let count = Count {
+        packets: number("packets"),
+        bytes: number("bytes"),
+    };
+    Some((reason, count))
+}
+
 /// What is done after counting.
-fn action(statements: &[&Value]) -> Option<Action> {
+pub(super) fn action(statements: &[&Value]) -> Option<Action> {
     match statements {
         [_] => Some(Action::Count),
         [_, verdict] if verdict.get("drop").is_some() => Some(Action::Drop),
@@ -388,7 +391,7 @@ fn port(pair: &Value) -> Option<(Transport, u16)> {
     Some((transport, u16::try_from(port.as_u64()?).ok()?))
 }
 
-fn elements(value: &Value) -> impl Iterator<Item = &Value> {
+pub(super) fn elements(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 

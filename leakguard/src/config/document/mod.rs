@@ -10,7 +10,7 @@ use self::kill_switch::KillSwitch;
 use self::shape::{List, PortNumber, Table, unplaced};
 use super::{
     Config, DohResolvers, ExtraPorts, Fragments, Ipv6Policy, Layer, Mode, NetlinkBuffer, OnExit,
-    Position, Preflight, Problem, RuleError, check_role, class_named,
+    PacketSockets, Position, Preflight, Problem, RuleError, check_role, class_named,
 };
 use crate::interfaces::Pattern;
 
@@ -32,6 +32,7 @@ struct Document {
     dns: Table<Dns>,
     kill_switch: Table<KillSwitch>,
     ipv6: Table<Ipv6>,
+    hardening: Table<Hardening>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -57,6 +58,12 @@ struct Dns {
 #[serde(default, deny_unknown_fields)]
 struct Ipv6 {
     policy: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Hardening {
+    packet_sockets: Option<Spanned<String>>,
 }
 
 /// What is wrong with a text, and where.
@@ -119,6 +126,9 @@ pub(super) fn render(config: &Config) -> Result<String, toml::ser::Error> {
         ipv6: Table(Ipv6 {
             policy: Some(unplaced(config.ipv6().name().to_owned())),
         }),
+        hardening: Table(Hardening {
+            packet_sockets: Some(unplaced(config.packet_sockets().name().to_owned())),
+        }),
     })
 }
 
@@ -132,6 +142,7 @@ impl Document {
             dns,
             kill_switch: Table(kill_switch),
             ipv6: Table(Ipv6 { policy }),
+            hardening: Table(Hardening { packet_sockets }),
         } = self;
         let Table(Interfaces {
             tunnel,
@@ -181,6 +192,9 @@ impl Document {
             kill_switch: kill_switch.into_layer()?,
             ipv6: policy
                 .map(|name| placed(&name, |name| Ipv6Policy::named(name)))
+                .transpose()?,
+            packet_sockets: packet_sockets
+                .map(|name| placed(&name, |name| PacketSockets::named(name)))
                 .transpose()?,
             tunnel,
         })

@@ -37,6 +37,8 @@ fn every_key_is_read() {
         report_shaped = true
         [ipv6]
         policy = "block-off-tunnel"
+        [hardening]
+        packet_sockets = "strict"
         [kill_switch]
         mode = "tunnel-down"
         endpoints = [
@@ -72,6 +74,7 @@ fn every_key_is_read() {
         fragments: Some(Fragments::Strict),
         report_shaped: Some(true),
         ipv6: Some(Ipv6Policy::BlockOffTunnel),
+        packet_sockets: Some(PacketSockets::Strict),
         kill_switch: KillSwitchLayer {
             mode: Some(KillSwitchMode::TunnelDown),
             endpoints: Some(vec![
@@ -128,6 +131,7 @@ fn what_is_shown_reads_back_the_same() {
         "[interfaces]\ntunnel = ['veth:vpn0', 'any:x']\nnetlink_buffer = 70000",
         "[dns]\nblock = ['netbios', 'dns']\nports = [1, 65535]",
         "[ipv6]\npolicy = 'block-off-tunnel'",
+        "[hardening]\npacket_sockets = 'off'",
         "[kill_switch]\nmode = 'always'\ndhcp = false\nlan = ['10.0.0.0/8']\nhandshake_max = '1500ms'\n\
          [[kill_switch.endpoints]]\naddress = '203.0.113.5'\nport = 1194\nprotocol = 'tcp'\nmark = 7\n\
          [[kill_switch.endpoints]]\naddress = 'fd00::1'\nport = 1194\ncgroup = '/vpn'",
@@ -141,7 +145,7 @@ fn what_is_shown_reads_back_the_same() {
 fn unknown_keys_are_refused_and_the_known_ones_listed() {
     assert_eq!(
         error("mode = \"enforce\"\nverify = 1\n"),
-        "2:1: unknown field `verify`, expected one of `mode`, `on_exit`, `preflight`, `interfaces`, `dns`, `kill_switch`, `ipv6`"
+        "2:1: unknown field `verify`, expected one of `mode`, `on_exit`, `preflight`, `interfaces`, `dns`, `kill_switch`, `ipv6`, `hardening`"
     );
     assert_eq!(
         error("[kill_switch]\nlans = []"),

@@ -1,7 +1,10 @@
 //! What is enforced now, read back from the kernel: the truth with or without an agent.
 
+mod hardening;
+
 use std::path::{Path, PathBuf};
 
+pub use hardening::Hardening;
 use leakguard_common::abi::{Outcome, Role, Settings, Verdict};
 use leakguard_common::counter::Series;
 use serde::Serialize;
@@ -17,6 +20,7 @@ use crate::kernel::pins::Pins;
 use crate::kernel::requirements::{check_cgroup, check_privileges};
 use crate::netfilter;
 use crate::prefix;
+use crate::sockets;
 
 /// How much of the enforcement is in place, from the least on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
@@ -75,6 +79,8 @@ pub struct Status {
     pub cgroup: Option<PathBuf>,
     /// Every interface of the caller's namespace.
     pub interfaces: Vec<InterfaceStatus>,
+    /// What is done about sockets that send past TC; absent when nothing is enforced.
+    pub hardening: Option<Hardening>,
     /// Packets that the second net caught, by table; absent where the table is.
     pub netfilter: Netfilter,
     /// The counters that are not 0.
@@ -135,6 +141,8 @@ pub struct Netfilter {
     pub routed: Option<u64>,
     /// Bridged packets.
     pub bridged: Option<u64>,
+    /// Packets of local sockets at the egress hook.
+    pub egress: Option<u64>,
 }
 
 /// One counter.
@@ -201,8 +209,13 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
         cgroup,
         interfaces,
         netfilter,
+        mut hardening,
         exemptions,
     } = examine(&pins, &state, &snapshot).await?;
+    if state.here {
+        // What is in another namespace cannot be seen from here.
+        hardening.inventory = sockets::inventory();
+    }
     let kill_switch = kill_switch(&state, &exemptions, &snapshot)?;
     let ipv6 = ipv6_policy(&state.settings).name();
     let Settings {
@@ -232,6 +245,7 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
         }),
         cgroup,
         interfaces,
+        hardening: Some(hardening),
         netfilter,
         packets: state
             .maps
@@ -269,6 +283,7 @@ struct Parts {
     cgroup: Option<PathBuf>,
     interfaces: Vec<InterfaceStatus>,
     netfilter: Netfilter,
+    hardening: Hardening,
     exemptions: Exemptions,
 }
 
@@ -296,7 +311,9 @@ async fn examine(pins: &Pins, state: &ReadBack, snapshot: &Snapshot) -> Result<P
     }
     let interfaces = interfaces(state, snapshot, &mut causes)?;
     let exemptions = state.maps.exemptions()?;
-    let netfilter = netfilter(state, &exemptions, &mut causes).await;
+    let mut netfilter = netfilter(state, &exemptions, &mut causes).await;
+    let hardening = hardening::examine(state, &exemptions, snapshot, &mut causes).await;
+    netfilter.egress = hardening.caught;
     let level = match (causes.is_empty(), &cgroup) {
         (true, _) => Level::Full,
         (false, Some(_)) => Level::Reduced,
@@ -318,6 +335,7 @@ async fn examine(pins: &Pins, state: &ReadBack, snapshot: &Snapshot) -> Result<P
         cgroup,
         interfaces,
         netfilter,
+        hardening,
         exemptions,
     })
 }
@@ -360,6 +378,7 @@ fn nothing(snapshot: &Snapshot, others: &[String]) -> Status {
                 tc: "absent",
             })
             .collect(),
+        hardening: None,
         netfilter: Netfilter::default(),
         packets: Vec::new(),
         events: EventCounts::default(),
@@ -487,6 +506,7 @@ async fn netfilter(
     Netfilter {
         routed: tables.inet.as_ref().map(total),
         bridged: tables.bridge.as_ref().map(total),
+        egress: None,
     }
 }
 
