@@ -10,6 +10,7 @@
 mod bench;
 pub mod dhcp;
 mod foreign;
+mod kill_switch;
 mod memory;
 mod origin;
 pub mod radvd;
@@ -24,6 +25,7 @@ use std::path::PathBuf;
 
 pub use bench::{Bench, Place, isp};
 pub use foreign::Foreign;
+pub use kill_switch::{ELSEWHERE, kill_switch};
 pub use memory::MemoryLimit;
 pub use origin::{Origin, connect};
 pub use scene::{Scene, soaks};
