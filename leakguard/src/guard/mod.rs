@@ -28,7 +28,7 @@ use crate::kernel::pins::Pins;
 use crate::kernel::requirements::check_cgroup;
 use crate::kernel::ring::EventRing;
 use crate::kernel::{self, Device, Enforcement, Exemptions, KernelError};
-use crate::netfilter::{self, Applied, NetfilterError, Permitted, Ruleset};
+use crate::netfilter::{self, Applied, NameError, NetfilterError, Permitted, Ruleset};
 
 /// How long new uplinks are covered before the interfaces are looked at again, and a tunnel that has come meanwhile is
 /// permitted.
@@ -592,8 +592,16 @@ fn of_role(interfaces: &Interfaces, wanted: impl Fn(&Interface) -> bool) -> BTre
         .values()
         .filter(|interface| wanted(interface))
         // Whose name nft cannot express was warned of when it came.
-        .filter_map(|interface| Permitted::new(interface.ifindex, &interface.name).ok())
+        .filter_map(|interface| permitted(interface).ok())
         .collect()
+}
+
+fn permitted(interface: &Interface) -> Result<Permitted, NameError> {
+    Permitted::new(
+        interface.ifindex,
+        &interface.name,
+        interface.kind.as_deref(),
+    )
 }
 
 /// Warns of interfaces that have come with a name that nft cannot express, which the second net does not permit, or with
@@ -604,7 +612,7 @@ fn warn_of_names(before: &Interfaces, after: &Interfaces) {
         if before.get(ifindex).is_some_and(|was| was.name == *name) {
             continue;
         }
-        if let Err(error) = Permitted::new(*ifindex, name) {
+        if let Err(error) = permitted(interface) {
             log::warn!("{error}");
         }
         if let Some(warning) = passed_over(interface) {

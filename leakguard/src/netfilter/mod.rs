@@ -5,13 +5,22 @@
 //! `inet` (routed) and `bridge` (bridged) and stays when the agent goes. Uplinks with a TC program
 //! are left to that, so that it counts and reports; for 15 seconds at a time, as long as an agent says so.
 //!
-//! An interface is permitted as a pair of number *and* name: a number that somebody takes over and a
-//! name that somebody steals are each not enough.
+//! An interface is permitted by number *and* name *and* kind: a number that somebody takes over and a
+//! name that somebody steals are not enough, not even both.
 //!
 //! Where `br_netfilter` is on (`net.bridge.bridge-nf-call-iptables`), a bridged packet passes both
 //! tables, with its port as the exit in one and the whole bridge in the other; both have to permit it.
 //! nftables cannot tell it from a packet that is routed back to the bridge it came from.
 
+/// Appends formatted text; writing to a `String` cannot fail.
+macro_rules! push {
+    ($text:expr, $($arguments:tt)*) => {
+        $text.push_str(&format!($($arguments)*))
+    };
+}
+
+mod let_out;
+mod permitted;
 mod ruleset;
 mod state;
 
@@ -20,7 +29,8 @@ use std::{io, path::Path, process::Stdio, time::Duration};
 use tokio::{io::AsyncWriteExt, process::Command, time};
 
 pub use self::{
-    ruleset::{Action, NameError, Permitted, Restriction, Ruleset, Transport},
+    permitted::{NameError, Permitted},
+    ruleset::{Action, Restriction, Ruleset, Transport},
     state::{Count, State, Table},
 };
 
