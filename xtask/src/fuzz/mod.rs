@@ -1,39 +1,79 @@
-//! `cargo xtask fuzz` and `cargo xtask nightly`: what takes too long, or needs too new a compiler, for every commit.
+//! `cargo xtask fuzz` and `cargo xtask nightly`: bytes that nobody thought of.
+//!
+//! cargo-fuzz builds the targets with the pinned toolchain and without a sanitizer: there is next to no unsafe code to
+//! watch, and sanitizers need nightly Rust.
+
+mod coverage;
 
 use std::{
     fs,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
-    process::{self, Cmd},
-    report::say,
+    process,
+    process::Cmd,
+    report::{self, say},
+    setup,
+    test::libtest::Tally,
     workspace::{self, Metadata, root},
 };
 
-const TARGET: &str = "packet";
+/// Each target with the longest input worth trying: what is looked at of a packet is shorter.
+const TARGETS: [(&str, u32); 3] = [("packet", 512), ("verdict", 520), ("query", 342)];
+
+/// cargo-fuzz, which `cargo install` gets.
+const CARGO_FUZZ_VERSION: &str = "0.13.2";
+
+/// How long each target runs in continuous integration.
+const SHORT: u32 = 20;
 
 /// The cases of the differential test in the nightly profile.
 const DIFFERENTIAL_CASES: u32 = 10_000_000;
 
-/// Looking something up.
-const QUICK: Duration = Duration::from_mins(1);
 /// Downloading and compiling on a slow machine.
 const BUILD: Duration = Duration::from_mins(20);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How long to run, not counting the build.
+    /// Run only this target.
+    #[arg(value_parser = TARGETS.map(|(name, _)| name))]
+    target: Option<String>,
+    /// How long to run each target, not counting the build.
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
+    /// Show then which lines the inputs have reached.
+    #[arg(long)]
+    coverage: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    fuzz(args.seconds)?;
-    Ok(ExitCode::SUCCESS)
+    let fuzzer = Fuzzer::new()?;
+    let mut found = Tally::default();
+    for (target, max_len) in TARGETS {
+        if args.target.as_deref().is_some_and(|only| only != target) {
+            continue;
+        }
+        found += fuzzer.tally(target, max_len, args.seconds);
+        if args.coverage {
+            coverage::show(&fuzzer, target)?;
+        }
+    }
+    Ok(found.conclude())
+}
+
+/// Runs each target for some seconds, and counts those that found nothing as passed.
+pub(crate) fn tally() -> Result<Tally> {
+    let fuzzer = Fuzzer::new()?;
+    let mut total = Tally::default();
+    for (target, max_len) in TARGETS {
+        total += fuzzer.tally(target, max_len, SHORT);
+    }
+    Ok(total)
 }
 
 /// The long differential test, from another seed each time, then the fuzzer.
@@ -56,97 +96,146 @@ pub(crate) fn nightly(args: &Args) -> Result<ExitCode> {
         )
         .env("LEAKGUARD_DIFFERENTIAL_SEED", seed.to_string())
         .run()?;
-    fuzz(args.seconds)?;
-    Ok(ExitCode::SUCCESS)
+    run(args)
 }
 
-fn fuzz(seconds: u32) -> Result<()> {
-    ensure_tools()?;
-    let target_dir = Metadata::load()?.target_dir()?.join("fuzz");
-    // What the fuzzer finds worth keeping; the seeds in the repository stay as they are.
-    let corpus = target_dir.join("corpus").join(TARGET);
-    fs::create_dir_all(&corpus).with_context(|| format!("cannot create {}", corpus.display()))?;
+/// The targets, built, and where the fuzzer keeps what it finds worth keeping.
+struct Fuzzer {
+    target_dir: PathBuf,
+}
 
-    say("fuzz", "building with nightly");
-    cargo_fuzz("build", BUILD)
-        .arg(TARGET)
-        .arg("--target-dir")
-        .arg(&target_dir)
-        .run()?;
-
-    say("fuzz", format_args!("{TARGET} for {seconds} s"));
-    let limit = Duration::from_secs(seconds.into()) + BUILD;
-    let fuzzer = cargo_fuzz("run", limit)
-        .arg(TARGET)
-        .arg("--target-dir")
-        .arg(&target_dir)
-        .arg(&corpus)
-        .arg(format!("seeds/{TARGET}"))
-        .arg("--")
-        .arg(format!("-max_total_time={seconds}"))
-        // Longer packets have nothing new: a packet's headers are shorter.
-        .arg("-max_len=512");
-    let mut lines = Vec::new();
-    let mut runs = None;
-    let status = fuzzer.lines(|line| {
-        runs = runs.or_else(|| parse_runs(line));
-        lines.push(line.to_owned());
-        Ok(())
-    })?;
-    if let Err(error) = fuzzer.check(status) {
-        for line in lines.iter().filter(|line| !is_progress(line)) {
-            say("fuzz", line);
-        }
-        return Err(error);
+impl Fuzzer {
+    fn new() -> Result<Self> {
+        setup::ensure_build_tools()?;
+        ensure_cargo_fuzz()?;
+        let fuzzer = Self {
+            target_dir: Metadata::load()?.target_dir()?.join("fuzz"),
+        };
+        say("fuzz", "building");
+        fuzzer.cargo_fuzz("build", BUILD).run()?;
+        Ok(fuzzer)
     }
-    let Some(runs) = runs else {
-        bail!("the fuzzer did not say how often it ran");
-    };
-    say("fuzz", format_args!("{runs} runs, nothing found"));
-    Ok(())
+
+    fn cargo_fuzz(&self, subcommand: &str, limit: Duration) -> Cmd {
+        Cmd::new("cargo", limit)
+            .args(["fuzz", subcommand, "--sanitizer=none", "--target-dir"])
+            .arg(&self.target_dir)
+            .dir(root().join("fuzz"))
+            .env("CARGO_HTTP_TIMEOUT", "30")
+    }
+
+    /// The corpus of a target, which grows from run to run; the seeds in the repository stay as they are.
+    fn corpus(&self, target: &str) -> Result<PathBuf> {
+        let corpus = self.target_dir.join("corpus").join(target);
+        fs::create_dir_all(&corpus)
+            .with_context(|| format!("cannot create {}", corpus.display()))?;
+        Ok(corpus)
+    }
+
+    fn tally(&self, target: &str, max_len: u32, seconds: u32) -> Tally {
+        match self.fuzz(target, max_len, seconds) {
+            Ok(()) => Tally {
+                passed: 1,
+                failed: 0,
+            },
+            Err(error) => {
+                report::error(&error.context(format!("the target {target} did not pass")));
+                Tally::FAILED
+            }
+        }
+    }
+
+    fn fuzz(&self, target: &str, max_len: u32, seconds: u32) -> Result<()> {
+        say("fuzz", format_args!("{target} for {seconds} s"));
+        let fuzzer = self
+            .cargo_fuzz("run", Duration::from_secs(seconds.into()) + BUILD)
+            .arg(target)
+            .arg(self.corpus(target)?)
+            .arg(seeds(target))
+            .arg("--")
+            .arg(format!("-max_total_time={seconds}"))
+            .arg(format!("-max_len={max_len}"));
+        let mut lines = Vec::new();
+        let mut progress = Progress::default();
+        let status = fuzzer.lines(|line| {
+            progress.take(line);
+            lines.push(line.to_owned());
+            Ok(())
+        })?;
+        if let Err(error) = fuzzer.check(status) {
+            for line in lines.iter().filter(|line| !is_progress(line)) {
+                say("fuzz", line);
+            }
+            return Err(error);
+        }
+        let Progress {
+            runs: Some(runs),
+            coverage,
+        } = progress
+        else {
+            bail!("the fuzzer did not say how often it ran");
+        };
+        ensure!(runs > 0, "the fuzzer ran nothing");
+        say(
+            "fuzz",
+            format_args!("{target}: {runs} runs, {coverage}, nothing found"),
+        );
+        Ok(())
+    }
 }
 
-/// Nightly is the user's to install; cargo-fuzz is installed here.
-fn ensure_tools() -> Result<()> {
-    let installed = |subcommand: &[&str]| {
-        Cmd::new("rustup", QUICK)
-            .args(["run", "nightly", "cargo"])
-            .args(subcommand)
-            .output()
-    };
-    installed(&["--version"])
-        .context("fuzzing needs nightly Rust; `rustup toolchain install nightly` installs it")?;
-    if process::find_program("cargo-fuzz").is_some() || installed(&["fuzz", "--version"]).is_ok() {
+/// The inputs in the repository.
+fn seeds(target: &str) -> PathBuf {
+    Path::new("seeds").join(target)
+}
+
+fn ensure_cargo_fuzz() -> Result<()> {
+    if process::find_program("cargo-fuzz").is_some() {
         return Ok(());
     }
-    say("fuzz", "installing cargo-fuzz (about a minute)");
-    Cmd::new("rustup", BUILD)
-        .args([
-            "run",
-            "nightly",
-            "cargo",
-            "install",
-            "cargo-fuzz",
-            "--locked",
-        ])
+    say(
+        "fuzz",
+        format_args!("installing cargo-fuzz {CARGO_FUZZ_VERSION} (about a minute)"),
+    );
+    Cmd::new("cargo", BUILD)
+        .args(["install", "cargo-fuzz", "--locked", "--version"])
+        .arg(CARGO_FUZZ_VERSION)
         .env("CARGO_HTTP_TIMEOUT", "30")
         .run()
         .context("cannot install cargo-fuzz")
 }
 
-fn cargo_fuzz(subcommand: &str, limit: Duration) -> Cmd {
-    // This process's cargo is stable's, whatever rustup says: its variables must not reach nightly's.
-    Cmd::new("rustup", limit)
-        .args(["run", "nightly", "cargo", "fuzz", subcommand])
-        .dir(root().join("fuzz"))
-        .env_remove("CARGO")
-        .env_remove("RUSTC")
+/// What libFuzzer says of how far it is.
+#[derive(Debug, Default, Eq, PartialEq)]
+struct Progress {
+    runs: Option<u64>,
+    /// Its own words: edges, combinations of edges with counts, inputs that are worth keeping.
+    coverage: String,
+}
+
+impl Progress {
+    fn take(&mut self, line: &str) {
+        if let Some(runs) = parse_runs(line) {
+            self.runs = Some(runs);
+        } else if let Some(coverage) = parse_coverage(line) {
+            self.coverage = coverage;
+        }
+    }
 }
 
 /// The number of runs in libFuzzer's last line, `Done 1234 runs in 5 second(s)`.
 fn parse_runs(line: &str) -> Option<u64> {
     let (runs, _) = line.strip_prefix("Done ")?.split_once(" runs in ")?;
     runs.parse().ok()
+}
+
+/// `cov: 12 ft: 13 corp: 4/80b` out of a line of progress.
+fn parse_coverage(line: &str) -> Option<String> {
+    if !is_progress(line) {
+        return None;
+    }
+    let words: Vec<_> = line[line.find("cov: ")?..].split_whitespace().collect();
+    Some(words.get(..6)?.join(" "))
 }
 
 /// Whether a line only says how far the fuzzer is: `#4096  NEW  cov: …`.
@@ -164,6 +253,21 @@ mod tests {
         for line in ["", "Done", "Done x runs in 5 second(s)", "#12 DONE cov: 1"] {
             assert_eq!(parse_runs(line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn the_last_coverage_is_kept() {
+        let mut progress = Progress::default();
+        for line in [
+            "INFO: Loaded 1 modules (10 inline 8-bit counters)",
+            "#2\tINITED cov: 3 ft: 4 corp: 1/1b exec/s: 0 rss: 30Mb",
+            "#4096\tDONE   cov: 12 ft: 13 corp: 4/80b lim: 9 exec/s: 0 rss: 30Mb",
+            "Done 4096 runs in 5 second(s)",
+        ] {
+            progress.take(line);
+        }
+        assert_eq!(progress.runs, Some(4096));
+        assert_eq!(progress.coverage, "cov: 12 ft: 13 corp: 4/80b");
     }
 
     #[test]
