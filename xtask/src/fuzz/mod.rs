@@ -18,7 +18,6 @@ use crate::{
     process,
     process::Cmd,
     report::{self, say},
-    setup,
     test::libtest::Tally,
     workspace::{self, Metadata, root},
 };
@@ -106,7 +105,6 @@ struct Fuzzer {
 
 impl Fuzzer {
     fn new() -> Result<Self> {
-        setup::ensure_build_tools()?;
         ensure_cargo_fuzz()?;
         let fuzzer = Self {
             target_dir: Metadata::load()?.target_dir()?.join("fuzz"),
