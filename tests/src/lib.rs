@@ -10,6 +10,7 @@
 mod bench;
 pub mod dhcp;
 mod foreign;
+mod kill_switch;
 mod memory;
 mod origin;
 mod packet_socket;
@@ -26,6 +27,7 @@ use std::path::PathBuf;
 
 pub use bench::{Bench, Place, isp};
 pub use foreign::Foreign;
+pub use kill_switch::{ELSEWHERE, kill_switch};
 pub use memory::MemoryLimit;
 pub use origin::{Origin, connect};
 pub use packet_socket::{PacketSocket, set_option};

@@ -24,20 +24,23 @@ pub fn interface<'status>(status: &'status Value, name: &str) -> Option<&'status
     interfaces.find(|interface| interface["name"] == name)
 }
 
-/// The names of the interfaces in a set of the second net: `permitted` or `covered`.
-pub fn second_net(host: &Netns, set: &str) -> BTreeSet<String> {
+/// The names of the interfaces that the second net lets out by: `permitted` or `covered`.
+pub fn second_net(host: &Netns, which: &str) -> BTreeSet<String> {
     let mut list = host.command("nft");
-    list.args(["-j", "list", "set", "inet", "leakguard", set]);
+    list.args(["-j", "list", "table", "inet", "leakguard"]);
     let output = output_within(list, LIMIT).unwrap();
     let listing: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let sets = listing["nftables"].as_array().unwrap();
-    let elements = sets
-        .iter()
-        .find_map(|object| object["set"]["elem"].as_array());
+    let sets = listing["nftables"].as_array().unwrap().iter();
+    let kindless = format!("{which}_kindless");
     let name = |element: &Value| {
         // With a time-out, an element is an object around its value.
         let value = element.pointer("/elem/val").unwrap_or(element);
         value["concat"][1].as_str().unwrap().to_owned()
     };
-    elements.into_iter().flatten().map(name).collect()
+    sets.map(|object| &object["set"])
+        .filter(|set| set["name"] == which || set["name"] == kindless)
+        .filter_map(|set| set["elem"].as_array())
+        .flatten()
+        .map(name)
+        .collect()
 }

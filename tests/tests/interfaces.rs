@@ -388,10 +388,10 @@ impl Path {
         self.dut.block_on(netfilter::apply(ruleset)).unwrap()
     }
 
-    fn permit(&self, ruleset: &mut Ruleset, pairs: &[(u32, &str)]) {
-        let permitted = pairs
+    fn permit(&self, ruleset: &mut Ruleset, interfaces: &[(u32, &str, Option<&str>)]) {
+        let permitted = interfaces
             .iter()
-            .map(|(ifindex, name)| Permitted::new(*ifindex, name).unwrap());
+            .map(|(ifindex, name, kind)| Permitted::new(*ifindex, name, *kind).unwrap());
         ruleset.permitted = permitted.collect();
         self.dut
             .block_on(netfilter::update_interfaces(ruleset))
@@ -421,15 +421,25 @@ impl Path {
 
         let exit = self.dut.ifindex(self.exit);
         let entry = self.dut.ifindex("c0");
-        self.permit(&mut ruleset, &[(exit, "other0")]);
+        let veth = Some("veth");
+        self.permit(&mut ruleset, &[(exit, "other0", veth)]);
         assert!(!self.passes(53), "the number alone is not enough");
-        self.permit(&mut ruleset, &[(entry, self.exit)]);
+        self.permit(&mut ruleset, &[(entry, self.exit, veth)]);
         assert!(!self.passes(53), "the name alone is not enough");
-        self.permit(&mut ruleset, &[(entry, "c0")]);
+        for kind in [None, Some("tun"), Some("vet"), Some("-")] {
+            self.permit(&mut ruleset, &[(exit, self.exit, kind)]);
+            assert!(!self.passes(53), "both are not enough: {kind:?}");
+        }
+        self.permit(&mut ruleset, &[(entry, "c0", veth)]);
         assert!(!self.passes(53), "where it comes from does not matter");
         self.permit(
             &mut ruleset,
-            &[(1, "lo"), (exit, self.exit), (entry, "c0"), (9999, "gone0")],
+            &[
+                (1, "lo", None),
+                (exit, self.exit, veth),
+                (entry, "c0", veth),
+                (9999, "gone0", Some("wireguard")),
+            ],
         );
         assert!(self.passes(53) && self.passes(5353));
         assert!(state().satisfies(&ruleset), "{:?}", state());
@@ -456,6 +466,35 @@ fn forwarded_dns_leaves_by_permitted_interfaces_only() {
     Path::routed().check(|state| state.inet.as_ref().unwrap().counts[&Reason::Dns].packets);
 }
 
+/// Hardware has no kind, and there is none here: the loopback interface is what is left.
+#[test]
+fn what_has_no_kind_is_permitted_as_such() {
+    let path = Path::routed();
+    path.dut.ip_line("route add 10.5.0.0/24 dev lo");
+    let mut ruleset = Ruleset::new(Action::Drop, [Class::Dns], &[]);
+    path.apply(&ruleset);
+    let mut is_caught = |interfaces: &[(u32, &str, Option<&str>)]| {
+        path.permit(&mut ruleset, interfaces);
+        let count = || {
+            let state = path.dut.block_on(netfilter::read_back()).unwrap().unwrap();
+            state.inet.unwrap().counts[&Reason::Dns].packets
+        };
+        let before = count();
+        path.client.send_to(b"probe", "10.5.0.9:53").unwrap();
+        // Sent behind it, and dropped as well.
+        assert!(!path.passes(53));
+        match count() - before {
+            1 => false,
+            2 => true,
+            caught => panic!("{caught}"),
+        }
+    };
+    assert!(is_caught(&[]), "control: it is on its way by lo");
+    assert!(is_caught(&[(1, "lo", Some("tun"))]));
+    assert!(is_caught(&[(1, "lo0", None)]));
+    assert!(!is_caught(&[(1, "lo", None)]));
+}
+
 #[test]
 fn bridged_dns_leaves_by_permitted_interfaces_only() {
     Path::bridged().check(|state| state.bridge.as_ref().unwrap().counts[&Reason::Dns].packets);
@@ -470,7 +509,10 @@ fn a_table_that_somebody_changed_is_noticed_and_replaced() {
         for damage in [
             "insert rule inet leakguard forward accept",
             "flush chain bridge leakguard forward",
-            "add element inet leakguard permitted { 1 . \"lo\" }",
+            "flush chain inet leakguard let_out",
+            "insert rule bridge leakguard let_out accept",
+            "add element inet leakguard permitted { 1 . \"lo\" . \"tun\" }",
+            "add element inet leakguard permitted_kindless { 1 . \"lo\" }",
             "delete element inet leakguard caught { udp . 5300 }",
             "delete table bridge leakguard",
         ] {

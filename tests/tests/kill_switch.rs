@@ -14,7 +14,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use leakguard::lab::{Cgroup, Query, WHO_NAME, WireGuard, address, output_within, wait_until};
-use leakguard_tests::{Bench, Place, Transport, Volley, agent_binary, packets};
+use leakguard_tests::{
+    Bench, ELSEWHERE, Place, Transport, Volley, agent_binary, kill_switch, packets,
+};
 use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -22,23 +24,6 @@ use tempfile::TempDir;
 const PROBES: usize = 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 const PLACES: [Place; 2] = [Place::Host, Place::Client];
-
-/// Somebody out there, whom nothing exempts. Nobody lives there, which is no matter: the ISP is on the way.
-const ELSEWHERE: [&str; 2] = ["203.0.113.77:443", "[2001:db8:113::77]:443"];
-
-/// The kill switch of these tests. The ISP's resolver is on the "LAN", so that what is exempt can be shown, and so
-/// that the fences of the capture get through.
-fn config(mode: &str, more: &str) -> String {
-    format!(
-        "[kill_switch]\nmode = \"{mode}\"\nlan = [\"{}\", \"{}\"]\n{more}\n[[kill_switch.endpoints]]\naddress = \
-         \"{}\"\nport = {}\nmark = {}\n",
-        address::ISP_RESOLVER_V4,
-        address::ISP_RESOLVER_V6,
-        address::VPN_SERVER_V4,
-        address::CARRIER_PORT,
-        WireGuard::MARK,
-    )
-}
 
 /// A device with a tunnel, and the files of a test.
 struct Lab {
@@ -149,7 +134,7 @@ fn until_refused(socket: &UdpSocket) -> Duration {
 fn always_means_the_tunnel_or_nothing() {
     let mut lab = Lab::new();
     lab.assert_open();
-    lab.protect(&config("always", ""));
+    lab.protect(&kill_switch("always", ""));
     lab.assert_closed();
     lab.assert_tunnel_works();
     let status = lab.status();
@@ -217,7 +202,7 @@ fn the_lan_is_exempt_but_its_dns_is_not() {
     for port in [53, 853, 443] {
         assert_eq!(seen(&mut lab, port), [PROBES; 4], "control: {port}");
     }
-    lab.protect(&config("always", ""));
+    lab.protect(&kill_switch("always", ""));
     assert_eq!(seen(&mut lab, 443), [PROBES; 4]);
     for port in [53, 853, 5353] {
         assert_eq!(seen(&mut lab, port), [0; 4], "{port}");
@@ -247,7 +232,7 @@ fn nobody_but_the_tunnel_can_send_to_its_endpoint() {
             .count()
     };
     assert_eq!(seen(&mut lab, carrier, 0), PROBES, "control");
-    lab.protect(&config("always", ""));
+    lab.protect(&kill_switch("always", ""));
     assert_eq!(seen(&mut lab, carrier, 0), 0);
     assert_eq!(seen(&mut lab, carrier, WireGuard::MARK + 1), 0);
     assert_eq!(seen(&mut lab, other_port, WireGuard::MARK), 0);
@@ -304,7 +289,7 @@ fn an_endpoint_can_belong_to_a_cgroup() {
     let endpoint = format!(
         "[[kill_switch.endpoints]]\naddress = \"203.0.113.77\"\nport = 1194\ncgroup = \"/{name}\"\n"
     );
-    lab.protect(&format!("{}{endpoint}", config("always", "")));
+    lab.protect(&format!("{}{endpoint}", kill_switch("always", "")));
     assert_eq!(seen(&mut lab, Some(&vpn)), PROBES);
     assert_eq!(seen(&mut lab, None), 0);
     assert_eq!(
@@ -332,7 +317,7 @@ fn a_tunnel_that_goes_down_engages_it_within_milliseconds() {
     const ROUNDS: usize = 15;
     let mut lab = Lab::new();
     lab.assert_open();
-    lab.protect(&config("tunnel-down", ""));
+    lab.protect(&kill_switch("tunnel-down", ""));
     lab.await_engaged(false);
     lab.assert_open();
     assert_eq!(lab.status()["kill_switch"]["tunnel"], Bench::TUNNEL);
@@ -384,7 +369,7 @@ fn a_tunnel_that_goes_down_engages_it_within_milliseconds() {
 #[test]
 fn a_tunnel_that_is_gone_engages_it_at_once_with_the_agent_dead() {
     let mut lab = Lab::new();
-    lab.protect(&config("tunnel-down", ""));
+    lab.protect(&kill_switch("tunnel-down", ""));
     lab.await_engaged(false);
     lab.assert_open();
     lab.bench.agent().kill9().unwrap();
@@ -404,7 +389,7 @@ fn a_tunnel_that_is_gone_engages_it_at_once_with_the_agent_dead() {
 #[test]
 fn nobody_who_watches_means_engaged() {
     let mut lab = Lab::new();
-    lab.protect(&config("tunnel-down", ""));
+    lab.protect(&kill_switch("tunnel-down", ""));
     lab.await_engaged(false);
     lab.bench.agent().kill9().unwrap();
     let lease = until_refused(&lab.sender());
@@ -422,7 +407,7 @@ fn nobody_who_watches_means_engaged() {
         );
     }
     // And without an agent from the beginning.
-    let file = lab.file(&config("tunnel-down", ""));
+    let file = lab.file(&kill_switch("tunnel-down", ""));
     let cgroup = lab.bench.cgroup.path().to_owned();
     let mut apply = lab.bench.topology.host().command(agent_binary());
     apply
@@ -449,7 +434,7 @@ fn applying_it_twice_changes_nothing() {
     ] {
         let file = lab.file(&format!(
             "{}[ipv6]\npolicy = \"{ipv6}\"\n",
-            config(mode, "")
+            kill_switch(mode, "")
         ));
         for expected in ["applied", "unchanged"] {
             let mut apply = lab.bench.topology.host().command(agent_binary());
@@ -478,7 +463,7 @@ fn a_handshake_that_ages_out_engages_it() {
         agent_binary().display()
     );
     let wrapper = executable(lab.directory.path(), &script);
-    let text = config("tunnel-down", "handshake_max = \"10s\"");
+    let text = kill_switch("tunnel-down", "handshake_max = \"10s\"");
     let file = lab.file(&text);
     lab.bench
         .protect_with(wrapper, &["--config", file.to_str().unwrap()]);
@@ -547,7 +532,10 @@ fn ipv6_is_kept_off_uplinks_and_ipv4_is_not() {
 #[test]
 fn observing_reports_what_it_would_drop() {
     let mut lab = Lab::new();
-    lab.protect(&format!("mode = \"observe\"\n{}", config("always", "")));
+    lab.protect(&format!(
+        "mode = \"observe\"\n{}",
+        kill_switch("always", "")
+    ));
     lab.assert_open();
     let status = lab.status();
     let labels = [("class", "kill_switch"), ("verdict", "would_drop")];

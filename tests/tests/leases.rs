@@ -1,14 +1,16 @@
-//! What a host needs of its uplink goes on while DNS is blocked there: DHCP leases, router advertisements, neighbours.
+//! What a host needs of its uplink goes on while DNS is blocked there, and while the kill switch lets nothing else out:
+//! DHCP leases, router advertisements, neighbours.
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use leakguard::lab::{Frame, Topology, wait_until};
 use leakguard_tests::dhcp::{DhcpClient, DhcpServer, Family, LEASE, Pace, unconfigure};
 use leakguard_tests::radvd::{Radvd, icmpv6_type, resolve_neighbour};
-use leakguard_tests::{Bench, Place, Transport, isp, soaks};
+use leakguard_tests::{Bench, ELSEWHERE, Place, Transport, isp, kill_switch, soaks};
 
 const PROBES: usize = 20;
 
@@ -19,12 +21,34 @@ const ROUTER_SOLICITATION: u8 = 133;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 
-/// A device that leakguard protects, with more arguments of `leakguard run`, whose uplink has no address.
-fn protected(arguments: &[&str]) -> Bench {
+/// A port of the ISP's router on the uplink itself: where IPv6 reaches without a route.
+const ON_LINK: &str = "[fd77::1]:443";
+
+/// What the uplink may carry.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Uplink {
+    /// Everything but DNS.
+    Open,
+    /// What the kill switch exempts.
+    Closed,
+}
+
+/// A device that leakguard protects, whose uplink has no address.
+fn protected(uplink: Uplink) -> Bench {
     let mut bench = Bench::with_tunnel();
     assert_eq!(dns_seen(&mut bench), PROBES, "control");
+    for target in ELSEWHERE.into_iter().chain([ON_LINK]) {
+        assert_eq!(others_seen(&mut bench, target), PROBES, "control: {target}");
+    }
     // A pair without a route beyond it would be local, as no real network card is.
-    bench.protect(&[&["--uplink", Topology::UPLINK], arguments].concat());
+    let mut arguments = vec!["--uplink", Topology::UPLINK];
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("leakguard.toml");
+    if uplink == Uplink::Closed {
+        fs::write(&file, kill_switch("always", "")).unwrap();
+        arguments.extend(["--config", file.to_str().unwrap()]);
+    }
+    bench.protect(&arguments);
     assert_eq!(dns_seen(&mut bench), 0);
     unconfigure(bench.topology.host(), Topology::UPLINK);
     bench
@@ -34,6 +58,35 @@ fn dns_seen(bench: &mut Bench) -> usize {
     bench.seen(Place::Host, Transport::Udp, isp(0, 53), PROBES)
 }
 
+fn others_seen(bench: &mut Bench, target: &str) -> usize {
+    let target = target.parse().unwrap();
+    bench.seen(Place::Host, Transport::Udp, target, PROBES)
+}
+
+/// Asserts that the uplink carries what it should and no DNS, and that nothing but leakguard keeps the rest.
+fn assert_enforced(mut bench: Bench, uplink: Uplink, targets: &[&str]) {
+    let status = bench.agent().status_json().unwrap();
+    assert_eq!(status["level"], "full", "{status}");
+    assert_eq!(
+        status["kill_switch"]["engaged"],
+        uplink == Uplink::Closed,
+        "{status}"
+    );
+    assert_eq!(dns_seen(&mut bench), 0);
+    let expected = match uplink {
+        Uplink::Open => PROBES,
+        Uplink::Closed => 0,
+    };
+    for target in targets {
+        assert_eq!(others_seen(&mut bench, target), expected, "{target}");
+    }
+    bench.unprotect();
+    assert_eq!(dns_seen(&mut bench), PROBES, "control");
+    for target in targets {
+        assert_eq!(others_seen(&mut bench, target), PROBES, "control: {target}");
+    }
+}
+
 /// How many of the frames go to an address and port.
 fn towards(frames: &[Vec<u8>], target: SocketAddr) -> usize {
     let parsed = frames.iter().filter_map(|bytes| Frame::parse(bytes));
@@ -41,8 +94,8 @@ fn towards(frames: &[Vec<u8>], target: SocketAddr) -> usize {
 }
 
 /// Discover, renew and rebind over IPv4; says what happened.
-fn dhcpv4(arguments: &[&str]) -> String {
-    let mut bench = protected(arguments);
+fn dhcpv4(uplink: Uplink) -> String {
+    let mut bench = protected(uplink);
     let pace = if soaks() {
         Pace::Standard
     } else {
@@ -89,16 +142,15 @@ fn dhcpv4(arguments: &[&str]) -> String {
         Ok(client.leases().len() > had)
     })
     .unwrap();
-    assert_eq!(dns_seen(&mut bench), 0);
-    assert_eq!(bench.agent().status_json().unwrap()["level"], "full");
+    assert_enforced(bench, uplink, &ELSEWHERE[..1]);
     format!("DHCPv4: {renewals} renewals, then {seen} requests to everybody until one was answered")
 }
 
 /// Solicit and confirm over IPv6; in the long form also renew and rebind, which the server cannot hurry. Says
 /// what happened.
-fn dhcpv6(arguments: &[&str]) -> String {
+fn dhcpv6(uplink: Uplink) -> String {
     let mut said = "DHCPv6: a lease, and its confirmation".to_owned();
-    let mut bench = protected(arguments);
+    let mut bench = protected(uplink);
     let mut server = DhcpServer::start(&bench.topology, Pace::Standard);
     let servers: IpAddr = "ff02::1:2".parse().unwrap();
     let servers = SocketAddr::new(servers, 547);
@@ -137,8 +189,7 @@ fn dhcpv6(arguments: &[&str]) -> String {
         assert!(server.messages("DHCPREPLY") > replies, "{}", server.log());
         said = format!("{said}, {renewals} renewals, then a rebinding");
     }
-    assert_eq!(dns_seen(&mut bench), 0);
-    assert_eq!(bench.agent().status_json().unwrap()["level"], "full");
+    assert_enforced(bench, uplink, &[ELSEWHERE[0], ON_LINK]);
     said
 }
 
@@ -155,8 +206,8 @@ fn renew_over_two_leases(client: &mut DhcpClient, reason: &str) -> usize {
 }
 
 /// Router solicitation and advertisement, neighbour solicitation and advertisement.
-fn neighbours(arguments: &[&str]) {
-    let mut bench = protected(arguments);
+fn neighbours(uplink: Uplink) {
+    let mut bench = protected(uplink);
     let mut radvd = Radvd::start(&bench.topology);
     let first = radvd.await_configuration(&bench.topology);
     assert!(first.starts_with("fd77:1:"), "{first}");
@@ -188,21 +239,35 @@ fn neighbours(arguments: &[&str]) {
             .filter(|frame| icmpv6_type(frame) == Some(kind));
         assert!(seen.count() > 0, "no {what} has left the device");
     }
-    assert_eq!(dns_seen(&mut bench), 0);
-    assert_eq!(bench.agent().status_json().unwrap()["level"], "full");
+    assert_enforced(bench, uplink, &ELSEWHERE);
 }
 
 #[test]
 fn dhcpv4_leases_are_had_renewed_and_rebound() {
-    eprintln!("{}", dhcpv4(&[]));
+    eprintln!("{}", dhcpv4(Uplink::Open));
+}
+
+#[test]
+fn dhcpv4_goes_on_with_the_kill_switch_engaged() {
+    eprintln!("kill switch engaged: {}", dhcpv4(Uplink::Closed));
 }
 
 #[test]
 fn dhcpv6_leases_are_had_and_confirmed() {
-    eprintln!("{}", dhcpv6(&[]));
+    eprintln!("{}", dhcpv6(Uplink::Open));
+}
+
+#[test]
+fn dhcpv6_goes_on_with_the_kill_switch_engaged() {
+    eprintln!("kill switch engaged: {}", dhcpv6(Uplink::Closed));
 }
 
 #[test]
 fn routers_and_neighbours_are_found() {
-    neighbours(&[]);
+    neighbours(Uplink::Open);
+}
+
+#[test]
+fn routers_and_neighbours_are_found_with_the_kill_switch_engaged() {
+    neighbours(Uplink::Closed);
 }

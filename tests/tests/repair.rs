@@ -217,7 +217,7 @@ impl Watched {
     }
 
     /// What the agent has reported of this kind and part.
-    fn notices(&self, part: &str) -> Vec<Value> {
+    fn notices(&self, kind: &str, part: &str) -> Vec<Value> {
         let run = self.device.leakguard(&["events", "--json"]);
         let lines = run.ok().lines();
         let mut numbers = Vec::new();
@@ -227,7 +227,7 @@ impl Watched {
             numbers.push(line["seq"].as_u64().unwrap());
             match line["kind"].as_str().unwrap() {
                 "packet" => assert!(line["verdict"].is_string(), "{line}"),
-                "repair" if line["part"] == part => notices.push(line),
+                found if found == kind && line["part"] == part => notices.push(line),
                 _ => {}
             }
         }
@@ -300,7 +300,7 @@ fn unpinning_detaches_nothing_while_an_agent_runs() {
             pinned,
             "each is back"
         );
-        let notices = watched.notices(part);
+        let notices = watched.notices("repair", part);
         assert_eq!(notices.len(), pinned.len(), "{notices:?}");
     }
     fs::remove_dir_all(watched.pins().root()).unwrap();
@@ -337,7 +337,7 @@ fn what_is_pinned_in_the_place_of_ours_is_set_aside() {
         .filter(|name| name.starts_with("foreign-"))
         .collect();
     assert_eq!(names, ["foreign-egress-0", "foreign-SETTINGS-0"]);
-    let notices = watched.notices("maps");
+    let notices = watched.notices("repair", "maps");
     assert!(notices[0].to_string().contains("set aside"), "{notices:?}");
     watched.stop();
     for kept in [real_link, real_map] {
@@ -428,6 +428,16 @@ fn a_cgroup_that_comes_back_is_attached_to_again() {
 
     fs::create_dir(&child).unwrap();
     watched.await_repairs("cgroup", 1);
+    let levels = || -> Vec<Value> {
+        let notices = watched.notices("level", "level").into_iter();
+        notices.map(|notice| notice["subject"].clone()).collect()
+    };
+    wait_until("each change of the level is an event", LIMIT, || {
+        let levels = levels();
+        Ok(levels.first().is_some_and(|level| level == "none")
+            && levels.last().is_some_and(|level| level == "full"))
+    })
+    .unwrap();
     watched.device.leakguard(&["release"]).ok();
     watched.agent.end();
     fs::remove_dir(&child).unwrap();
@@ -467,7 +477,7 @@ fn a_foreign_program_in_front_is_overtaken() {
     watched.await_repairs("tc", 1);
     assert_eq!(place(&watched.device), "head");
     assert_eq!(watched.device.seen(PROBES), (0, 0));
-    let notices = watched.notices("tc");
+    let notices = watched.notices("repair", "tc");
     assert_eq!(notices[0]["subject"], Topology::UPLINK);
     assert!(notices[0].to_string().contains("overtaken"), "{notices:?}");
 

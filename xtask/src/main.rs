@@ -47,9 +47,9 @@ enum Command {
     Boot(boot::Args),
     /// Formatting, architecture rules, systemd units, clippy on the host and the BPF target, cargo-deny.
     Lint,
-    /// What continuous integration runs: lint, then all tests.
+    /// What continuous integration runs: lint, all tests, a short run of each fuzzer.
     Ci,
-    /// Fuzz the packet parser and the verdict; needs nightly Rust.
+    /// Fuzz the packet parser, the verdict and the reader of DNS names.
     Fuzz(fuzz::Args),
     /// What takes longer: ten million packets compared with another parser, then fuzzing.
     Nightly(fuzz::Args),

@@ -7,8 +7,8 @@ use crate::builder::{
     ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Extension, IPV4_MORE_FRAGMENTS,
     UDP, chain, ethernet, ipv4, ipv6, udp,
 };
-use crate::judge::{Uplink, judge};
-use crate::reason;
+use crate::uplink::Uplink;
+use crate::{judged, reason};
 
 const IPIP: u8 = 4;
 const SIT: u8 = 41;
@@ -117,7 +117,7 @@ fn both_hooks_look_inside() {
     for hook in [Hook::CgroupSkb, Hook::Tc] {
         let bytes = ipv4(GRE, 0, &[], &gre(0, ETHERTYPE_IPV4, &packet));
         let settings = Settings::default();
-        let (decision, _) = judge(&bytes, LinkLayer::Ip, hook, &settings, &Uplink::default());
+        let (decision, _) = judged(&bytes, hook, &settings, &Uplink::default());
         assert!(decision.is_some(), "{hook}");
     }
 }
@@ -198,7 +198,7 @@ fn a_permitted_tunnels_packets_pass_on_the_wire_and_nobody_elses() {
     assert_eq!(reason(&bytes, &tunnel).0, None);
     // A socket's packet is never the kernel device's.
     let settings = Settings::default();
-    let (decision, _) = judge(&bytes, LinkLayer::Ip, Hook::CgroupSkb, &settings, &tunnel);
+    let (decision, _) = judged(&bytes, Hook::CgroupSkb, &settings, &tunnel);
     assert!(decision.is_some());
     let elsewhere = ipv4(IPIP, 0, &[], &packet);
     assert_eq!(reason(&elsewhere, &tunnel).0, Some(Reason::Dns));

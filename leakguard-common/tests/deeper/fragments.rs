@@ -4,7 +4,8 @@ use leakguard_common::abi::{FragmentKey, Hook, Reason, Settings, Verdict};
 use leakguard_common::packet::{LinkLayer, Packet, parse};
 
 use crate::builder::{Extension, IPV4_MORE_FRAGMENTS, UDP, chain, ipv4, ipv6, udp};
-use crate::judge::{Uplink, judge};
+use crate::judged;
+use crate::uplink::Uplink;
 
 fn later() -> [Vec<u8>; 2] {
     let (first, chained) = chain(&[Extension::fragment(1, false)], UDP, &[0; 64]);
@@ -20,7 +21,7 @@ fn found(bytes: &[u8], options: u32, first: Option<Verdict>) -> Option<Reason> {
         first_fragment: first,
         ..Uplink::default()
     };
-    let (decision, _) = judge(bytes, LinkLayer::Ip, Hook::Tc, &settings, &facts);
+    let (decision, _) = judged(bytes, Hook::Tc, &settings, &facts);
     decision.map(|decision| decision.reason)
 }
 

@@ -7,17 +7,30 @@
 mod builder;
 mod encapsulation;
 mod fragments;
-mod judge;
+#[path = "../looks/mod.rs"]
+mod looks;
 mod payload;
+mod uplink;
 
 use leakguard_common::abi::{Hook, Reason, Settings};
 use leakguard_common::packet::{LinkLayer, Packet};
+use leakguard_common::verdict::Decision;
 
-use self::judge::{Uplink, judge};
+use self::uplink::Uplink;
+
+/// What the programs make of an IP packet, if they judge it.
+pub(crate) fn judged(
+    bytes: &[u8],
+    hook: Hook,
+    settings: &Settings,
+    facts: &Uplink,
+) -> (Option<Decision>, Packet) {
+    let (decision, packet) = looks::judge(bytes, LinkLayer::Ip, hook, settings, facts);
+    (decision.is_judged().then_some(decision), packet)
+}
 
 /// The reason against an IP packet on the wire, and the packet that it is about.
 pub(crate) fn reason(bytes: &[u8], facts: &Uplink) -> (Option<Reason>, Packet) {
-    let settings = Settings::default();
-    let (decision, packet) = judge(bytes, LinkLayer::Ip, Hook::Tc, &settings, facts);
+    let (decision, packet) = judged(bytes, Hook::Tc, &Settings::default(), facts);
     (decision.map(|decision| decision.reason), packet)
 }

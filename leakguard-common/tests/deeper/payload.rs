@@ -6,8 +6,8 @@ use leakguard_common::abi::{
 use leakguard_common::packet::{LinkLayer, Packet, parse};
 
 use crate::builder::{TCP, UDP, ipv4, ipv6, tcp, udp};
-use crate::judge::{Uplink, judge};
-use crate::reason;
+use crate::uplink::Uplink;
+use crate::{judged, reason};
 
 /// A client's hello with these extensions, in one record.
 fn hello(extensions: &[(u16, Vec<u8>)]) -> Vec<u8> {
@@ -145,7 +145,7 @@ fn a_resolver_is_known_by_its_address_over_tcp_and_quic() {
             exempt: ClassSet::default().with(Class::Doh),
             ..Settings::default()
         };
-        let (decision, _) = judge(&bytes, LinkLayer::Ip, Hook::Tc, &exempt, &facts);
+        let (decision, _) = judged(&bytes, Hook::Tc, &exempt, &facts);
         assert_eq!(decision, None);
     }
 }
@@ -163,14 +163,13 @@ fn a_question_to_another_port_is_reported_and_passes() {
         options: Settings::REPORT_SHAPES,
         ..Settings::default()
     };
-    let judged = |bytes: &[u8], settings: &Settings| {
-        judge(bytes, LinkLayer::Ip, Hook::Tc, settings, &Uplink::default()).0
-    };
-    let decision = judged(&bytes, &settings).unwrap();
+    let found =
+        |bytes: &[u8], settings: &Settings| judged(bytes, Hook::Tc, settings, &Uplink::default()).0;
+    let decision = found(&bytes, &settings).unwrap();
     assert_eq!(decision.reason, Reason::DnsShaped);
     assert_eq!(decision.verdict, Verdict::Pass);
     assert!(decision.is_reported());
-    assert_eq!(judged(&bytes, &Settings::default()), None);
+    assert_eq!(found(&bytes, &Settings::default()), None);
 }
 
 #[test]
@@ -188,7 +187,7 @@ fn what_is_no_question_is_not_reported() {
     for payload in [answer, two, root, question()[..12].to_vec(), vec![0xff; 64]] {
         let bytes = ipv4(UDP, 0, &[], &udp(40_000, 5300, &payload));
         let facts = Uplink::default();
-        let (decision, _) = judge(&bytes, LinkLayer::Ip, Hook::Tc, &settings, &facts);
+        let (decision, _) = judged(&bytes, Hook::Tc, &settings, &facts);
         assert_eq!(decision, None, "{payload:02x?}");
     }
 }

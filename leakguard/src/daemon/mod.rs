@@ -196,7 +196,11 @@ pub async fn run(
                 guard.renew_leases().await;
                 readiness.note();
             }
-            () = readiness.due() => readiness.read().await,
+            () = readiness.due() => {
+                if let Some(notice) = readiness.read().await {
+                    feed.notify(notice);
+                }
+            }
             () = watchdog.due() => watchdog.reset(),
             request = asked.recv() => match request {
                 Some(Request::SetRole(name, role, reply)) => {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::wait_for;
 use crate::error::{chain, escape_control};
+use crate::event::{Notice, NoticeKind};
 use crate::status::{Assessment, Level, assess};
 
 /// The shortest time between two readings of the level: it runs nft, and interfaces can change all the time.
@@ -51,8 +52,9 @@ impl Readiness {
         wait_for(self.due).await;
     }
 
-    /// Reads the level, and tells of what is new.
-    pub(super) async fn read(&mut self) {
+    /// Reads the level, and tells of what is new; what has changed since it was told before, for those who listen to
+    /// events.
+    pub(super) async fn read(&mut self) -> Option<Notice> {
         self.due = None;
         self.last = Some(Instant::now());
         let found = assess(&self.bpffs)
@@ -63,10 +65,16 @@ impl Readiness {
                 mode: None,
                 causes: vec![format!("the level cannot be read: {}", chain(&error))],
             });
-        if self.told.as_ref() != Some(&found) {
-            self.tell(&found);
-            self.told = Some(found);
+        if self.told.as_ref() == Some(&found) {
+            return None;
         }
+        self.tell(&found);
+        let notice = self.told.is_some().then(|| {
+            let level = found.level.name();
+            Notice::new(NoticeKind::Level, "level", level, describe(&found))
+        });
+        self.told = Some(found);
+        notice
     }
 
     /// Tells the log and the service manager: the one place that learns of every change of the level.

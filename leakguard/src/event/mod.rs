@@ -101,7 +101,8 @@ pub struct InterfaceRef {
 /// The first question of a DNS message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Query {
-    /// The name, fully qualified.
+    /// The name as it was sent, fully qualified: ASCII, what is no letter or digit behind a backslash or as three octal
+    /// digits; punycode is not decoded.
     pub name: String,
     /// The record type.
     #[serde(rename = "type")]

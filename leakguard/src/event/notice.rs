@@ -17,6 +17,8 @@ pub enum NoticeKind {
     Repair,
     /// The kill switch was engaged or released.
     KillSwitch,
+    /// More or less is enforced than before, or for another cause.
+    Level,
 }
 
 impl NoticeKind {
@@ -25,6 +27,7 @@ impl NoticeKind {
         match self {
             Self::Repair => "repair",
             Self::KillSwitch => "kill_switch",
+            Self::Level => "level",
         }
     }
 }

@@ -35,7 +35,9 @@ pub(crate) fn first_question(transport: u8, bytes: &[u8]) -> Option<Query> {
     }
     let question = Question::read(&mut decoder).ok()?;
     Some(Query {
-        name: question.name().to_string(),
+        // Not decoded from punycode: that would put the bytes of such a label out as they are, dots and control
+        // characters among them.
+        name: question.name().to_ascii(),
         kind: question.query_type().to_string(),
     })
 }
@@ -80,6 +82,20 @@ mod tests {
             first_question(protocol::TCP, &tcp(60, MESSAGE)),
             Some(question())
         );
+    }
+
+    #[test]
+    fn a_name_is_what_was_sent_and_nothing_else() {
+        for (labels, expected) in [
+            (&b"\x0dxn--bcher-kva\0"[..], "xn--bcher-kva."),
+            (b"\x10xn--a.com.\x1b[31m-\0", "xn--a\\.com\\.\\033\\[31m-."),
+            (b"\x03a.b\x02\xff\x07\0", "a\\.b.\\377\\007."),
+            (b"\0", "."),
+        ] {
+            let message = [&MESSAGE[..12], labels, b"\0\x01\0\x01"].concat();
+            let query = first_question(protocol::UDP, &udp(&message)).unwrap();
+            assert_eq!(query.name, expected);
+        }
     }
 
     #[test]

@@ -33,7 +33,7 @@ use crate::kernel::pins::Pins;
 use crate::kernel::requirements::check_cgroup;
 use crate::kernel::ring::EventRing;
 use crate::kernel::{self, Device, Enforcement, Exemptions, KernelError};
-use crate::netfilter::{self, Applied, Egress, NetfilterError, Permitted, Ruleset};
+use crate::netfilter::{self, Applied, Egress, NameError, NetfilterError, Permitted, Ruleset};
 
 /// How long new uplinks are covered before the interfaces are looked at again, and a tunnel that has come meanwhile is
 /// permitted.
@@ -626,8 +626,17 @@ fn of_role(interfaces: &Interfaces, wanted: impl Fn(&Interface) -> bool) -> BTre
         .values()
         .filter(|interface| wanted(interface))
         // Whose name nft cannot express was warned of when it came.
-        .filter_map(|interface| Permitted::new(interface.ifindex, &interface.name).ok())
+        .filter_map(|interface| permitted(interface).ok())
         .collect()
+}
+
+/// An interface as the second net knows it.
+fn permitted(interface: &Interface) -> Result<Permitted, NameError> {
+    Permitted::new(
+        interface.ifindex,
+        &interface.name,
+        interface.kind.as_deref(),
+    )
 }
 
 fn device(interface: &Interface) -> Device {

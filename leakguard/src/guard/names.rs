@@ -1,8 +1,7 @@
 //! Names of interfaces that do not mean what they seem to.
 
-use super::Interfaces;
+use super::{Interfaces, permitted};
 use crate::interfaces::{Interface, tunnel_of_kind};
-use crate::netfilter::Permitted;
 
 /// Warns of interfaces that have come with a name that nft cannot express, which the second net does not permit, or with
 /// a tunnel's name but not its kind.
@@ -12,7 +11,7 @@ pub(super) fn warn_of_names(before: &Interfaces, after: &Interfaces) {
         if before.get(ifindex).is_some_and(|was| was.name == *name) {
             continue;
         }
-        if let Err(error) = Permitted::new(*ifindex, name) {
+        if let Err(error) = permitted(interface) {
             log::warn!("{error}");
         }
         if let Some(warning) = passed_over(interface) {

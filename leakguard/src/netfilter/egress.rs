@@ -13,7 +13,7 @@ use leakguard_common::abi::{Class, Reason};
 use leakguard_common::packet::protocol;
 use serde_json::Value;
 
-use super::ruleset::{Ruleset, counter, deletion, push};
+use super::ruleset::{Ruleset, counter, deletion};
 use super::state::{action, count, elements};
 use super::{Action, Count, Permitted, TABLE, Transport};
 

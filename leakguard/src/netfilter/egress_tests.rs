@@ -8,7 +8,7 @@ fn egress() -> Egress {
     let ruleset = Ruleset::new(Action::Drop, [Class::Dns, Class::Doq], &[5300]);
     Egress::new(
         &ruleset,
-        BTreeSet::from([Permitted::new(2, "eth0").unwrap()]),
+        BTreeSet::from([Permitted::new(2, "eth0", None).unwrap()]),
     )
 }
 
@@ -115,7 +115,9 @@ fn a_listing_is_understood_and_every_difference_shows() {
         assert_eq!(table.satisfies(&egress), !is_rule, "{object}");
     }
     let mut other = egress.clone();
-    other.uplinks.insert(Permitted::new(3, "eth1").unwrap());
+    other
+        .uplinks
+        .insert(Permitted::new(3, "eth1", None).unwrap());
     assert!(!table.satisfies(&other));
     assert_eq!(table.lacking(&other.uplinks).len(), 1);
     other.uplinks.clear();

@@ -5,8 +5,8 @@
 //! `inet` (routed) and `bridge` (bridged) and stays when the agent goes. Uplinks with a TC program
 //! are left to that, so that it counts and reports; for 15 seconds at a time, as long as an agent says so.
 //!
-//! An interface is permitted as a pair of number *and* name: a number that somebody takes over and a
-//! name that somebody steals are each not enough.
+//! An interface is permitted by number *and* name *and* kind: a number that somebody takes over and a
+//! name that somebody steals are not enough, not even both.
 //!
 //! Where `br_netfilter` is on (`net.bridge.bridge-nf-call-iptables`), a bridged packet passes both
 //! tables, with its port as the exit in one and the whole bridge in the other; both have to permit it.
@@ -14,7 +14,16 @@
 //!
 //! A third table, in the family `netdev`, is there only if packet sockets are treated strictly ([`Egress`]).
 
+/// Appends formatted text; writing to a `String` cannot fail.
+macro_rules! push {
+    ($text:expr, $($arguments:tt)*) => {
+        $text.push_str(&format!($($arguments)*))
+    };
+}
+
 mod egress;
+mod let_out;
+mod permitted;
 mod ruleset;
 mod state;
 
@@ -24,7 +33,8 @@ use tokio::{io::AsyncWriteExt, process::Command, time};
 
 pub use self::{
     egress::{Egress, EgressTable},
-    ruleset::{Action, NameError, Permitted, Restriction, Ruleset, Transport},
+    permitted::{NameError, Permitted},
+    ruleset::{Action, Restriction, Ruleset, Transport},
     state::{Count, State, Table},
 };
 

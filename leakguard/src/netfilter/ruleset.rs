@@ -7,33 +7,17 @@ use ipnet::IpNet;
 use leakguard_common::abi::{Class, Reason};
 use leakguard_common::verdict::{ClassPorts, ports};
 
-use super::{Count, State, TABLE, Table};
-
-/// How long an uplink is left to its TC program, in seconds, unless the agent says so again.
-///
-/// Without an agent nobody would notice that a device was replaced by one without a program, whose number and name are
-/// the same; the chain catches it then.
-pub(super) const LEASE_SECONDS: u64 = 15;
-
-/// Name of the set of tunnels and local interfaces.
-pub(super) const PERMITTED: &str = "permitted";
-
-/// Name of the set of uplinks with a TC program.
-pub(super) const COVERED: &str = "covered";
+use super::let_out::{
+    COVERED, COVERED_KINDLESS, InterfaceSet, LEASE_SECONDS, LET_OUT, PERMITTED, PERMITTED_KINDLESS,
+    keys, write_let_out,
+};
+use super::{Count, Permitted, State, TABLE, Table};
 
 /// Name of the chain that catches DNS.
 pub(super) const FORWARD: &str = "forward";
 
 /// Name of the chain behind it that catches the rest, where there is a restriction.
 pub(super) const RESTRICT: &str = "restrict";
-
-/// Appends formatted text; writing to a `String` cannot fail.
-macro_rules! push {
-    ($text:expr, $($arguments:tt)*) => {
-        $text.push_str(&format!($($arguments)*))
-    };
-}
-pub(super) use push;
 
 /// The whole of the second net.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -134,12 +118,12 @@ impl Ruleset {
         let mut text = String::new();
         for family in self.families() {
             let family = family.name();
-            for (set, interfaces) in self.interface_sets() {
-                push!(text, "flush set {family} {TABLE} {set}\n");
-                if let Some(elements) = interface_elements(interfaces) {
+            for InterfaceSet { name, elements, .. } in self.interface_sets() {
+                push!(text, "flush set {family} {TABLE} {name}\n");
+                if !elements.is_empty() {
                     push!(
                         text,
-                        "add element {family} {TABLE} {set} {{ {elements} }}\n"
+                        "add element {family} {TABLE} {name} {{ {elements} }}\n"
                     );
                 }
             }
@@ -163,13 +147,18 @@ impl Ruleset {
             let count = counts.and_then(|table| table.counts.get(&reason)).copied();
             text.push_str(&counter(reason, count.unwrap_or_default()));
         }
-        for (set, interfaces) in self.interface_sets() {
-            push!(text, "\tset {set} {{\n\t\ttypeof oif . oifname\n");
-            if set == COVERED {
+        for set in self.interface_sets() {
+            push!(
+                text,
+                "\tset {} {{\n\t\ttypeof {}\n",
+                set.name,
+                keys(set.kindless)
+            );
+            if set.leased {
                 push!(text, "\t\tflags timeout\n\t\ttimeout {LEASE_SECONDS}s\n");
             }
-            if let Some(elements) = interface_elements(interfaces) {
-                push!(text, "\t\telements = {{ {elements} }}\n");
+            if !set.elements.is_empty() {
+                push!(text, "\t\telements = {{ {} }}\n", set.elements);
             }
             text.push_str("\t}\n");
         }
@@ -182,11 +171,12 @@ impl Ruleset {
             push!(text, "\t\telements = {{ {} }}\n", port_elements(&all));
         }
         text.push_str("\t}\n");
+        write_let_out(text, family);
         push!(text, "\tchain {FORWARD} {{\n");
         text.push_str("\t\ttype filter hook forward priority filter + 10; policy accept;\n");
         // Ordered by cost: nearly every packet is done after one lookup.
         text.push_str("\t\tmeta l4proto . th dport != @caught accept\n");
-        write_acceptance(text, family);
+        push!(text, "\t\tjump {LET_OUT}\n");
         for (class, ports) in self.ports.iter().filter(|(_, ports)| !ports.is_empty()) {
             push!(
                 text,
@@ -212,8 +202,13 @@ impl Ruleset {
             .chain(restricted)
     }
 
-    fn interface_sets(&self) -> [(&'static str, &BTreeSet<Permitted>); 2] {
-        [(PERMITTED, &self.permitted), (COVERED, &self.covered)]
+    fn interface_sets(&self) -> [InterfaceSet; 4] {
+        [
+            InterfaceSet::new(PERMITTED, &self.permitted, false, false),
+            InterfaceSet::new(PERMITTED_KINDLESS, &self.permitted, true, false),
+            InterfaceSet::new(COVERED, &self.covered, false, true),
+            InterfaceSet::new(COVERED_KINDLESS, &self.covered, true, true),
+        ]
     }
 }
 
@@ -243,7 +238,7 @@ impl Restriction {
         }
         push!(text, "\tchain {RESTRICT} {{\n");
         text.push_str("\t\ttype filter hook forward priority filter + 11; policy accept;\n");
-        write_acceptance(text, family);
+        push!(text, "\t\tjump {LET_OUT}\n");
         for (set, protocol, _) in lans {
             push!(text, "\t\t{protocol} daddr @{set} accept\n");
         }
@@ -260,21 +255,6 @@ impl Restriction {
             self.reason.name()
         );
     }
-}
-
-/// The rules for what is left to others.
-fn write_acceptance(text: &mut String, family: Family) {
-    push!(text, "\t\toif . oifname @{PERMITTED} accept\n");
-    push!(text, "\t\toif . oifname @{COVERED} accept\n");
-    if family == Family::Inet {
-        // An IPsec policy without a device will encrypt it: netfilter sees it before that.
-        text.push_str("\t\trt ipsec exists accept\n");
-    }
-}
-
-fn interface_elements(interfaces: &BTreeSet<Permitted>) -> Option<String> {
-    let elements: Vec<_> = interfaces.iter().map(Permitted::element).collect();
-    (!elements.is_empty()).then(|| elements.join(", "))
 }
 
 /// A counter of a table, with what it has counted already.
@@ -325,54 +305,6 @@ impl Transport {
     }
 }
 
-/// An interface that may carry what is caught elsewhere, known by its number and its name.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Permitted {
-    ifindex: u32,
-    name: String,
-}
-
-impl Permitted {
-    /// Checks that nft can express the name.
-    ///
-    /// The kernel allows nearly every byte in a name. nft has no way to write a quote, takes a
-    /// backslash for an escape, and `*` at the end for a wildcard.
-    pub fn new(ifindex: u32, name: &str) -> Result<Self, NameError> {
-        let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '*');
-        if name.is_empty() || !name.chars().all(plain) {
-            return Err(NameError {
-                name: name.to_owned(),
-            });
-        }
-        Ok(Self {
-            ifindex,
-            name: name.to_owned(),
-        })
-    }
-
-    /// Number within the network namespace.
-    pub fn ifindex(&self) -> u32 {
-        self.ifindex
-    }
-
-    /// Name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn element(&self) -> String {
-        format!("{} . \"{}\"", self.ifindex, self.name)
-    }
-}
-
-/// A name that nft cannot express; such an interface is not permitted.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("nft cannot express the interface name {name:?}")]
-pub struct NameError {
-    /// The name.
-    pub name: String,
-}
-
 fn port_elements(ports: &BTreeSet<(Transport, u16)>) -> String {
     let elements: Vec<_> = ports
         .iter()
@@ -387,11 +319,13 @@ mod tests {
 
     fn ruleset() -> Ruleset {
         let mut ruleset = Ruleset::new(Action::Drop, [Class::Dns, Class::Dot], &[5300]);
-        ruleset.permitted = [Permitted::new(1, "lo"), Permitted::new(7, "wg0")]
-            .into_iter()
-            .collect::<Result<_, _>>()
-            .unwrap();
-        ruleset.covered.insert(Permitted::new(2, "eth0").unwrap());
+        let interface = |ifindex, name, kind| Permitted::new(ifindex, name, kind).unwrap();
+        ruleset.permitted = BTreeSet::from([
+            interface(1, "lo", None),
+            interface(7, "wg0", Some("wireguard")),
+            interface(8, "br0", Some("bridge")),
+        ]);
+        ruleset.covered.insert(interface(2, "eth0", None));
         ruleset
     }
 
@@ -416,10 +350,19 @@ table inet leakguard {
 	counter dns { packets 0 bytes 0 }
 	counter dot { packets 3 bytes 180 }
 	set permitted {
+		typeof oif . oifname . meta oifkind
+		elements = { 7 . \"wg0\" . \"wireguard\", 8 . \"br0\" . \"bridge\" }
+	}
+	set permitted_kindless {
 		typeof oif . oifname
-		elements = { 1 . \"lo\", 7 . \"wg0\" }
+		elements = { 1 . \"lo\" }
 	}
 	set covered {
+		typeof oif . oifname . meta oifkind
+		flags timeout
+		timeout 15s
+	}
+	set covered_kindless {
 		typeof oif . oifname
 		flags timeout
 		timeout 15s
@@ -429,12 +372,18 @@ table inet leakguard {
 		typeof meta l4proto . th dport
 		elements = { tcp . 53, tcp . 853, tcp . 5300, udp . 53, udp . 5300 }
 	}
+	chain let_out {
+		oif . oifname . meta oifkind @permitted accept
+		oif . oifname . meta oifkind @covered accept
+		rt ipsec exists accept
+		meta oifkind != \"-\" return
+		oif . oifname @permitted_kindless accept
+		oif . oifname @covered_kindless accept
+	}
 	chain forward {
 		type filter hook forward priority filter + 10; policy accept;
 		meta l4proto . th dport != @caught accept
-		oif . oifname @permitted accept
-		oif . oifname @covered accept
-		rt ipsec exists accept
+		jump let_out
 		meta l4proto . th dport { tcp . 53, tcp . 5300, udp . 53, udp . 5300 } counter name \"dns\" drop
 		meta l4proto . th dport { tcp . 853 } counter name \"dot\" drop
 	}
@@ -445,10 +394,19 @@ table bridge leakguard {
 	counter dns { packets 0 bytes 0 }
 	counter dot { packets 0 bytes 0 }
 	set permitted {
+		typeof oif . oifname . meta oifkind
+		elements = { 7 . \"wg0\" . \"wireguard\", 8 . \"br0\" . \"bridge\" }
+	}
+	set permitted_kindless {
 		typeof oif . oifname
-		elements = { 1 . \"lo\", 7 . \"wg0\" }
+		elements = { 1 . \"lo\" }
 	}
 	set covered {
+		typeof oif . oifname . meta oifkind
+		flags timeout
+		timeout 15s
+	}
+	set covered_kindless {
 		typeof oif . oifname
 		flags timeout
 		timeout 15s
@@ -458,11 +416,17 @@ table bridge leakguard {
 		typeof meta l4proto . th dport
 		elements = { tcp . 53, tcp . 853, tcp . 5300, udp . 53, udp . 5300 }
 	}
+	chain let_out {
+		oif . oifname . meta oifkind @permitted accept
+		oif . oifname . meta oifkind @covered accept
+		meta oifkind != \"-\" return
+		oif . oifname @permitted_kindless accept
+		oif . oifname @covered_kindless accept
+	}
 	chain forward {
 		type filter hook forward priority filter + 10; policy accept;
 		meta l4proto . th dport != @caught accept
-		oif . oifname @permitted accept
-		oif . oifname @covered accept
+		jump let_out
 		meta l4proto . th dport { tcp . 53, tcp . 5300, udp . 53, udp . 5300 } counter name \"dns\" drop
 		meta l4proto . th dport { tcp . 853 } counter name \"dot\" drop
 	}
@@ -500,9 +464,7 @@ table bridge leakguard {
         assert_eq!(
             chains[0],
             " {\n\t\ttype filter hook forward priority filter + 11; policy accept;
-\t\toif . oifname @permitted accept
-\t\toif . oifname @covered accept
-\t\trt ipsec exists accept
+\t\tjump let_out
 \t\tip daddr @lan4 accept
 \t\tip6 daddr @lan6 accept
 \t\tcounter name \"kill_switch\" drop\n\t"
@@ -529,16 +491,21 @@ table bridge leakguard {
 
     #[test]
     fn an_update_touches_the_sets_of_interfaces_only() {
+        let update = |family| {
+            format!(
+                "flush set {family} leakguard permitted\n\
+                 add element {family} leakguard permitted \
+                 {{ 7 . \"wg0\" . \"wireguard\", 8 . \"br0\" . \"bridge\" }}\n\
+                 flush set {family} leakguard permitted_kindless\n\
+                 add element {family} leakguard permitted_kindless {{ 1 . \"lo\" }}\n\
+                 flush set {family} leakguard covered\n\
+                 flush set {family} leakguard covered_kindless\n\
+                 add element {family} leakguard covered_kindless {{ 2 . \"eth0\" }}\n"
+            )
+        };
         assert_eq!(
             ruleset().interfaces_update(),
-            "flush set inet leakguard permitted\n\
-             add element inet leakguard permitted { 1 . \"lo\", 7 . \"wg0\" }\n\
-             flush set inet leakguard covered\n\
-             add element inet leakguard covered { 2 . \"eth0\" }\n\
-             flush set bridge leakguard permitted\n\
-             add element bridge leakguard permitted { 1 . \"lo\", 7 . \"wg0\" }\n\
-             flush set bridge leakguard covered\n\
-             add element bridge leakguard covered { 2 . \"eth0\" }\n"
+            ["inet", "bridge"].map(update).concat()
         );
         let nothing = Ruleset {
             permitted: BTreeSet::new(),
@@ -549,19 +516,9 @@ table bridge leakguard {
         assert_eq!(
             nothing.interfaces_update(),
             "flush set inet leakguard permitted\n\
-             flush set inet leakguard covered\n"
+             flush set inet leakguard permitted_kindless\n\
+             flush set inet leakguard covered\n\
+             flush set inet leakguard covered_kindless\n"
         );
-    }
-
-    #[test]
-    fn a_name_that_nft_reads_differently_is_refused() {
-        for name in [
-            "", "a\"b", "a\\b", "tun*", "*", "a b", "a\nb", "wg\u{e4}", "\u{fffd}",
-        ] {
-            assert!(Permitted::new(1, name).is_err(), "{name:?}");
-        }
-        for name in ["wg0", "eth0.100", "br-0", "x$y;{}@#[]~!", "77", "-", "lo:1"] {
-            assert!(Permitted::new(1, name).is_ok(), "{name:?}");
-        }
     }
 }

@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use leakguard_common::abi::{Class, Reason};
 
-use super::ruleset::{COVERED, FORWARD, Family, PERMITTED, RESTRICT};
+use super::let_out::{COVERED, COVERED_KINDLESS, LET_OUT, NO_KIND, PERMITTED, PERMITTED_KINDLESS};
+use super::ruleset::{FORWARD, Family, RESTRICT};
 use super::{Action, Permitted, Restriction, Ruleset, Transport};
 
 /// The tables that exist.
@@ -48,6 +49,7 @@ pub struct Table {
     caught: BTreeSet<(Transport, u16)>,
     /// The sets of prefixes that are let out, by name.
     lans: BTreeMap<String, BTreeSet<IpNet>>,
+    let_out: Chain,
     forward: Chain,
     restrict: Chain,
 }
@@ -73,9 +75,13 @@ pub struct Count {
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Rule {
     SkipOthers,
-    Permit,
-    Leave,
+    /// Goes through the chain that lets out.
+    LetOut,
+    /// Accepts what leaves by the interfaces of a set.
+    Accept(InterfaceSet),
     SkipIpsec,
+    /// Whatever has a kind is done with the chain.
+    SkipKinds,
     Catch {
         class: Class,
         ports: BTreeSet<(Transport, u16)>,
@@ -89,6 +95,15 @@ enum Rule {
         action: Action,
     },
     Foreign,
+}
+
+/// A set of interfaces, by number and name and, but for those without one, kind.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum InterfaceSet {
+    Permitted,
+    PermittedKindless,
+    Covered,
+    CoveredKindless,
 }
 
 /// What a restriction is about.
@@ -142,8 +157,12 @@ impl Table {
             }
             let set = &object["set"];
             match set["name"].as_str() {
-                Some(PERMITTED) => table.permitted = interfaces(set, &resolve),
-                Some(COVERED) => table.covered = interfaces(set, &resolve),
+                Some(PERMITTED | PERMITTED_KINDLESS) => {
+                    table.permitted.extend(interfaces(set, &resolve));
+                }
+                Some(COVERED | COVERED_KINDLESS) => {
+                    table.covered.extend(interfaces(set, &resolve));
+                }
                 Some("caught") => table.caught = elements(&set["elem"]).filter_map(port).collect(),
                 Some(name) => {
                     let prefixes = elements(&set["elem"]).filter_map(prefix).collect();
@@ -161,6 +180,7 @@ impl Table {
 
     fn chain(&mut self, name: &Value) -> Option<&mut Chain> {
         match name.as_str()? {
+            LET_OUT => Some(&mut self.let_out),
             FORWARD => Some(&mut self.forward),
             RESTRICT => Some(&mut self.restrict),
             _ => None,
@@ -176,8 +196,7 @@ impl Table {
             restriction,
             bridge: _,
         } = ruleset;
-        let mut rules = vec![Rule::SkipOthers];
-        rules.extend(acceptance(family));
+        let mut rules = vec![Rule::SkipOthers, Rule::LetOut];
         rules.extend(
             ports
                 .iter()
@@ -193,6 +212,7 @@ impl Table {
             rules,
         };
         self.forward == forward
+            && self.let_out == let_out(family)
             && self.permitted == *permitted
             // Leases that nobody renews end by themselves.
             && (covered.is_empty() || self.covered == *covered)
@@ -214,7 +234,7 @@ impl Table {
             .filter(|(_, _, prefixes)| !prefixes.is_empty())
             .map(|(set, _, prefixes)| (set.to_owned(), prefixes.into_iter().collect()))
             .collect();
-        let mut rules: Vec<Rule> = acceptance(family).collect();
+        let mut rules = vec![Rule::LetOut];
         rules.extend(lans.keys().cloned().map(Rule::Lan));
         rules.push(Rule::Restrict {
             subject: match (reason, family) {
@@ -233,19 +253,37 @@ impl Table {
     }
 }
 
-/// The rules for what is left to others.
-fn acceptance(family: Family) -> impl Iterator<Item = Rule> {
-    let ipsec = (family == Family::Inet).then_some(Rule::SkipIpsec);
-    [Rule::Permit, Rule::Leave].into_iter().chain(ipsec)
+/// The chain of what is permitted or left to others.
+fn let_out(family: Family) -> Chain {
+    let mut rules = vec![
+        Rule::Accept(InterfaceSet::Permitted),
+        Rule::Accept(InterfaceSet::Covered),
+    ];
+    if family == Family::Inet {
+        rules.push(Rule::SkipIpsec);
+    }
+    rules.extend([
+        Rule::SkipKinds,
+        Rule::Accept(InterfaceSet::PermittedKindless),
+        Rule::Accept(InterfaceSet::CoveredKindless),
+    ]);
+    Chain {
+        hooked: false,
+        rules,
+    }
 }
 
 impl Rule {
     fn parse(expressions: &Value) -> Self {
         let expressions: Vec<_> = elements(expressions).collect();
-        let Some(first) = expressions.first().map(|first| &first["match"]) else {
+        let Some(first) = expressions.first() else {
             return Self::Foreign;
         };
         let rest = &expressions;
+        if rest.len() == 1 && first["jump"]["target"] == LET_OUT {
+            return Self::LetOut;
+        }
+        let first = &first["match"];
         if first.is_null() {
             return Self::restrict(Subject::Everything, rest);
         }
@@ -257,8 +295,23 @@ impl Rule {
         let accepts = rest.len() == 2 && rest[1].get("accept").is_some();
         match (keys.as_slice(), operator, first["right"].as_str()) {
             (["l4proto", "dport"], "!=", Some("@caught")) if accepts => Self::SkipOthers,
-            (["oif", "oifname"], "==", Some("@permitted")) if accepts => Self::Permit,
-            (["oif", "oifname"], "==", Some("@covered")) if accepts => Self::Leave,
+            (["oif", "oifname", "oifkind"], "==", Some("@permitted")) if accepts => {
+                Self::Accept(InterfaceSet::Permitted)
+            }
+            (["oif", "oifname", "oifkind"], "==", Some("@covered")) if accepts => {
+                Self::Accept(InterfaceSet::Covered)
+            }
+            (["oif", "oifname"], "==", Some("@permitted_kindless")) if accepts => {
+                Self::Accept(InterfaceSet::PermittedKindless)
+            }
+            (["oif", "oifname"], "==", Some("@covered_kindless")) if accepts => {
+                Self::Accept(InterfaceSet::CoveredKindless)
+            }
+            (["oifkind"], "!=", Some(NO_KIND))
+                if rest.len() == 2 && rest[1].get("return").is_some() =>
+            {
+                Self::SkipKinds
+            }
             (["ipsec"], "==", None) if accepts && first["right"] == true => Self::SkipIpsec,
             (["l4proto", "dport"], "==", None) => Self::catch(&first["right"], &rest[1..]),
             (["daddr"], "==", Some(set)) if accepts && set.starts_with('@') => {
@@ -363,18 +416,16 @@ fn interfaces(set: &Value, resolve: impl Fn(&str) -> Option<u32>) -> BTreeSet<Pe
         .collect()
 }
 
-fn permitted(pair: &Value, resolve: impl Fn(&str) -> Option<u32>) -> Option<Permitted> {
-    let [number, name] = elements(&pair["concat"])
-        .collect::<Vec<_>>()
-        .try_into()
-        .ok()?;
-    let ifindex = match number {
+fn permitted(key: &Value, resolve: impl Fn(&str) -> Option<u32>) -> Option<Permitted> {
+    let mut parts = elements(&key["concat"]);
+    let ifindex = match parts.next()? {
         Value::Number(number) => u32::try_from(number.as_u64()?).ok()?,
         // A device may be called 77: what exists by that name comes first, as it does in nft.
         Value::String(text) => resolve(text).or_else(|| text.parse().ok())?,
         _ => return None,
     };
-    Permitted::new(ifindex, name.as_str()?).ok()
+    let name = parts.next()?.as_str()?;
+    Permitted::new(ifindex, name, parts.next().and_then(Value::as_str)).ok()
 }
 
 fn port(pair: &Value) -> Option<(Transport, u16)> {
@@ -403,11 +454,12 @@ mod tests {
 
     fn ruleset() -> Ruleset {
         let mut ruleset = Ruleset::new(Action::Drop, [Class::Dns], &[]);
-        ruleset.permitted.extend([Permitted::new(1, "lo").unwrap()]);
-        ruleset
-            .permitted
-            .extend([Permitted::new(77, "gone").unwrap()]);
-        ruleset.covered.insert(Permitted::new(3, "up0").unwrap());
+        let interface = |ifindex, name, kind| Permitted::new(ifindex, name, kind).unwrap();
+        ruleset.permitted.extend([
+            interface(1, "lo", None),
+            interface(77, "gone", Some("wireguard")),
+        ]);
+        ruleset.covered.insert(interface(3, "up0", Some("veth")));
         ruleset
     }
 
@@ -416,30 +468,42 @@ mod tests {
         let ports = json!([{"concat": ["tcp", 53]}, {"concat": ["udp", 53]}]);
         let port_keys = json!({"concat": [
             {"meta": {"key": "l4proto"}}, {"payload": {"protocol": "th", "field": "dport"}}]});
-        let out_keys = json!({"concat": [{"meta": {"key": "oif"}}, {"meta": {"key": "oifname"}}]});
-        let rule = |expressions: Value| json!({"rule": {"chain": "forward", "expr": expressions}});
+        let keys = json!([{"meta": {"key": "oif"}}, {"meta": {"key": "oifname"}}, {"meta": {"key": "oifkind"}}]);
+        let out_keys = json!({"concat": keys});
+        let kindless = json!({"concat": keys.as_array().unwrap()[..2]});
+        let rule = |chain: &str, expressions: Value| json!({"rule": {"chain": chain, "expr": expressions}});
+        let accept = |keys: &Value, set: &str| {
+            rule(
+                "let_out",
+                json!([{"match": {"op": "==", "left": keys, "right": set}}, {"accept": null}]),
+            )
+        };
         json!({"nftables": [
             {"metainfo": {"version": "1.0.6"}},
             {"table": {"family": "inet", "name": "leakguard"}},
             {"counter": {"name": "dns", "packets": 4, "bytes": 240}},
-            {"set": {"name": "permitted",
-                     "elem": [{"concat": ["lo", "lo"]}, {"concat": ["77", "gone"]}]}},
+            {"set": {"name": "permitted", "elem": [{"concat": ["77", "gone", "wireguard"]}]}},
+            {"set": {"name": "permitted_kindless", "elem": [{"concat": ["lo", "lo"]}]}},
             {"set": {"name": "covered", "flags": ["timeout"], "timeout": 30, "elem": [
-                {"elem": {"val": {"concat": ["3", "up0"]}, "timeout": 30, "expires": 29}}]}},
+                {"elem": {"val": {"concat": ["3", "up0", "veth"]}, "timeout": 30, "expires": 29}}]}},
+            {"set": {"name": "covered_kindless", "flags": ["timeout"], "timeout": 30}},
             {"set": {"name": "caught", "elem": ports}},
+            {"chain": {"name": "let_out"}},
             {"chain": {"name": "forward", "type": "filter", "hook": "forward", "prio": 10}},
-            rule(json!([
-                {"match": {"op": "!=", "left": port_keys, "right": "@caught"}}, {"accept": null}])),
-            rule(json!([
-                {"match": {"op": "==", "left": out_keys, "right": "@permitted"}},
-                {"accept": null}])),
-            rule(json!([
-                {"match": {"op": "==", "left": out_keys, "right": "@covered"}},
-                {"accept": null}])),
-            rule(json!([
+            accept(&out_keys, "@permitted"),
+            accept(&out_keys, "@covered"),
+            rule("let_out", json!([
                 {"match": {"op": "==", "left": {"rt": {"key": "ipsec"}}, "right": true}},
                 {"accept": null}])),
-            rule(json!([
+            rule("let_out", json!([
+                {"match": {"op": "!=", "left": {"meta": {"key": "oifkind"}}, "right": "-"}},
+                {"return": null}])),
+            accept(&kindless, "@permitted_kindless"),
+            accept(&kindless, "@covered_kindless"),
+            rule("forward", json!([
+                {"match": {"op": "!=", "left": port_keys, "right": "@caught"}}, {"accept": null}])),
+            rule("forward", json!([{"jump": {"target": "let_out"}}])),
+            rule("forward", json!([
                 {"match": {"op": "==", "left": port_keys, "right": {"set": ports}}},
                 {"counter": "dns"}, {"drop": null}])),
         ]})
@@ -481,9 +545,9 @@ mod tests {
     fn a_machine_without_etc_protocols_lists_numbers() {
         let mut listing = listing();
         let numbers = json!([{"concat": [6, 53]}, {"concat": [17, 53]}]);
-        *listing.pointer_mut("/nftables/5/set/elem").unwrap() = numbers.clone();
+        *listing.pointer_mut("/nftables/7/set/elem").unwrap() = numbers.clone();
         *listing
-            .pointer_mut("/nftables/11/rule/expr/0/match/right/set")
+            .pointer_mut("/nftables/18/rule/expr/0/match/right/set")
             .unwrap() = numbers;
         assert!(state(&listing).satisfies(&Ruleset {
             bridge: false,
@@ -506,26 +570,36 @@ mod tests {
             changed("/nftables/2/counter/packets", json!(9)),
             "counting is no difference"
         );
-        assert!(!changed("/nftables/3/set/elem/1/concat/1", json!("wg0")));
-        assert!(!changed("/nftables/4/set/elem", json!([])));
-        assert!(!changed("/nftables/5/set/elem", json!([])));
-        assert!(!changed("/nftables/6/chain/hook", json!("input")));
-        assert!(!changed("/nftables/7/rule/expr/0", json!({})));
-        assert!(!changed("/nftables/8/rule/expr/0/match/op", json!("!=")));
-        assert!(!changed("/nftables/9/rule/expr/1", json!({"drop": null})));
-        assert!(!changed(
-            "/nftables/10/rule/expr",
-            json!([{"accept": null}])
-        ));
-        assert!(!changed(
-            "/nftables/11/rule/expr/2",
-            json!({"accept": null})
-        ));
-        assert!(!changed(
-            "/nftables/11/rule/expr/1",
-            json!({"counter": "other"})
-        ));
-        assert!(!changed("/nftables/11", json!({})), "a rule is missing");
+        for (path, value) in [
+            ("3/set/elem/0/concat/1", json!("wg0")),
+            ("3/set/elem/0/concat/2", json!("veth")),
+            ("3/set/elem/0/concat", json!(["77", "gone"])),
+            ("4/set/elem/0/concat", json!(["lo", "lo", "veth"])),
+            ("5/set/elem", json!([])),
+            ("7/set/elem", json!([])),
+            (
+                "8/chain",
+                json!({"name": "let_out", "hook": "forward", "type": "filter"}),
+            ),
+            ("9/chain/hook", json!("input")),
+            ("10/rule/expr/0", json!({})),
+            ("11/rule/expr", json!([{"accept": null}])),
+            ("13/rule/expr/1", json!({"accept": null})),
+            ("13/rule/expr/0/match/op", json!("==")),
+            ("14/rule/expr/1", json!({"drop": null})),
+            ("14/rule/expr/0/match/right", json!("@permitted")),
+            ("16/rule/expr/0/match/op", json!("==")),
+            ("17/rule/expr/0/jump/target", json!("other")),
+            (
+                "17/rule/expr",
+                json!([{"jump": {"target": "let_out"}}, {"accept": null}]),
+            ),
+            ("18/rule/expr/2", json!({"accept": null})),
+            ("18/rule/expr/1", json!({"counter": "other"})),
+            ("18", json!({})),
+        ] {
+            assert!(!changed(&format!("/nftables/{path}"), value), "{path}");
+        }
 
         let observing = Ruleset {
             action: Action::Count,
@@ -537,7 +611,7 @@ mod tests {
     #[test]
     fn a_chain_that_is_not_attached_does_nothing() {
         let mut listing = listing();
-        listing["nftables"][6]["chain"]["hook"] = Value::Null;
+        listing["nftables"][9]["chain"]["hook"] = Value::Null;
         let state = state(&listing);
         assert_eq!(state.inet.unwrap().action(Class::Dns), None);
     }

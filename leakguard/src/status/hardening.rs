@@ -104,7 +104,10 @@ async fn netdev(
     let links = snapshot.links.values();
     let (uplinks, unnamable): (BTreeSet<_>, Vec<_>) = links
         .filter(|link| is_uplink(link.ifindex))
-        .map(|link| Permitted::new(link.ifindex, &link.name).map_err(|error| error.name))
+        .map(|link| {
+            Permitted::new(link.ifindex, &link.name, link.kind.as_deref())
+                .map_err(|error| error.name)
+        })
         .fold(
             (BTreeSet::new(), Vec::new()),
             |(mut fit, mut unfit), uplink| {

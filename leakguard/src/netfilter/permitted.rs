@@ -1,0 +1,100 @@
+//! An interface as the second net knows it.
+
+/// An interface that may carry what is caught elsewhere, known by its number, its name and its kind.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Permitted {
+    ifindex: u32,
+    name: String,
+    kind: Option<String>,
+}
+
+impl Permitted {
+    /// Checks that nft can express the name, and the kind (`IFLA_INFO_KIND`) if there is one.
+    ///
+    /// The kernel allows nearly every byte in a name. nft has no way to write a quote, takes a
+    /// backslash for an escape, and `*` at the end for a wildcard.
+    pub fn new(ifindex: u32, name: &str, kind: Option<&str>) -> Result<Self, NameError> {
+        for text in [Some(name), kind].into_iter().flatten() {
+            if !is_expressible(text) {
+                return Err(NameError {
+                    name: text.to_owned(),
+                });
+            }
+        }
+        Ok(Self {
+            ifindex,
+            name: name.to_owned(),
+            kind: kind.map(str::to_owned),
+        })
+    }
+
+    /// Number within the network namespace.
+    pub fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+
+    /// Name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What its driver calls this kind of interface; `None` for hardware and the loopback interface.
+    pub fn kind(&self) -> Option<&str> {
+        self.kind.as_deref()
+    }
+
+    /// It as an element of a set.
+    pub(super) fn element(&self) -> String {
+        let Self {
+            ifindex,
+            name,
+            kind,
+        } = self;
+        match kind {
+            Some(kind) => format!("{ifindex} . \"{name}\" . \"{kind}\""),
+            None => format!("{ifindex} . \"{name}\""),
+        }
+    }
+}
+
+/// Whether nft can write it; both are `IFNAMSIZ` bytes for it.
+fn is_expressible(text: &str) -> bool {
+    const IFNAMSIZ: usize = 16;
+    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '*');
+    (1..IFNAMSIZ).contains(&text.len()) && text.chars().all(plain)
+}
+
+/// A name or a kind that nft cannot express; such an interface is not permitted.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("nft cannot express the interface name {name:?}")]
+pub struct NameError {
+    /// The name.
+    pub name: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_nft_reads_differently_is_refused() {
+        for name in [
+            "",
+            "a\"b",
+            "a\\b",
+            "tun*",
+            "*",
+            "a b",
+            "a\nb",
+            "wg\u{e4}",
+            "\u{fffd}",
+            "sixteen-bytes-xx",
+        ] {
+            assert!(Permitted::new(1, name, None).is_err(), "{name:?}");
+            assert!(Permitted::new(1, "wg0", Some(name)).is_err(), "{name:?}");
+        }
+        for name in ["wg0", "eth0.100", "br-0", "x$y;{}@#[]~!", "77", "-", "lo:1"] {
+            assert!(Permitted::new(1, name, Some("tun")).is_ok(), "{name:?}");
+        }
+    }
+}
