@@ -13,6 +13,6 @@ const KERNELS: [&str; 1] = ["6.1"];
 pub(crate) fn run() -> Result<ExitCode> {
     lint::check()?;
     let mut total = test::tally(&test::Args::default())?;
-    total += vm::tally(&KERNELS)?;
+    total += vm::tally(&KERNELS, None)?;
     Ok(total.conclude())
 }
