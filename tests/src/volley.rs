@@ -115,6 +115,24 @@ impl Volley {
         }
     }
 
+    /// How many of the probes are among these frames if their addresses and ports were changed on the way: by address
+    /// translation, or by a program that opens connections of its own for those of a container.
+    ///
+    /// Connections are counted by where they come from, so that none to the same target may still be on its way.
+    pub fn seen_translated(&self, frames: &[Vec<u8>]) -> usize {
+        match &self.marks {
+            Marks::Payload(_) => self.seen(frames),
+            Marks::Connections(_) => {
+                let frames = frames.iter().filter_map(|bytes| Frame::parse(bytes));
+                let sources: BTreeSet<SocketAddr> = frames
+                    .filter(|frame| frame.is_tcp() && frame.destination == self.target)
+                    .map(|frame| frame.source)
+                    .collect();
+                sources.len()
+            }
+        }
+    }
+
     /// How many connections have been answered by now, be it with a refusal.
     pub fn answered(&self) -> usize {
         let Marks::Connections(streams) = &self.marks else {

@@ -14,6 +14,6 @@ pub(crate) fn run() -> Result<ExitCode> {
     lint::check()?;
     let mut total = test::tally(&test::Args::default())?;
     total += fuzz::tally()?;
-    total += vm::tally(&KERNELS)?;
+    total += vm::tally(&KERNELS, None)?;
     Ok(total.conclude())
 }

@@ -40,7 +40,7 @@ pub use netns::Netns;
 pub use observer::{Directions, Observer};
 pub use process::{Daemon, output_within, wait_until};
 pub use resolver::{LAB_NAME, Resolver, WHO_NAME};
-pub use topology::{Topology, address};
+pub use topology::{Topology, address, await_route};
 pub use wireguard::WireGuard;
 
 use crate::host;

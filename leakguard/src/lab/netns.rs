@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, setns};
 use super::process::{run, run_with_input};
 use super::{LabError, unique_name};
 
-/// A named network namespace with `lo` up, deleted when dropped.
+/// A named network namespace, deleted when dropped.
 ///
 /// `ip netns` and `nsenter --net=/run/netns/NAME` see it. The lab itself never uses `ip netns
 /// exec`: that mounts a new `/sys`, without cgroups and bpffs.
@@ -22,22 +22,33 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Creates a namespace whose name ends in `label`.
+    /// Creates a namespace with `lo` up, whose name ends in `label`.
     pub fn new(label: &str) -> Result<Self, LabError> {
+        let netns = Self::named(label, "add", None)?;
+        netns.ip(&["link", "set", "lo", "up"])?;
+        Ok(netns)
+    }
+
+    /// Gives the namespace of a process a name that ends in `label`; it lives as long as either.
+    pub fn of_process(label: &str, pid: u32) -> Result<Self, LabError> {
+        Self::named(label, "attach", Some(pid))
+    }
+
+    fn named(label: &str, verb: &str, pid: Option<u32>) -> Result<Self, LabError> {
         let name = unique_name(label);
-        let mut add = Command::new("ip");
-        add.args(["netns", "add", &name]);
-        run(add)?;
+        let mut ip = Command::new("ip");
+        ip.args(["netns", verb, &name]);
+        ip.args(pid.map(|pid| pid.to_string()));
+        run(ip)?;
         // From here on the guard deletes it, also if the rest fails.
         let path = Path::new("/run/netns").join(&name);
         let guard = NameGuard(&name);
         let file = File::open(&path).map_err(LabError::io(format!("open {}", path.display())))?;
-        let handle = NetnsHandle(Arc::new(file));
-        let mut up = handle.command("ip");
-        up.args(["link", "set", "lo", "up"]);
-        run(up)?;
         std::mem::forget(guard);
-        Ok(Self { name, handle })
+        Ok(Self {
+            name,
+            handle: NetnsHandle(Arc::new(file)),
+        })
     }
 
     /// The name under `/run/netns`.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::process::Daemon;
 use super::scratch::Scratch;
-use super::{LabError, Netns, wait_until};
+use super::{Cgroup, LabError, Netns, wait_until};
 
 /// A name with an IPv4 and an IPv6 address that every resolver of the lab knows.
 pub const LAB_NAME: &str = "www.lab.test";
@@ -30,12 +30,32 @@ pub struct Resolver {
 impl Resolver {
     /// Starts one that answers `who` for [`WHO_NAME`]; returns when it answers over both families.
     pub fn new(netns: &Netns, who: &str) -> Result<Self, LabError> {
+        Self::start(netns, None, &static_data(who))
+    }
+
+    /// Starts one that knows these names and asks `upstream` for all others, every time anew; returns when it answers
+    /// over both families.
+    ///
+    /// It asks from inside `cgroup`. What it is asked first, `upstream` has to answer.
+    pub fn forwarding(
+        netns: &Netns,
+        cgroup: &Cgroup,
+        names: &[(&str, IpAddr)],
+        upstream: &[IpAddr],
+    ) -> Result<Self, LabError> {
+        Self::start(netns, Some(cgroup), &forward_data(names, upstream))
+    }
+
+    fn start(netns: &Netns, cgroup: Option<&Cgroup>, data: &str) -> Result<Self, LabError> {
         let directory = Scratch::new("unbound")?;
         let file = directory.path().join("unbound.conf");
-        fs::write(&file, configuration(who))
+        fs::write(&file, configuration(data))
             .map_err(LabError::io(format!("write {}", file.display())))?;
         let mut unbound = netns.command("unbound");
         unbound.arg("-d").arg("-c").arg(&file);
+        if let Some(cgroup) = cgroup {
+            cgroup.attach(&mut unbound);
+        }
         let mut daemon = Daemon::start(unbound, directory.path())?;
 
         for server in [
@@ -75,7 +95,34 @@ fn answers(server: IpAddr) -> io::Result<()> {
 
 /// Everything is local data: with `.` static, Unbound never asks anybody, so nothing it sends can
 /// look like a leak.
-fn configuration(who: &str) -> String {
+fn static_data(who: &str) -> String {
+    format!(
+        r#"  local-zone: "." static
+  local-data: "{WHO_NAME}. 5 IN TXT {who}"
+  local-data: "{LAB_NAME}. 5 IN A 192.0.2.80"
+  local-data: "{LAB_NAME}. 5 IN AAAA 2001:db8:80::80"
+"#
+    )
+}
+
+/// Some names are local data, and nothing else is kept. Without its own idea of `test.`, which is that there is none.
+fn forward_data(names: &[(&str, IpAddr)], upstream: &[IpAddr]) -> String {
+    let local = names.iter().map(|(name, address)| {
+        let record = if address.is_ipv4() { "A" } else { "AAAA" };
+        format!("  local-data: \"{name}. 5 IN {record} {address}\"\n")
+    });
+    let forward = upstream
+        .iter()
+        .map(|address| format!("  forward-addr: {address}\n"));
+    format!(
+        "  local-zone: \"test.\" nodefault\n  cache-max-ttl: 0\n  cache-max-negative-ttl: 0\n  infra-host-ttl: 0\n{}forward-zone:\n  name: \".\"\n{}",
+        local.collect::<String>(),
+        forward.collect::<String>()
+    )
+}
+
+/// `data` ends the clause of the server, and may begin others.
+fn configuration(data: &str) -> String {
     format!(
         r#"server:
   username: ""
@@ -95,11 +142,7 @@ fn configuration(who: &str) -> String {
   access-control: 0.0.0.0/0 allow
   access-control: ::/0 allow
   module-config: "iterator"
-  local-zone: "." static
-  local-data: "{WHO_NAME}. 5 IN TXT {who}"
-  local-data: "{LAB_NAME}. 5 IN A 192.0.2.80"
-  local-data: "{LAB_NAME}. 5 IN AAAA 2001:db8:80::80"
-remote-control:
+{data}remote-control:
   control-enable: no
 "#
     )

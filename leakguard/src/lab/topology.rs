@@ -186,7 +186,7 @@ fn await_routes(netns: &Netns) -> Result<(), LabError> {
 }
 
 /// Waits until `target` answers from `netns`, whatever the answer is.
-pub(super) fn await_route(netns: &Netns, target: IpAddr) -> Result<(), LabError> {
+pub fn await_route(netns: &Netns, target: IpAddr) -> Result<(), LabError> {
     let target = SocketAddr::new(target, CLOSED_PORT);
     let what = format!("{} reaches {target}", netns.name());
     wait_until(&what, READY_LIMIT, || {

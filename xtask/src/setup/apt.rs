@@ -42,8 +42,8 @@ fi
 #[derive(Debug)]
 pub(crate) struct Package {
     pub(crate) name: &'static str,
-    /// The unit that the package would start at every boot.
-    pub(crate) service: Option<&'static str>,
+    /// The units that the package would start at every boot.
+    pub(crate) services: &'static [&'static str],
 }
 
 /// Installs `packages`.
@@ -77,7 +77,7 @@ pub(crate) fn install(packages: &[Package]) -> Result<()> {
         }
         outcome => outcome?,
     }
-    for service in packages.iter().filter_map(|package| package.service) {
+    for service in packages.iter().flat_map(|package| package.services) {
         keep_disabled(service);
     }
     Ok(())

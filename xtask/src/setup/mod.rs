@@ -93,7 +93,7 @@ fn check() -> Result<ExitCode> {
     );
     for tool in packages::TOOLS {
         item(
-            tool.program,
+            tool.name(),
             tool.find().map(|path| path.display().to_string()),
             tool.package,
         );

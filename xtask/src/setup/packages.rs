@@ -12,15 +12,20 @@ use crate::{
 /// A program, and where it comes from.
 #[derive(Debug)]
 pub(crate) struct Tool {
-    /// Its presence proves the package's.
+    /// Its presence proves the package's; a whole path where it is not meant to be typed.
     pub(crate) program: &'static str,
     /// Debian's package.
     pub(crate) package: &'static str,
-    /// The unit that the package would start at every boot.
-    service: Option<&'static str>,
+    /// The units that the package would start at every boot.
+    services: &'static [&'static str],
 }
 
 impl Tool {
+    /// What people call it.
+    pub(crate) fn name(&self) -> &'static str {
+        self.program.rsplit('/').next().unwrap_or(self.program)
+    }
+
     pub(crate) fn find(&self) -> Option<PathBuf> {
         find_program(self.program)
     }
@@ -28,25 +33,45 @@ impl Tool {
 
 /// What must be there.
 pub(crate) const TOOLS: &[Tool] = &[
+    tool("/usr/lib/podman/aardvark-dns", "aardvark-dns"),
+    tool("/usr/lib/podman/netavark", "netavark"),
     tool("dhclient", "isc-dhcp-client"),
     tool("dig", "bind9-dnsutils"),
     tool("dnsmasq", "dnsmasq-base"),
     tool("ip", "iproute2"),
+    // netavark calls it.
+    tool("iptables", "iptables"),
     tool("nft", "nftables"),
     tool("nsenter", "util-linux"),
     tool("openssl", "openssl"),
+    tool("pasta", "passt"),
+    Tool {
+        program: "podman",
+        package: "podman",
+        // They would serve containers of the developer's machine.
+        services: &[
+            "podman-auto-update.service",
+            "podman-auto-update.timer",
+            "podman-restart.service",
+            "podman.service",
+            "podman.socket",
+        ],
+    },
     Tool {
         program: "radvd",
         package: "radvd",
         // It would announce the developer's machine as a router.
-        service: Some("radvd.service"),
+        services: &["radvd.service"],
     },
+    // podman takes crun otherwise, which refuses to run without some of the controllers.
+    tool("runc", "runc"),
+    tool("slirp4netns", "slirp4netns"),
     tool("tcpdump", "tcpdump"),
     Tool {
         program: "unbound",
         package: "unbound",
         // It would occupy port 53 of the developer's machine.
-        service: Some("unbound.service"),
+        services: &["unbound.service"],
     },
     tool("wg", "wireguard-tools"),
     tool("wireguard-go", "wireguard-go"),
@@ -56,7 +81,7 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
     Tool {
         program,
         package,
-        service: None,
+        services: &[],
     }
 }
 
@@ -88,10 +113,10 @@ pub(crate) fn install(missing: &[&Tool]) -> Result<()> {
         .iter()
         .map(|tool| Package {
             name: tool.package,
-            service: tool.service,
+            services: tool.services,
         })
         .collect();
-    let programs: Vec<&str> = missing.iter().map(|tool| tool.program).collect();
+    let programs: Vec<&str> = missing.iter().map(|tool| tool.name()).collect();
     apt::install(&packages)
         .with_context(|| format!("these programs are missing: {}", programs.join(", ")))
 }

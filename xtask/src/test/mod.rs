@@ -29,6 +29,9 @@ const PRIVILEGED_PACKAGE: &str = "leakguard-tests";
 /// Its test targets that depend on what the kernel has; they run on other kernels too (`cargo xtask vm`).
 const KERNEL_TARGETS: &[&str] = &["kernel", "verdicts"];
 
+/// Those for what the machine's kernel need not have; they run on other kernels only (`cargo xtask vm`).
+const GUEST_TARGETS: &[&str] = &["ipvlan"];
+
 /// Those that have a long form (`cargo xtask soak`), which `leakguard_tests::soaks` asks for.
 const SOAK_TARGETS: &[&str] = &[
     "agent_life",
@@ -143,18 +146,25 @@ pub(crate) struct Suite {
     pub(crate) binary: PathBuf,
 }
 
-/// Builds the test binaries of the kernel tier.
-pub(crate) fn kernel_binaries() -> Result<Vec<Suite>> {
+/// Builds the test binaries for other kernels, or the one of that name.
+pub(crate) fn guest_binaries(only: Option<&str>) -> Result<Vec<Suite>> {
+    let targets: Vec<&str> = KERNEL_TARGETS
+        .iter()
+        .chain(GUEST_TARGETS)
+        .copied()
+        .filter(|target| only.is_none_or(|only| only == *target))
+        .collect();
+    ensure!(
+        !targets.is_empty(),
+        "there is no such suite; there are {}",
+        [KERNEL_TARGETS, GUEST_TARGETS].concat().join(", ")
+    );
     let cargo = || {
         workspace::cargo("test")
             .args(["--locked", "--no-run", "--package", PRIVILEGED_PACKAGE])
-            .args(
-                KERNEL_TARGETS
-                    .iter()
-                    .map(|target| format!("--test={target}")),
-            )
+            .args(targets.iter().map(|target| format!("--test={target}")))
     };
-    say("test", "kernel tier: building");
+    say("test", "suites for other kernels: building");
     cargo().arg("--quiet").run()?;
     let messages = cargo()
         .args(["--quiet", "--message-format=json"])
@@ -172,10 +182,10 @@ pub(crate) fn kernel_binaries() -> Result<Vec<Suite>> {
         })
         .collect();
     ensure!(
-        suites.len() == KERNEL_TARGETS.len(),
+        suites.len() == targets.len(),
         "cargo names {} test binaries instead of {}",
         suites.len(),
-        KERNEL_TARGETS.len()
+        targets.len()
     );
     Ok(suites)
 }
@@ -286,6 +296,9 @@ impl Session {
                 continue;
             }
             for target in package.test_targets {
+                if GUEST_TARGETS.contains(&target.as_str()) {
+                    continue;
+                }
                 let is_kernel = KERNEL_TARGETS.contains(&target.as_str());
                 let is_long = SOAK_TARGETS.contains(&target.as_str());
                 if is_kernel == (tier == Tier::Kernel) && (is_long || !self.long) {

@@ -25,10 +25,11 @@ const SUITES: &str = "/suites";
 const MODULES_DIR: &str = "/modules";
 
 /// What the tests need and Debian builds as modules; some series have a few of them built in.
-const MODULES: [&str; 9] = [
+const MODULES: [&str; 10] = [
     "bridge",
     "cls_bpf",
     "cls_u32",
+    "ipvlan",
     "nf_tables",
     "nft_meta_bridge",
     "nft_objref",

@@ -1,4 +1,4 @@
-//! `cargo xtask vm`: the kernel tier on Debian's kernels, in emulated machines.
+//! `cargo xtask vm`: the kernel tier, and what else depends on the kernel, on Debian's kernels, in emulated machines.
 //!
 //! The machine at hand has one kernel; the fallbacks for older ones are only real where they have run. A guest is a
 //! kernel package and an initramfs with the test binaries of this build. It is always emulated (TCG), never
@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// [default: 6.1 6.12]
     #[arg(value_name = "KERNEL")]
     kernels: Vec<String>,
+    /// Run only this suite: kernel, verdicts or ipvlan
+    #[arg(long, value_name = "NAME")]
+    suite: Option<String>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
@@ -41,17 +44,17 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     } else {
         args.kernels.iter().map(String::as_str).collect()
     };
-    Ok(tally(&kernels)?.conclude())
+    Ok(tally(&kernels, args.suite.as_deref())?.conclude())
 }
 
-/// Runs the kernel tier on each of the kernels and counts.
-pub(crate) fn tally(kernels: &[&str]) -> Result<Tally> {
+/// Runs the suites for other kernels on each of the kernels, or one suite, and counts.
+pub(crate) fn tally(kernels: &[&str], suite: Option<&str>) -> Result<Tally> {
     setup::ensure_all()?;
     setup::ensure_emulator()?;
     let agent = build::agent(true)?;
     let payload = Payload {
         agent,
-        suites: test::kernel_binaries()?,
+        suites: test::guest_binaries(suite)?,
     };
     let work_dir = Metadata::load()?.target_dir()?.join("vm");
 

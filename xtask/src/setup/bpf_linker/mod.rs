@@ -30,7 +30,7 @@ pub(crate) fn install() -> Result<()> {
     if !Path::new(LLVM_PREFIX).join(LLVM_LIBRARY).exists() {
         apt::install(&[Package {
             name: LLVM_PACKAGE,
-            service: None,
+            services: &[],
         }])
         .with_context(|| {
             format!(
