@@ -7,12 +7,16 @@
     reason = "a helper that fails has to fail its test"
 )]
 
+mod batch;
 mod bench;
 pub mod dhcp;
 mod foreign;
+mod mark;
 mod memory;
 mod origin;
+mod packet_socket;
 pub mod radvd;
+mod report;
 mod scene;
 mod status;
 mod storm;
@@ -22,10 +26,14 @@ mod way;
 
 use std::path::PathBuf;
 
-pub use bench::{Bench, Place, isp};
+pub use batch::send_many;
+pub use bench::{Bench, Place, isp, join_lan};
 pub use foreign::Foreign;
+pub use mark::{Mark, Sightings, payload_mark, serial};
 pub use memory::MemoryLimit;
 pub use origin::{Origin, connect};
+pub use packet_socket::{PacketSocket, TxRing, set_option};
+pub use report::{Row, report};
 pub use scene::{Scene, soaks};
 pub use status::{interface, packets, second_net};
 pub use storm::{KINDS, Storm, Stormed, Tally, escaped};
