@@ -8,6 +8,7 @@
 
 mod call;
 mod connection;
+mod encapsulated;
 mod form;
 mod later;
 mod path;

@@ -1,13 +1,13 @@
 //! The ways by which a packet of any form can be sent.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use leakguard::lab::Netns;
 use leakguard_tests::{Origin, PacketSocket, TxRing};
 use nix::libc;
-use nix::sys::socket::{MsgFlags, SockaddrIn, SockaddrIn6, sendto};
+use nix::sys::socket::{MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage, sendto};
 use serde_json::Value;
 
 use crate::shape::{Frame, Layer};
@@ -34,6 +34,8 @@ enum Socket {
     Frames(PacketSocket, [u8; 12], Option<u16>),
     Datagrams(PacketSocket, [u8; 6]),
     Ring(TxRing, [u8; 12]),
+    /// One of each family.
+    Udp([OwnedFd; 2]),
 }
 
 /// The addresses of packets, by family.
@@ -84,6 +86,12 @@ impl Path {
         }
     }
 
+    /// UDP sockets, which send what a packet carries to the port that it names.
+    pub(crate) fn udp(name: &'static str, origin: Origin<'_>, ends: Ends) -> Self {
+        let sockets = ends.targets.map(|target| OwnedFd::from(origin.udp(target)));
+        Self::new(name, Layer::Payload, ends, Socket::Udp(sockets))
+    }
+
     /// A packet socket that brings its link header.
     pub(crate) fn frames(name: &'static str, layer: Layer, link: Link<'_>, ends: Ends) -> Self {
         let socket = PacketSocket::raw(link.origin, link.interface);
@@ -124,10 +132,11 @@ impl Path {
         let outermost = tags.first().copied().unwrap_or(*ethertype);
         match &mut self.socket {
             Socket::Raw([v4, v6]) => send_raw(&[v4, v6], &self.targets, packet),
+            Socket::Udp([v4, v6]) => send_payload(&[v4, v6], &self.targets, packet),
             Socket::Frames(socket, addresses, announced) => {
                 let bytes = match self.layer {
                     Layer::Ip => packet.clone(),
-                    Layer::Ethernet | Layer::Routed => with_link_header(addresses, frame),
+                    _ => with_link_header(addresses, frame),
                 };
                 let neighbour = *addresses.first_chunk().unwrap();
                 socket.send(&bytes, announced.unwrap_or(outermost), neighbour)
@@ -160,6 +169,22 @@ fn send_raw(sockets: &[&OwnedFd; 2], targets: &[IpAddr; 2], packet: &[u8]) -> io
             sendto(socket, packet, &target, MsgFlags::empty())
         }
     };
+    Ok(sent.map(drop)?)
+}
+
+fn send_payload(sockets: &[&OwnedFd; 2], targets: &[IpAddr; 2], packet: &[u8]) -> io::Result<()> {
+    const UDP_HEADER: usize = 8;
+    let family = usize::from(packet[0] >> 4 == 6);
+    let header = [20, 40][family];
+    let port = u16::from_be_bytes(*packet[header + 2..].first_chunk().unwrap());
+    let target = SockaddrStorage::from(SocketAddr::new(targets[family], port));
+    let payload = &packet[header + UDP_HEADER..];
+    let sent = sendto(
+        sockets[family].as_raw_fd(),
+        payload,
+        &target,
+        MsgFlags::empty(),
+    );
     Ok(sent.map(drop)?)
 }
 

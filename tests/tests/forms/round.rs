@@ -25,6 +25,9 @@ pub(crate) trait Stage {
     /// Ways for packets of any form.
     fn paths(&self) -> Vec<Path>;
 
+    /// Ways for what UDP sockets carry.
+    fn datagrams(&self) -> Vec<Path>;
+
     /// Where ordinary sockets send from.
     fn places(&self) -> Vec<Place<'_>>;
 
@@ -101,6 +104,16 @@ impl Arms {
     /// Sockets that are there before leakguard, for the round without it and the one with it.
     pub(crate) fn from_before(stage: &dyn Stage, flows: &[Flow]) -> Self {
         Self::for_rounds("from before: ", 2, stage, flows)
+    }
+
+    /// Sockets of these paths alone.
+    pub(crate) fn of_paths(stage: &dyn Stage, paths: Vec<Path>, flows: &[Flow]) -> Self {
+        Self {
+            prefix: stage.prefix().to_owned(),
+            flows: flows.to_vec(),
+            paths,
+            ordinary: Vec::new(),
+        }
     }
 
     fn for_rounds(since: &'static str, rounds: usize, stage: &dyn Stage, flows: &[Flow]) -> Self {

@@ -4,6 +4,7 @@ use std::iter;
 
 use leakguard_tests::Mark;
 
+use crate::encapsulated::{Inner, Inside};
 use crate::probe::{Probe, mark_at};
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -75,6 +76,8 @@ pub(crate) enum Shape {
     Cut(usize),
     /// The first byte of the IP header, whatever it should be.
     FirstByte(u8),
+    /// Inside of another packet.
+    Inside(Inside),
 }
 
 /// What a way out takes.
@@ -86,12 +89,15 @@ pub(crate) enum Layer {
     Ip,
     /// IP packets that the host's IP layer has taken.
     Routed,
+    /// The payload of a UDP socket.
+    Payload,
 }
 
 impl Shape {
     /// Whether a family has it.
     pub(crate) fn is_of(self, family: &str) -> bool {
         match self {
+            Self::Inside(inside) => inside.carrier.is_of(family),
             Self::Options(_) | Self::FirstByte(0x40..=0x44) => family == "ipv4",
             Self::Chain(headers) | Self::NoPorts(headers) | Self::Fragments(_, _, headers) => {
                 family == "ipv6" || headers.iter().all(|header| *header == AH)
@@ -104,9 +110,10 @@ impl Shape {
     /// is there anything that a version can contradict.
     pub(crate) fn fits(self, layer: Layer) -> bool {
         match self {
+            Self::Inside(inside) => layer != Layer::Payload || inside.carrier.is_udp(),
             Self::Tags(_) | Self::FirstByte(OTHER_VERSION) => layer == Layer::Ethernet,
             Self::Cut(_) | Self::FirstByte(_) => layer != Layer::Routed,
-            _ => true,
+            _ => layer != Layer::Payload,
         }
     }
 
@@ -120,6 +127,7 @@ impl Shape {
         match self {
             Self::Chain(headers) => headers.len() <= 16,
             Self::Tags(tags) => tags.len() <= 4,
+            Self::Inside(inside) => inside.inner != Inner::Cut,
             Self::NoPorts(_) | Self::Short(_) | Self::Cut(_) | Self::FirstByte(_) => false,
             _ => true,
         }
@@ -165,6 +173,7 @@ impl Shape {
                 let frames = vec![fragment(&probe, protocol, &transport, 0..size)];
                 shot(frames, vec![probe.source_mark()])
             }
+            Self::Inside(inside) => inside.shoot(probe),
             Self::Tags(tags) => {
                 let mut shot = one(probe, probe.packet(protocol, &transport), ports);
                 shot.frames[0].tags = tags;
@@ -240,7 +249,12 @@ fn fragments(probe: &Probe, size: usize, order: Order, headers: &[u8]) -> Shot {
 }
 
 /// A part of what follows the IP header; the last part ends where the whole does.
-fn fragment(probe: &Probe, first: u8, whole: &[u8], part: std::ops::Range<usize>) -> Frame {
+pub(crate) fn fragment(
+    probe: &Probe,
+    first: u8,
+    whole: &[u8],
+    part: std::ops::Range<usize>,
+) -> Frame {
     let more = part.end < whole.len();
     let offset = part.start;
     let packet = if probe.source.is_ipv6() {
@@ -255,7 +269,7 @@ fn fragment(probe: &Probe, first: u8, whole: &[u8], part: std::ops::Range<usize>
 }
 
 /// Headers in a row, and the number of the first.
-fn chain(probe: &Probe, headers: &[u8], last: u8) -> (u8, Vec<u8>) {
+pub(crate) fn chain(probe: &Probe, headers: &[u8], last: u8) -> (u8, Vec<u8>) {
     let numbers: Vec<u8> = headers.iter().copied().chain(iter::once(last)).collect();
     let bytes = numbers
         .windows(2)

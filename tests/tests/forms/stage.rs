@@ -112,6 +112,14 @@ impl Base {
         }
     }
 
+    /// UDP sockets of the host and of the container.
+    fn datagrams(&self) -> Vec<Path> {
+        vec![
+            Path::udp("UDP socket", self.host(), to_isp(HOST)),
+            Path::udp("UDP socket, forwarded", self.client(), to_isp(CLIENT)),
+        ]
+    }
+
     fn observer(&self) -> Wire {
         let isp = self.bench.topology.isp();
         Wire(Observer::new(isp, Topology::OBSERVED, Directions::Incoming).unwrap())
@@ -190,6 +198,10 @@ impl Stage for Uplink {
         };
         let local = self.base.local_place(Topology::UPLINK);
         vec![local, self.base.forwarded_place(), child]
+    }
+
+    fn datagrams(&self) -> Vec<Path> {
+        self.base.datagrams()
     }
 
     fn senders(&self) -> Vec<&Netns> {
@@ -282,6 +294,10 @@ impl Stage for Bridge {
         vec![guest, local]
     }
 
+    fn datagrams(&self) -> Vec<Path> {
+        self.base.datagrams()
+    }
+
     fn senders(&self) -> Vec<&Netns> {
         vec![
             self.base.client().netns,
@@ -344,6 +360,10 @@ impl Stage for Layer3 {
     fn places(&self) -> Vec<Place<'_>> {
         let local = self.base.local_place(self.name);
         vec![local, self.base.forwarded_place()]
+    }
+
+    fn datagrams(&self) -> Vec<Path> {
+        self.base.datagrams()
     }
 
     fn senders(&self) -> Vec<&Netns> {
