@@ -98,6 +98,31 @@ impl Bench {
         self.agent.as_mut().unwrap()
     }
 
+    /// Makes the uplink a port of a bridge, and a guest with an address of its own another.
+    pub fn bridge_a_guest(&self) -> Netns {
+        let guest = Netns::new("guest").unwrap();
+        self.topology
+            .host()
+            .ip_batch(&format!(
+                "link add br0 type bridge\n\
+                 link set br0 up\n\
+                 addr flush dev eth0\n\
+                 route del default via fd77::1\n\
+                 link set eth0 master br0\n\
+                 addr add 192.168.77.10/24 dev br0\n\
+                 addr add fd77::10/64 dev br0 nodad\n\
+                 route add default via 192.168.77.1\n\
+                 route add default via fd77::1\n\
+                 link add guest0 type veth peer name eth0 netns {}\n\
+                 link set guest0 master br0\n\
+                 link set guest0 up\n",
+                guest.name()
+            ))
+            .unwrap();
+        join_lan(&guest, 20);
+        guest
+    }
+
     /// Where sockets of a place are made.
     pub fn origin(&self, place: Place) -> Origin<'_> {
         Origin {
@@ -152,4 +177,21 @@ pub fn isp(family: usize, port: u16) -> SocketAddr {
         address::ISP_RESOLVER_V6.into(),
     ];
     SocketAddr::new(resolvers[family], port)
+}
+
+/// Gives a machine behind the host's uplink an address of each family and the ISP for a gateway; its interface is `eth0`.
+pub fn join_lan(netns: &Netns, number: u8) {
+    for interfaces in ["all", "default"] {
+        let key = format!("net.ipv6.conf.{interfaces}.accept_dad");
+        netns.sysctl(&key, "0").unwrap();
+    }
+    netns
+        .ip_batch(&format!(
+            "link set eth0 up\n\
+             addr add 192.168.77.{number}/24 dev eth0\n\
+             addr add fd77::{number}/64 dev eth0 nodad\n\
+             route add default via 192.168.77.1\n\
+             route add default via fd77::1\n"
+        ))
+        .unwrap();
 }

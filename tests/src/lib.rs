@@ -7,15 +7,18 @@
     reason = "a helper that fails has to fail its test"
 )]
 
+mod batch;
 mod bench;
 pub mod dhcp;
 mod foreign;
 mod kill_switch;
+mod mark;
 mod memory;
 mod origin;
 mod packet_socket;
 mod podman;
 pub mod radvd;
+mod report;
 mod scene;
 mod shape;
 mod status;
@@ -27,13 +30,16 @@ mod xdp;
 
 use std::path::PathBuf;
 
-pub use bench::{Bench, Place, isp};
+pub use batch::send_many;
+pub use bench::{Bench, Place, isp, join_lan};
 pub use foreign::Foreign;
 pub use kill_switch::{ELSEWHERE, kill_switch};
+pub use mark::{Mark, Sightings, payload_mark, serial};
 pub use memory::MemoryLimit;
 pub use origin::{Origin, connect};
 pub use packet_socket::{PacketSocket, set_option};
 pub use podman::{Container, Podman};
+pub use report::{Row, report};
 pub use scene::{Scene, soaks};
 pub use shape::Shape;
 pub use status::{interface, packets, second_net};

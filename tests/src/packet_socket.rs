@@ -13,9 +13,11 @@ use nix::libc;
 
 use super::Origin;
 
-/// Bytes of a page, and of a ring of two frames.
-const RING: usize = 4096;
-const SLOT: usize = RING / 2;
+/// Until a receiver has read a packet, its bytes are those in the ring: so many slots that nobody waits for one.
+const SLOTS: usize = 16_384;
+const SLOT: usize = 1024;
+const RING: usize = SLOTS * SLOT;
+const BLOCK: usize = 1 << 16;
 /// Where a frame begins in its slot: behind `struct tpacket2_hdr` (`TPACKET2_HDRLEN` less the address).
 const HEADER: usize = 32;
 
@@ -46,9 +48,8 @@ impl PacketSocket {
 
         let mut socket = Self::raw(origin, interface);
         socket.set(PACKET_VERSION, TPACKET_V2).unwrap();
-        let whole = u32::try_from(RING).unwrap();
         // struct tpacket_req: block size, blocks, frame size, frames.
-        let request = [whole, 1, whole / 2, 2];
+        let request = [BLOCK, RING / BLOCK, SLOT, SLOTS].map(|size| u32::try_from(size).unwrap());
         let fd = socket.socket.as_fd();
         set_option(fd, SOL_PACKET, PACKET_TX_RING, &request).unwrap();
         socket.ring = Some(Ring {
@@ -100,8 +101,15 @@ impl PacketSocket {
         compat::setsockopt(self.socket.as_fd(), SOL_PACKET, PACKET_QDISC_BYPASS, 1)
     }
 
-    /// Sends a frame, and says to the kernel that it is of this protocol (an Ethernet type).
+    /// Sends a frame to everybody, and says to the kernel that it is of this protocol (an Ethernet type).
     pub fn send(&self, ethertype: u16, frame: &[u8]) -> nix::Result<()> {
+        self.send_to([0xff; 6], ethertype, frame)
+    }
+
+    /// Sends a frame, and says to the kernel that it goes there and is of this protocol.
+    pub fn send_to(&self, destination: [u8; 6], ethertype: u16, frame: &[u8]) -> nix::Result<()> {
+        let mut sll_addr = [0; 8];
+        sll_addr[..6].copy_from_slice(&destination);
         let address = libc::sockaddr_ll {
             sll_family: u16::try_from(libc::AF_PACKET).unwrap(),
             sll_protocol: ethertype.to_be(),
@@ -109,7 +117,7 @@ impl PacketSocket {
             sll_hatype: 0,
             sll_pkttype: 0,
             sll_halen: 6,
-            sll_addr: [0xff; 8],
+            sll_addr,
         };
         let (bytes, length) = match &self.ring {
             None => (frame.as_ptr(), frame.len()),
@@ -144,16 +152,11 @@ impl AsFd for PacketSocket {
 }
 
 /// Sets an option of a socket.
-pub fn set_option<T>(
-    socket: BorrowedFd<'_>,
-    level: c_int,
-    name: c_int,
-    value: &T,
-) -> nix::Result<()> {
+pub fn set_option<T>(socket: impl AsFd, level: c_int, name: c_int, value: &T) -> nix::Result<()> {
     // SAFETY: the pointer is to a live value of the length given.
     let result = unsafe {
         libc::setsockopt(
-            socket.as_raw_fd(),
+            socket.as_fd().as_raw_fd(),
             level,
             name,
             ptr::from_ref(value).cast(),

@@ -31,14 +31,22 @@ impl Tun {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => panic!("{error}"),
         }
-        let mut found = false;
+        let packets = self.packets();
+        packets
+            .iter()
+            .any(|packet| destination_port(packet) == Some(53))
+    }
+
+    /// What has been sent into it since the last call.
+    pub fn packets(&mut self) -> Vec<Vec<u8>> {
+        let mut packets = Vec::new();
         let mut packet = [0; 2048];
         loop {
             match self.file.read(&mut packet) {
-                Ok(length) => found |= destination_port(&packet[..length]) == Some(53),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return found,
+                Ok(length) => packets.push(packet[..length].to_vec()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return packets,
                 // It is down.
-                Err(error) if error.raw_os_error() == Some(libc::EIO) => return found,
+                Err(error) if error.raw_os_error() == Some(libc::EIO) => return packets,
                 Err(error) => panic!("{error}"),
             }
         }

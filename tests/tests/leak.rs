@@ -222,39 +222,7 @@ fn observing_lets_everything_pass_and_counts_it() {
 #[test]
 fn a_bridged_guest_is_stopped_too() {
     let mut bench = Bench::new();
-    let guest = Netns::new("guest").unwrap();
-    bench
-        .topology
-        .host()
-        .ip_batch(&format!(
-            "link add br0 type bridge\n\
-             link set br0 up\n\
-             addr flush dev eth0\n\
-             route del default via fd77::1\n\
-             link set eth0 master br0\n\
-             addr add 192.168.77.10/24 dev br0\n\
-             addr add fd77::10/64 dev br0 nodad\n\
-             route add default via 192.168.77.1\n\
-             route add default via fd77::1\n\
-             link add guest0 type veth peer name eth0 netns {}\n\
-             link set guest0 master br0\n\
-             link set guest0 up\n",
-            guest.name()
-        ))
-        .unwrap();
-    guest.sysctl("net.ipv6.conf.all.accept_dad", "0").unwrap();
-    guest
-        .sysctl("net.ipv6.conf.default.accept_dad", "0")
-        .unwrap();
-    guest
-        .ip_batch(
-            "link set eth0 up\n\
-             addr add 192.168.77.20/24 dev eth0\n\
-             addr add fd77::20/64 dev eth0 nodad\n\
-             route add default via 192.168.77.1\n\
-             route add default via fd77::1\n",
-        )
-        .unwrap();
+    let guest = bench.bridge_a_guest();
     let origin = Origin {
         netns: &guest,
         cgroup: None,

@@ -2,14 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
-use std::io::{Error, ErrorKind, Write};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::io::{ErrorKind, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
-use leakguard::lab::address;
-use leakguard_tests::{Bench, Origin, Place, Transport, Volley, connect, isp, packets};
+use leakguard::lab::{Topology, address};
+use leakguard_tests::{
+    Bench, Origin, PacketSocket, Place, Transport, Volley, connect, isp, packets, send_many,
+};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{MsgFlags, SockaddrIn, sendto};
@@ -41,25 +43,10 @@ const SENDERS: [Sender; 3] = [
         send: |origin, target, payload| {
             let socket = origin.udp(target.ip());
             connect(&socket, target)?;
-            send_many(&socket, payload)
+            send_many(&socket, &[payload]).map(drop)
         },
     },
 ];
-
-/// Sends one datagram with sendmmsg.
-fn send_many(socket: &UdpSocket, payload: &[u8]) -> std::io::Result<()> {
-    let mut vector = libc::iovec {
-        iov_base: payload.as_ptr().cast_mut().cast(),
-        iov_len: payload.len(),
-    };
-    // SAFETY: a plain C structure, for which all zeroes are valid.
-    let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
-    message.msg_hdr.msg_iov = &raw mut vector;
-    message.msg_hdr.msg_iovlen = 1;
-    // SAFETY: one message, which describes a live buffer that is only read.
-    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), &raw mut message, 1, 0) };
-    Errno::result(sent).map(drop).map_err(Error::from)
-}
 
 #[test]
 fn senders_off_the_tunnel_fail_at_once() {
@@ -119,46 +106,22 @@ fn ipv4_packet(port: u16, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Sends a UDP datagram with this payload to this port of the ISP's resolver.
-type SendRaw = fn(Origin<'_>, &[u8], u16) -> nix::Result<usize>;
+type SendRaw = fn(Origin<'_>, &[u8], u16) -> std::io::Result<()>;
 
-fn send_raw(origin: Origin<'_>, payload: &[u8], port: u16) -> nix::Result<usize> {
+fn send_raw(origin: Origin<'_>, payload: &[u8], port: u16) -> std::io::Result<()> {
     // IPPROTO_RAW brings its own IP header.
     let socket = origin.sockets(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_RAW, 1);
     let target = SockaddrIn::new(198, 51, 100, 53, 0);
     let packet = ipv4_packet(port, payload);
-    sendto(socket[0].as_raw_fd(), &packet, &target, MsgFlags::empty())
+    let sent = sendto(socket[0].as_raw_fd(), &packet, &target, MsgFlags::empty());
+    Ok(sent.map(drop)?)
 }
 
-fn send_frame(origin: Origin<'_>, payload: &[u8], port: u16) -> nix::Result<usize> {
-    let index = origin
-        .netns
-        .run_in(|| nix::net::if_::if_nametoindex("eth0").unwrap())
-        .unwrap();
-    let socket = origin.sockets(libc::AF_PACKET, libc::SOCK_RAW, 0, 1);
+fn send_frame(origin: Origin<'_>, payload: &[u8], port: u16) -> std::io::Result<()> {
     let mut frame = vec![0xff; 6];
     frame.extend([2, 0, 0, 0, 0, 1, 8, 0]);
     frame.extend(ipv4_packet(port, payload));
-    let target = libc::sockaddr_ll {
-        sll_family: u16::try_from(libc::AF_PACKET).unwrap(),
-        sll_protocol: 0x0800_u16.to_be(),
-        sll_ifindex: index.cast_signed(),
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 6,
-        sll_addr: [0xff; 8],
-    };
-    // SAFETY: a buffer and an address of the lengths given, both live.
-    let sent = unsafe {
-        libc::sendto(
-            socket[0].as_raw_fd(),
-            frame.as_ptr().cast(),
-            frame.len(),
-            0,
-            (&raw const target).cast(),
-            libc::socklen_t::try_from(size_of_val(&target)).unwrap(),
-        )
-    };
-    Errno::result(sent).map(isize::cast_unsigned)
+    Ok(PacketSocket::raw(origin, Topology::UPLINK).send(0x0800, &frame)?)
 }
 
 #[test]
@@ -183,7 +146,8 @@ fn raw_and_packet_sockets_do_not_get_past() {
                     .filter(|frame| frame.ends_with(payload.as_bytes()))
                     .count();
                 if protected && port != 443 {
-                    assert_eq!((result, seen), (Err(refusal), 0), "{payload}");
+                    let error = result.unwrap_err().raw_os_error();
+                    assert_eq!((error, seen), (Some(refusal as i32), 0), "{payload}");
                 } else {
                     assert!(result.is_ok(), "{payload}: {result:?}");
                     assert_eq!(seen, 1, "{payload}");

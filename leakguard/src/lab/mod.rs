@@ -37,7 +37,7 @@ pub use dig::{Lookup, Query};
 pub use error::LabError;
 pub use frame::{Frame, carries_name};
 pub use netns::Netns;
-pub use observer::{Directions, Observer};
+pub use observer::{Directions, Fence, Observer};
 pub use process::{Daemon, output_within, wait_until};
 pub use resolver::{LAB_NAME, Resolver, WHO_NAME};
 pub use topology::{Topology, address, await_route};

@@ -110,26 +110,12 @@ impl Observer {
     /// shows that the capture works and that `sender` still reaches the ISP: without it, silence
     /// would prove nothing.
     pub fn drain_past_fence(&mut self, sender: &Netns) -> Result<Vec<Vec<u8>>, LabError> {
-        static SERIAL: AtomicU32 = AtomicU32::new(0);
-        let marker = format!(
-            "leakguard fence {} {}",
-            process::id(),
-            SERIAL.fetch_add(1, Ordering::Relaxed)
-        );
-        let mut missing = sender
-            .run_in(|| send_from_every_processor(marker.as_bytes()))?
-            .map_err(LabError::io("send a fence"))?;
-        // The ISP's ICMP errors quote the markers, but are not UDP.
-        let is_marker = |bytes: &[u8]| {
-            Frame::parse(bytes)
-                .is_some_and(|frame| frame.is_udp() && frame.destination.port() == FENCE_PORT)
-                && bytes.ends_with(marker.as_bytes())
-        };
+        let mut fence = Fence::send(sender)?;
         let mut frames = self.wait_for(FENCE_LIMIT, |frame| {
-            missing -= usize::from(is_marker(frame));
-            missing == 0
+            fence.takes(frame);
+            fence.is_passed()
         })?;
-        frames.retain(|frame| !is_marker(frame));
+        frames.retain(|frame| !fence.is_marker(frame));
         Ok(frames)
     }
 
@@ -166,6 +152,46 @@ impl Observer {
                 Err(source) => return Err(LabError::syscall("recv", "packet socket")(source)),
             }
         }
+    }
+}
+
+/// Markers that travel behind everything their sender has sent before, one from every processor.
+#[derive(Debug)]
+pub struct Fence {
+    marker: String,
+    missing: usize,
+}
+
+impl Fence {
+    /// Sends the markers to the ISP's resolver.
+    pub fn send(sender: &Netns) -> Result<Self, LabError> {
+        static SERIAL: AtomicU32 = AtomicU32::new(0);
+        let marker = format!(
+            "leakguard fence {} {}",
+            process::id(),
+            SERIAL.fetch_add(1, Ordering::Relaxed)
+        );
+        let missing = sender
+            .run_in(|| send_from_every_processor(marker.as_bytes()))?
+            .map_err(LabError::io("send a fence"))?;
+        Ok(Self { marker, missing })
+    }
+
+    /// Counts a frame that has arrived, if it is a marker.
+    pub fn takes(&mut self, frame: &[u8]) {
+        self.missing -= usize::from(self.is_marker(frame));
+    }
+
+    /// Whether all markers have arrived.
+    pub fn is_passed(&self) -> bool {
+        self.missing == 0
+    }
+
+    fn is_marker(&self, frame: &[u8]) -> bool {
+        // The ISP's ICMP errors quote the markers, but are not UDP.
+        Frame::parse(frame)
+            .is_some_and(|parsed| parsed.is_udp() && parsed.destination.port() == FENCE_PORT)
+            && frame.ends_with(self.marker.as_bytes())
     }
 }
 

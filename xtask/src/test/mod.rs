@@ -3,6 +3,7 @@
 
 pub(crate) mod libtest;
 mod run;
+mod table;
 
 use std::{io, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -41,6 +42,9 @@ const SOAK_TARGETS: &[&str] = &[
     "tunnel_life",
 ];
 
+/// Those that write tables of packets sent and seen (`--report`).
+const REPORT_TARGETS: &[&str] = &["forms"];
+
 /// The variable that asks the tests for their long form.
 const SOAK_VARIABLE: &str = "LEAKGUARD_SOAK";
 
@@ -51,6 +55,9 @@ pub(crate) struct Args {
     /// Run only this tier.
     #[arg(long, value_enum, default_value_t)]
     tier: TierChoice,
+    /// Run only the tests that count what leaves the host in every form by every path, and print the tables.
+    #[arg(long, conflicts_with = "tier")]
+    report: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -103,6 +110,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
 /// Runs the chosen tiers and counts.
 pub(crate) fn tally(args: &Args) -> Result<Tally> {
+    if args.report {
+        return tabulate(args.filter.clone());
+    }
     let tiers = args.tier.tiers();
     if tiers.iter().any(|tier| tier.needs_root()) {
         setup::ensure_all()?;
@@ -125,11 +135,23 @@ pub(crate) fn tally(args: &Args) -> Result<Tally> {
     Ok(total)
 }
 
+/// Runs the tests that write tables, prints these, and counts.
+fn tabulate(filter: Option<String>) -> Result<Tally> {
+    setup::ensure_all()?;
+    let mut session = Session::new(filter)?;
+    session.scope = Scope::Report;
+    let tally = session.run_tier(Tier::Netns)?;
+    for line in table::lines(&session.log_dir.join(table::DIRECTORY))? {
+        report::line(line);
+    }
+    Ok(tally)
+}
+
 /// Runs the long forms of the tests that have one, and counts.
 pub(crate) fn soak(filter: Option<String>) -> Result<Tally> {
     setup::ensure_all()?;
     let mut session = Session::new(filter)?;
-    session.long = true;
+    session.scope = Scope::Long;
     let tally = session.run_tier(Tier::Netns)?;
     let log = session.log_dir.join(format!("{SOAK_LOG}.log"));
     say("soak", format_args!("what was counted: {}", log.display()));
@@ -199,8 +221,27 @@ struct Session {
     agent: Option<PathBuf>,
     /// The one with the next ABI.
     next_agent: Option<PathBuf>,
-    /// Whether to run the long forms, and nothing else.
-    long: bool,
+    scope: Scope,
+}
+
+/// Which of a tier's tests are run.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Scope {
+    All,
+    /// The long forms of those that have one.
+    Long,
+    /// Those that write tables.
+    Report,
+}
+
+impl Scope {
+    fn includes(self, target: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Long => SOAK_TARGETS.contains(&target),
+            Self::Report => REPORT_TARGETS.contains(&target),
+        }
+    }
 }
 
 impl Session {
@@ -213,7 +254,7 @@ impl Session {
             log_dir,
             agent: None,
             next_agent: None,
-            long: false,
+            scope: Scope::All,
         })
     }
 
@@ -239,18 +280,25 @@ impl Session {
             };
             envs.push(("LEAKGUARD_BIN", agent.to_string_lossy().into_owned()));
         }
-        if tier == Tier::Netns {
+        // Only the tests of an upgrade need it, and none of them writes a table.
+        if tier == Tier::Netns && self.scope != Scope::Report {
             let next = match &self.next_agent {
                 Some(next) => next,
                 None => self.next_agent.insert(build::next_agent()?),
             };
             envs.push(("LEAKGUARD_NEXT_BIN", next.to_string_lossy().into_owned()));
         }
-        let (name, limit) = if self.long {
-            envs.push((SOAK_VARIABLE, "1".to_owned()));
-            (SOAK_LOG, SOAK_LIMIT)
-        } else {
-            (tier.name(), SUITE_LIMIT)
+        if tier == Tier::Netns {
+            let rows = table::prepare(&self.log_dir)?;
+            envs.push((table::VARIABLE, rows.to_string_lossy().into_owned()));
+        }
+        let (name, limit) = match self.scope {
+            Scope::All => (tier.name(), SUITE_LIMIT),
+            Scope::Report => (table::DIRECTORY, SUITE_LIMIT),
+            Scope::Long => {
+                envs.push((SOAK_VARIABLE, "1".to_owned()));
+                (SOAK_LOG, SOAK_LIMIT)
+            }
         };
 
         say("test", format_args!("{} tier: building", tier.name()));
@@ -273,7 +321,7 @@ impl Session {
         if let Some(filter) = &self.filter {
             cargo = cargo.arg(filter);
         }
-        if self.long {
+        if self.scope == Scope::Long {
             cargo = cargo.arg("--show-output");
         }
         say(
@@ -300,13 +348,12 @@ impl Session {
                     continue;
                 }
                 let is_kernel = KERNEL_TARGETS.contains(&target.as_str());
-                let is_long = SOAK_TARGETS.contains(&target.as_str());
-                if is_kernel == (tier == Tier::Kernel) && (is_long || !self.long) {
+                if is_kernel == (tier == Tier::Kernel) && self.scope.includes(&target) {
                     arguments.push(format!("--test={target}"));
                 }
             }
         }
-        if tier == Tier::Netns && !self.long {
+        if tier == Tier::Netns && self.scope == Scope::All {
             // The harness's own tests enter namespaces too.
             arguments.push("--lib".to_owned());
         }
