@@ -128,12 +128,20 @@ fn wrong_settings_are_refused_with_their_place_and_what_is_allowed() {
             "1:8: unknown mode `audit`; allowed: observe, enforce",
         ),
         (
-            "[dns]\nblock = ['dns', 'doh']\n",
-            "2:17: unknown class `doh`; allowed: dns, dot, doq, mdns, llmnr, netbios",
+            "[dns]\nblock = ['dns', 'tor']\n",
+            "2:17: unknown class `tor`; allowed: dns, dot, doq, mdns, llmnr, netbios, doh",
         ),
         (
             "[hardening]\npacket_sockets = 'deny'\n",
             "2:18: unknown packet_sockets `deny`; allowed: off, deny-new, strict",
+        ),
+        (
+            "[dns]\nfragments = 'all'\n",
+            "2:13: unknown way to treat fragments `all`; allowed: track, strict",
+        ),
+        (
+            "[dns]\ndoh_resolvers = 'mine'\n",
+            "2:17: `mine` names no list of resolvers; write \"builtin\", or the path of a file from / on",
         ),
         (
             "[dns]\nports = [0]\n",
@@ -284,13 +292,28 @@ fn the_command_line_and_the_file_must_agree() {
 }
 
 #[test]
+fn a_list_of_resolvers_is_checked_with_the_configuration() {
+    let list = File::new("dns.example # ours\n\nhttps://dns.example/dns-query\n");
+    let file = File::new(&format!("[dns]\ndoh_resolvers = '{}'\n", list.name()));
+    refuses(
+        &["config", "check", "--config", file.name()],
+        &format!(
+            "error: {}\n  caused by: {}:3: `https://dns.example/dns-query` is no address, prefix or name; one a line, \
+             comments after #\n",
+            file.name(),
+            list.name()
+        ),
+    );
+}
+
+#[test]
 fn wrong_usage_exits_2_and_help_exits_0() {
     for args in [
         [].as_slice(),
         &["frobnicate"],
         &["config"],
         &["config", "show", "--mode", "audit"],
-        &["config", "show", "--block", "doh"],
+        &["config", "show", "--block", "tor"],
         &["config", "show", "--tunnel", ""],
         &["config", "show", "--config", ""],
         &["run", "--kill-switch", "always"],

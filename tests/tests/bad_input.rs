@@ -99,7 +99,7 @@ fn bad_patterns_and_names() {
             ("--local", "x y"),
             ("--uplink", "[z"),
             ("--mode", "audit"),
-            ("--block", "doh"),
+            ("--block", "tor"),
         ] {
             let run = device.leakguard(&[verb, "--tunnel", TUNNEL, option, value]);
             run.bad_usage(option);

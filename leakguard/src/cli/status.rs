@@ -11,7 +11,7 @@ use crate::confirm::{self, Pending};
 use crate::daemon::protocol::{Answer, Ask};
 use crate::daemon::{HealthReport, connect};
 use crate::error::{Exit, escape_control};
-use crate::status::{self, KillSwitch, Netfilter, Status};
+use crate::status::{self, Doh, KillSwitch, Netfilter, Status};
 
 /// Runs the command.
 pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Exit> {
@@ -181,6 +181,11 @@ fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
         "mode       {mode}, {}",
         status.block.join(" ")
     ))?;
+    if let Some(Doh { addresses, names }) = status.doh {
+        output.line(format_args!(
+            "doh        {addresses} addresses and {names} names are known"
+        ))?;
+    }
     if let Some(kill_switch) = &status.kill_switch {
         output.line(format_args!("kill switch {}", described(kill_switch)))?;
     }

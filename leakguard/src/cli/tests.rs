@@ -150,7 +150,7 @@ fn explain_takes_a_packet_or_a_capture() {
 #[test]
 fn wrong_values_are_refused() {
     assert!(refused("run --mode maybe").contains("observe, enforce"));
-    assert!(refused("run --block doh").contains("dns, dot, doq, mdns, llmnr, netbios"));
+    assert!(refused("run --block tor").contains("dns, dot, doq, mdns, llmnr, netbios, doh"));
     assert!(refused("run --tunnel a/b").contains("`a/b`"));
     assert!(refused("run --tunnel wg0,").contains("--tunnel"));
     assert!(refused("run --log-format xml").contains("text, json"));

@@ -1,9 +1,11 @@
 //! What is enforced now, read back from the kernel: the truth with or without an agent.
 
+mod doh;
 mod hardening;
 
 use std::path::{Path, PathBuf};
 
+pub use doh::Doh;
 pub use hardening::Hardening;
 use leakguard_common::abi::{Outcome, Role, Settings, Verdict};
 use leakguard_common::counter::Series;
@@ -69,6 +71,8 @@ pub struct Status {
     pub block: Vec<&'static str>,
     /// Further ports judged as dns.
     pub ports: Vec<u16>,
+    /// The known resolvers of DNS over HTTPS; absent when nothing is enforced.
+    pub doh: Option<Doh>,
     /// What uplinks carry besides; absent when nothing is enforced.
     pub kill_switch: Option<KillSwitch>,
     /// `dns-only` or `block-off-tunnel`; absent when nothing is enforced.
@@ -237,6 +241,7 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
             .into_iter()
             .take(extra_port_count as usize)
             .collect(),
+        doh: Some(Doh::read(&state.maps)?),
         kill_switch: Some(kill_switch),
         ipv6: Some(ipv6),
         netns: Some(Netns {
@@ -364,6 +369,7 @@ fn nothing(snapshot: &Snapshot, others: &[String]) -> Status {
         mode: None,
         block: Vec::new(),
         ports: Vec::new(),
+        doh: None,
         kill_switch: None,
         ipv6: None,
         netns: None,

@@ -31,7 +31,7 @@ const PRIVILEGED_PACKAGE: &str = "leakguard-tests";
 const KERNEL_TARGETS: &[&str] = &["kernel", "verdicts"];
 
 /// Those for what the machine's kernel need not have; they run on other kernels only (`cargo xtask vm`).
-const GUEST_TARGETS: &[&str] = &["ipvlan"];
+const GUEST_TARGETS: &[&str] = &["carriers", "ipvlan"];
 
 /// Those that have a long form (`cargo xtask soak`), which `leakguard_tests::soaks` asks for.
 const SOAK_TARGETS: &[&str] = &[

@@ -25,10 +25,12 @@ const SUITES: &str = "/suites";
 const MODULES_DIR: &str = "/modules";
 
 /// What the tests need and Debian builds as modules; some series have a few of them built in.
-const MODULES: [&str; 10] = [
+const MODULES: [&str; 12] = [
     "bridge",
     "cls_bpf",
     "cls_u32",
+    "ip_gre",
+    "ipip",
     "ipvlan",
     "nf_tables",
     "nft_meta_bridge",

@@ -161,7 +161,8 @@ fn unknown_keys_are_refused_and_the_known_ones_listed() {
     );
     assert_eq!(
         error("[dns]\n\nredirect = []"),
-        "3:1: unknown field `redirect`, expected `block` or `ports`"
+        "3:1: unknown field `redirect`, expected one of `block`, `ports`, `doh_resolvers`, `fragments`, \
+         `report_shaped`"
     );
 }
 
@@ -236,8 +237,8 @@ fn unknown_names_are_refused_and_the_known_ones_listed() {
         "1:13: unknown preflight `no`; allowed: warn, refuse, off"
     );
     assert_eq!(
-        error("[dns]\nblock = [\"dns\",\n  \"doh\"]"),
-        "3:3: unknown class `doh`; allowed: dns, dot, doq, mdns, llmnr, netbios"
+        error("[dns]\nblock = [\"dns\",\n  \"tor\"]"),
+        "3:3: unknown class `tor`; allowed: dns, dot, doq, mdns, llmnr, netbios, doh"
     );
     assert!(error("[dns]\nblock = ['DNS']").starts_with("2:10: unknown class `DNS`"));
 }
