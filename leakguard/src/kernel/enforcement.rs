@@ -586,8 +586,12 @@ impl ReadBack {
         }
         let cgroup = links::cgroup_attachment(pins, CgroupHook::Egress)?;
         // What the attached program works on counts, whatever is pinned.
-        let used = used_maps(&cgroup.iter().map(|found| found.program_id).collect());
-        let maps = match Maps::of_programs(&used) {
+        let mut used = used_maps(&cgroup.iter().map(|found| found.program_id).collect());
+        // Some are used at uplinks only.
+        for (name, maps) in used_maps(&links::check_pinned(pins).unwrap_or_default()) {
+            used.entry(name).or_insert(maps);
+        }
+        let maps = match Maps::of_programs(&used, pins) {
             Ok(maps) => Some(maps),
             Err(_not_attached) => Maps::open(pins)?,
         };

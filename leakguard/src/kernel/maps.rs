@@ -188,13 +188,20 @@ impl Maps {
             .map(Some)
     }
 
-    /// Opens the maps that programs work on; an error if they do not use all of them.
+    /// Opens the maps that programs work on, and those that are pinned of the rest; an error if one is neither.
     pub(super) fn of_programs(
         used: &BTreeMap<&'static str, Vec<MapInfo>>,
+        pins: &Pins,
     ) -> Result<Self, KernelError> {
-        Self::collect(|name| match used.get(name).and_then(|maps| maps.first()) {
-            Some(info) => MapData::from_id(info.id()).and_then(Map::from_map_data),
-            None => Err(absent(name)),
+        if used.is_empty() {
+            return Err(KernelError::map(map::SETTINGS, "unused"));
+        }
+        Self::collect(|name| {
+            match used.get(name).and_then(|maps| maps.first()) {
+                Some(info) => MapData::from_id(info.id()),
+                None => MapData::from_pin(pins.map(name)),
+            }
+            .and_then(Map::from_map_data)
         })
     }
 
