@@ -294,7 +294,7 @@ fn the_command_line_and_the_file_must_agree() {
 #[test]
 fn a_list_of_resolvers_is_checked_with_the_configuration() {
     let list = File::new("dns.example # ours\n\nhttps://dns.example/dns-query\n");
-    let file = File::new(&format!("[dns]\ndoh_resolvers = '{}'\n", list.name()));
+    let file = File::new(format!("[dns]\ndoh_resolvers = '{}'\n", list.name()));
     refuses(
         &["config", "check", "--config", file.name()],
         &format!(
