@@ -385,7 +385,7 @@ fn parse_upper<B: PacketBytes + ?Sized>(
 
 /// Whether a header of this number is followed by another; IPv4 knows only AH of these.
 #[inline(always)]
-fn is_extension(number: u8, family: Family) -> bool {
+pub(crate) fn is_extension(number: u8, family: Family) -> bool {
     match number {
         protocol::AUTHENTICATION => true,
         protocol::HOP_BY_HOP

@@ -5,7 +5,7 @@ use crate::abi::{
     Settings, Verdict,
 };
 use crate::encapsulation::{is_carrier_protocol, may_carry};
-use crate::packet::{Fragment, Packet, PacketBytes, ParseError, has_ports, protocol};
+use crate::packet::{Fragment, Packet, PacketBytes, ParseError, has_ports, is_extension, protocol};
 use crate::restriction::{is_restricted, objection};
 use crate::server_name::{is_hello, server_name};
 use crate::shape::is_question;
@@ -150,7 +150,7 @@ fn suspicion(
         // The stack fragments after the cgroup hook, so there a fragment comes from a raw socket. On a wire it
         // is ordinary; a first fragment has its ports, or the parser refuses it.
         let is_refused = match hook {
-            Hook::CgroupSkb => has_ports(packet.protocol) || is_carrier_protocol(packet.protocol),
+            Hook::CgroupSkb => may_hold_ports(packet),
             Hook::Tc => is_orphan(packet, settings, facts),
             Hook::Setsockopt => false,
         };
@@ -169,6 +169,14 @@ fn suspicion(
         }
         _ => Reason::Other,
     }
+}
+
+/// Whether what a later fragment is a part of may have ports somewhere.
+#[inline(always)]
+fn may_hold_ports(packet: &Packet) -> bool {
+    has_ports(packet.protocol)
+        || is_carrier_protocol(packet.protocol)
+        || is_extension(packet.protocol, packet.family)
 }
 
 /// Whether a later fragment has no first one that it could be put together with.

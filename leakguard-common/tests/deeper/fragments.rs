@@ -45,6 +45,40 @@ fn one_whose_first_is_not_known_passes_unless_that_is_strict() {
     }
 }
 
+/// Their ports may come behind an extension header, or in the packet that they carry.
+#[test]
+fn a_raw_sockets_later_fragments_are_refused_whatever_may_hide_ports() {
+    const AH: u8 = 51;
+    let at_cgroup = |bytes: &[u8]| {
+        let (decision, _) = judged(
+            bytes,
+            Hook::CgroupSkb,
+            &Settings::default(),
+            &Uplink::default(),
+        );
+        decision.map(|decision| decision.reason)
+    };
+    let fragment = |number| ipv4(number, 1, &[], &[0; 64]);
+    for number in [6, UDP, 33, 132, 136, 4, 41, 47, AH] {
+        assert_eq!(
+            at_cgroup(&fragment(number)),
+            Some(Reason::Fragment),
+            "{number}"
+        );
+    }
+    for number in [1, 2, 50] {
+        assert_eq!(at_cgroup(&fragment(number)), None, "{number}");
+    }
+    for number in [UDP, 0, 43, AH, 60, 135, 139, 140] {
+        let (first, chained) = chain(&[Extension::fragment(1, false)], number, &[0; 64]);
+        assert_eq!(
+            at_cgroup(&ipv6(first, &chained)),
+            Some(Reason::Fragment),
+            "{number}"
+        );
+    }
+}
+
 #[test]
 fn fragments_of_a_datagram_have_the_same_key_and_others_have_not() {
     let key = |bytes: &[u8]| {
