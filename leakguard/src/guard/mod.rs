@@ -32,7 +32,7 @@ use crate::kernel::object::Loaded;
 use crate::kernel::pins::Pins;
 use crate::kernel::requirements::check_cgroup;
 use crate::kernel::ring::EventRing;
-use crate::kernel::{self, Device, Enforcement, Exemptions, KernelError};
+use crate::kernel::{self, Device, Enforcement, Exemptions, KernelError, Recognition};
 use crate::netfilter::{self, Applied, Egress, NameError, NetfilterError, Permitted, Ruleset};
 
 /// How long new uplinks are covered before the interfaces are looked at again, and a tunnel that has come meanwhile is
@@ -128,6 +128,8 @@ pub struct Guard {
     ruleset: Ruleset,
     /// What the second net holds is known to be `ruleset`.
     ruleset_in_place: bool,
+    /// What the programs are known to know packets by.
+    recognised: Option<Recognition>,
     /// What the netdev table should hold, if there should be one.
     egress: Option<Egress>,
     /// That it does is known.
@@ -193,6 +195,7 @@ impl Guard {
             interfaces: Interfaces::new(),
             ruleset,
             ruleset_in_place: false,
+            recognised: None,
             egress: None,
             egress_in_place: false,
             leased: BTreeSet::new(),
@@ -257,6 +260,7 @@ impl Guard {
         // What there was no time for before is not to mend either.
         let postponed = self.postponed;
         self.ruleset_in_place = false;
+        self.recognised = None;
         self.egress_in_place = false;
         let mended = self.bring_in_line().await?;
         if !postponed {
@@ -298,7 +302,7 @@ impl Guard {
         let kept = self.enforcement.keep_pinned();
         let permitted = self.enforcement.permit(&devices)?;
         let exempted = self.enforcement.exempt(&self.exemptions)?;
-        let recognised = self.enforcement.recognise(&self.recognition())?;
+        let recognised = self.recognise()?;
         let sockets = self.enforce_sockets()?;
         let options = self
             .enforcement

@@ -6,6 +6,7 @@ use super::{Guard, GuardError, Interfaces};
 use crate::doh;
 use crate::error::chain;
 use crate::kernel::Recognition;
+use crate::kernel::enforcement::Followed;
 
 impl Guard {
     /// Reads the list of resolvers again if it has changed.
@@ -13,7 +14,7 @@ impl Guard {
         match self.resolvers.refresh() {
             Ok(false) => {}
             Ok(true) => {
-                self.enforcement.recognise(&self.recognition())?;
+                self.recognise()?;
                 log::info!("the list of resolvers has changed, and is known anew");
             }
             Err(error) => self.warn(format!(
@@ -24,9 +25,16 @@ impl Guard {
         Ok(())
     }
 
-    /// What the programs are to know packets by.
-    pub(super) fn recognition(&self) -> Recognition {
-        recognition(&self.resolvers, &self.interfaces)
+    /// Makes the programs know packets by what is to be known, unless they are known to. Reading the tables takes a system
+    /// call for each entry, and interfaces come in bursts.
+    pub(super) fn recognise(&mut self) -> Result<Followed, GuardError> {
+        let wanted = recognition(&self.resolvers, &self.interfaces);
+        if self.recognised.as_ref() == Some(&wanted) {
+            return Ok(Followed::default());
+        }
+        let followed = self.enforcement.recognise(&wanted)?;
+        self.recognised = Some(wanted);
+        Ok(followed)
     }
 }
 
