@@ -1,6 +1,6 @@
 //! Socket options that lead packets past the queueing layer, and with it past TC.
 
-use crate::abi::{Reason, Role, Settings, Verdict};
+use crate::abi::{Reason, Role, Settings};
 use crate::verdict::Decision;
 
 /// The level of the options of packet sockets (`include/linux/socket.h`).
@@ -73,14 +73,6 @@ pub fn decide(
     {
         return Decision::IGNORE;
     }
-    Decision {
-        verdict: if settings.mode == Settings::OBSERVE {
-            Verdict::WouldDrop
-        } else {
-            Verdict::Drop
-        },
-        reason: Reason::RawBypass,
-        // It could be bound to any.
-        role: Role::Uplink,
-    }
+    // It could be bound to any.
+    Decision::of(Reason::RawBypass, Role::Uplink, settings)
 }

@@ -24,11 +24,15 @@ pub fn is_restricted(family: Family, settings: &Settings, engaged: bool) -> bool
     engaged || (settings.ipv6 != Settings::DNS_ONLY && matches!(family, Family::Ipv6))
 }
 
-/// What speaks against a packet on an uplink that is not DNS.
+/// What speaks against a packet on an uplink that is not DNS, and of a family that is restricted there.
 #[inline(always)]
-pub(crate) fn objection(packet: &Packet, settings: &Settings, facts: &impl Facts) -> Reason {
-    let engaged = facts.is_engaged();
-    if !is_restricted(packet.family, settings, engaged) || is_exempt(packet, settings, facts) {
+pub(crate) fn objection(
+    packet: &Packet,
+    settings: &Settings,
+    engaged: bool,
+    facts: &impl Facts,
+) -> Reason {
+    if is_exempt(packet, settings, facts) {
         Reason::Other
     } else if engaged {
         Reason::KillSwitch

@@ -40,7 +40,7 @@ impl Decision {
 
     /// What follows from a reason at an interface.
     #[inline(always)]
-    fn of(reason: Reason, role: Role, settings: &Settings) -> Self {
+    pub(crate) fn of(reason: Reason, role: Role, settings: &Settings) -> Self {
         let verdict = match role {
             Role::Tunnel | Role::Local => Verdict::Pass,
             Role::Uplink if matches!(reason, Reason::DnsShaped) => Verdict::Pass,
@@ -114,9 +114,8 @@ pub fn decide(
         return Decision::IGNORE;
     }
     let mut reason = suspicion(parsed, packet, hook, settings, facts);
-    if matches!(reason, Reason::Other)
-        && !is_restricted(packet.family, settings, facts.is_engaged())
-    {
+    let engaged = matches!(reason, Reason::Other) && facts.is_engaged();
+    if matches!(reason, Reason::Other) && !is_restricted(packet.family, settings, engaged) {
         return Decision::IGNORE;
     }
     let Some(role) = facts.role() else {
@@ -126,7 +125,7 @@ pub fn decide(
         if !matches!(role, Role::Uplink) {
             return Decision::IGNORE;
         }
-        reason = objection(packet, settings, facts);
+        reason = objection(packet, settings, engaged, facts);
         if matches!(reason, Reason::Other) {
             return Decision::IGNORE;
         }
@@ -194,7 +193,6 @@ fn is_orphan(packet: &Packet, settings: &Settings, facts: &impl Facts) -> bool {
 
 /// Where else to look, if the headers of a packet do not speak against it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Deeper {
     /// Nowhere.
     No,

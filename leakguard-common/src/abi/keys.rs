@@ -132,7 +132,7 @@ impl FragmentKey {
 pub struct FirstFragment {
     /// Until when it says something: `CLOCK_BOOTTIME` in nanoseconds.
     pub until: u64,
-    /// A [`Verdict`].
+    /// A [`super::Verdict`].
     pub verdict: u32,
     /// 0; keeps the size a multiple of the alignment.
     pub padding: u32,

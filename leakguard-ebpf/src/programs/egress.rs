@@ -1,7 +1,6 @@
 //! `cgroup_skb/egress`: packets of local sockets, at the interface they leave by.
 
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use leakguard_common::abi::{Event, Hook, LOOPBACK_IFINDEX, Role, Settings};
@@ -20,7 +19,7 @@ pub(super) fn egress_cookie(context: SkBuffContext) -> i32 {
     judge::<ByCookie>(Skb::new(context.skb.skb))
 }
 
-/// For older kernels: the namespace's inode, read from the socket (5.10 and later).
+/// For older kernels: the namespace's inode, read from the socket.
 #[cgroup_skb(egress)]
 pub(super) fn egress_inode(context: SkBuffContext) -> i32 {
     judge::<ByInode>(Skb::new(context.skb.skb))
@@ -40,9 +39,7 @@ struct ByCookie;
 impl Identity for ByCookie {
     #[inline(always)]
     fn is_managed(skb: Skb, settings: &Settings) -> bool {
-        // SAFETY: the helper takes the program's own context.
-        let cookie = unsafe { bpf_get_netns_cookie(skb.as_ptr().cast()) };
-        settings.netns_cookie == 0 || settings.netns_cookie == cookie
+        netns::is_managed_by_cookie(skb.as_ptr().cast(), settings)
     }
 
     #[inline(always)]
@@ -62,7 +59,7 @@ impl Identity for ByInode {
     fn is_managed(skb: Skb, settings: &Settings) -> bool {
         // SAFETY: a context field; the verifier checks the access.
         let socket = unsafe { (*skb.as_ptr()).__bindgen_anon_2.sk };
-        netns::is_managed(socket, settings)
+        netns::is_managed_by_inode(socket, settings)
     }
 
     #[inline(always)]

@@ -32,7 +32,6 @@ pub(super) fn is_engaged(settings: &Settings) -> bool {
 pub(super) struct HookFacts<'settings, G> {
     skb: Skb,
     settings: &'settings Settings,
-    engaged: bool,
     gate: PhantomData<G>,
 }
 
@@ -42,7 +41,6 @@ impl<'settings, G: Gate> HookFacts<'settings, G> {
         Self {
             skb,
             settings,
-            engaged: is_engaged(settings),
             gate: PhantomData,
         }
     }
@@ -56,7 +54,7 @@ impl<G: Gate> Facts for HookFacts<'_, G> {
 
     #[inline(always)]
     fn is_engaged(&self) -> bool {
-        self.engaged
+        is_engaged(self.settings)
     }
 
     #[inline(always)]

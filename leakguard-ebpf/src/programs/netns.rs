@@ -1,10 +1,10 @@
-//! The network namespace of a socket, where there is no helper for it.
+//! The network namespace of a socket, by the helper for it or without.
 
 use core::ffi::c_void;
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::bpf_sock;
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_probe_read_kernel};
 use leakguard_common::abi::{SOCKET_HEAD, Settings};
 
 /// Offset of `skc_net` in `struct sock_common`; from the kernel's BTF.
@@ -15,9 +15,19 @@ static SKC_NET_OFFSET: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static NET_INUM_OFFSET: Global<u32> = Global::new(0);
 
+/// Whether the socket of a hook's context lives in the managed namespace, by the namespace's cookie; true when in doubt.
+///
+/// The context is the program's own.
+#[inline(always)]
+pub(super) fn is_managed_by_cookie(context: *mut c_void, settings: &Settings) -> bool {
+    // SAFETY: the helper takes the program's own context, which the verifier checks.
+    let cookie = unsafe { bpf_get_netns_cookie(context) };
+    settings.netns_cookie == 0 || settings.netns_cookie == cookie
+}
+
 /// Whether a socket lives in the managed namespace, by the namespace's inode; true when in doubt.
 #[inline(always)]
-pub(super) fn is_managed(socket: *const bpf_sock, settings: &Settings) -> bool {
+pub(super) fn is_managed_by_inode(socket: *const bpf_sock, settings: &Settings) -> bool {
     match inode(socket) {
         Some(inode) => settings.netns_inode == 0 || settings.netns_inode == inode,
         None => true,

@@ -2,9 +2,7 @@
 
 use aya_ebpf::bindings::bpf_sockopt;
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
-use aya_ebpf::helpers::generated::{
-    bpf_get_current_cgroup_id, bpf_get_current_uid_gid, bpf_get_netns_cookie,
-};
+use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_uid_gid};
 use aya_ebpf::macros::cgroup_sockopt;
 use aya_ebpf::programs::SockoptContext;
 use leakguard_common::abi::{Carrier, Event, Family, Hook, Settings, Verdict};
@@ -31,11 +29,7 @@ pub(super) fn setsockopt_cookie(context: SockoptContext) -> i32 {
     let context = context.sockopt;
     judge(
         context,
-        |settings| {
-            // SAFETY: the helper takes the program's own context.
-            let cookie = unsafe { bpf_get_netns_cookie(context.cast()) };
-            settings.netns_cookie == 0 || settings.netns_cookie == cookie
-        },
+        |settings| netns::is_managed_by_cookie(context.cast(), settings),
         sign_current,
     )
 }
@@ -49,7 +43,7 @@ pub(super) fn setsockopt_inode(context: SockoptContext) -> i32 {
         |settings| {
             // SAFETY: a context field; the verifier checks the access.
             let socket = unsafe { (*context).__bindgen_anon_1.sk };
-            netns::is_managed(socket, settings)
+            netns::is_managed_by_inode(socket, settings)
         },
         |_| {},
     )
