@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 
-use leakguard::lab::address;
+use leakguard::lab::{Agent, address};
 use leakguard_tests::{Guest, Origin};
 use nix::libc;
 use nix::sys::socket::{MsgFlags, SockaddrIn, sendto};
@@ -82,6 +82,13 @@ fn question(payload: &[u8]) -> Vec<u8> {
     packet
 }
 
+/// Permits a tunnel in what an agent has left.
+fn permit_without_agent(agent: &mut Agent, name: &str) {
+    agent.kill9().unwrap();
+    let output = agent.output(&["allow", "add", name]).unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
 #[test]
 fn a_permitted_tunnel_that_does_not_encrypt_carries_dns_and_nobody_elses_packets_do() {
     let mut guest = Guest::new("carriers");
@@ -115,8 +122,13 @@ fn a_permitted_tunnel_that_does_not_encrypt_carries_dns_and_nobody_elses_packets
         );
 
         // It is an uplink unless it is named.
-        let agent = guest.protect("wg0");
+        let mut agent = guest.protect("wg0");
         assert_eq!(by_tunnel(&mut guest, &format!("{kind} not named")), 0);
+        permit_without_agent(&mut agent, &name);
+        assert_eq!(
+            by_tunnel(&mut guest, &format!("{kind} permitted later")),
+            all
+        );
         drop(agent);
 
         let agent = guest.protect(&name);

@@ -586,6 +586,7 @@ pub(crate) async fn carry_out(
     let netfilter = apply_netfilter(&mut ruleset).await?;
     let strict = hardening::egress(settings, &ruleset, interfaces);
     let egress = netfilter::apply_egress(strict.as_ref()).await;
+    let recognised = recognition::recognise_carriers(enforcement, interfaces)?;
     let attached = enforcement.attach(&devices, Duration::MAX);
     let mut failures = [permitted.failures, attached.failures].concat();
     failures.extend(
@@ -596,7 +597,8 @@ pub(crate) async fn carry_out(
     );
     let egress = matches!(egress, Ok(Applied::Replaced));
     if failures.is_empty() {
-        Ok(!permitted.changes.is_empty() || netfilter || egress || !attached.changes.is_empty())
+        let changes = [permitted.changes, recognised.changes, attached.changes];
+        Ok(changes.iter().any(|changes| !changes.is_empty()) || netfilter || egress)
     } else {
         Err(GuardError::Incomplete { failures })
     }

@@ -1,12 +1,14 @@
 //! What packets are known by besides their ports: the list of resolvers, and the tunnels that do not encrypt.
 
-use leakguard_common::abi::Role;
+use std::collections::BTreeSet;
+
+use leakguard_common::abi::{EndpointKey, Role};
 
 use super::{Guard, GuardError, Interfaces};
 use crate::doh;
 use crate::error::chain;
-use crate::kernel::Recognition;
 use crate::kernel::enforcement::Followed;
+use crate::kernel::{Enforcement, Recognition};
 
 impl Guard {
     /// Reads the list of resolvers again if it has changed.
@@ -41,14 +43,29 @@ impl Guard {
 /// What packets are to be known by, with these interfaces.
 pub(super) fn recognition(resolvers: &doh::Source, interfaces: &Interfaces) -> Recognition {
     let (doh_addresses, doh_names) = doh::keys(resolvers.resolvers());
-    let tunnels = interfaces
-        .values()
-        .filter(|interface| interface.role == Role::Tunnel);
     Recognition {
         doh_addresses,
         doh_names,
-        carriers: tunnels
-            .flat_map(|tunnel| tunnel.carries.iter().copied())
-            .collect(),
+        carriers: carriers(interfaces),
     }
+}
+
+/// Makes the programs know what the permitted tunnels among these interfaces pack, and leaves the resolvers as they are.
+pub(super) fn recognise_carriers(
+    enforcement: &mut Enforcement,
+    interfaces: &Interfaces,
+) -> Result<Followed, GuardError> {
+    Ok(enforcement.recognise(&Recognition {
+        carriers: carriers(interfaces),
+        ..enforcement.recognition()?
+    })?)
+}
+
+fn carriers(interfaces: &Interfaces) -> BTreeSet<EndpointKey> {
+    let tunnels = interfaces
+        .values()
+        .filter(|interface| interface.role == Role::Tunnel);
+    tunnels
+        .flat_map(|tunnel| tunnel.carries.iter().copied())
+        .collect()
 }

@@ -305,6 +305,11 @@ impl Enforcement {
         Ok(followed)
     }
 
+    /// What the programs know packets by, besides their ports.
+    pub fn recognition(&self) -> Result<Recognition, KernelError> {
+        self.maps.recognition()
+    }
+
     /// Makes the programs know packets by exactly this.
     pub fn recognise(&mut self, recognition: &Recognition) -> Result<Followed, KernelError> {
         let mut followed = Followed::default();
@@ -585,12 +590,11 @@ impl ReadBack {
             return Ok(None);
         }
         let cgroup = links::cgroup_attachment(pins, CgroupHook::Egress)?;
-        // What the attached program works on counts, whatever is pinned.
-        let mut used = used_maps(&cgroup.iter().map(|found| found.program_id).collect());
-        // Some are used at uplinks only.
-        for (name, maps) in used_maps(&links::check_pinned(pins).unwrap_or_default()) {
-            used.entry(name).or_insert(maps);
-        }
+        // What the program of local sockets works on counts, whatever is pinned; some maps are used at uplinks only.
+        let first = cgroup.map(|found| found.program_id);
+        let mut running = links::check_pinned(pins).unwrap_or_default();
+        running.extend(first);
+        let used = used_maps(&running, first);
         let maps = match Maps::of_programs(&used, pins) {
             Ok(maps) => Some(maps),
             Err(_not_attached) => Maps::open(pins)?,

@@ -5,6 +5,7 @@ use std::mem::offset_of;
 use std::os::fd::AsFd;
 
 use aya::maps::MapInfo;
+use aya::programs::ProgramInfo;
 use leakguard_common::abi::{Settings, map};
 
 use super::links::{self, open_link};
@@ -28,7 +29,7 @@ pub(super) fn inherit(pins: &Pins) -> Result<Vec<String>, KernelError> {
     let running = links::check_pinned(pins)?;
     maps::check_pinned(pins)?;
     // Whatever is pinned, this is what they work on.
-    let used = used_maps(&running);
+    let used = used_maps(&running, None);
     check_namespace(pins)?;
     let mut missing = Vec::new();
     for name in maps::names() {
@@ -49,15 +50,29 @@ pub(super) fn inherit(pins: &Pins) -> Result<Vec<String>, KernelError> {
     Ok(missing)
 }
 
-/// The maps of this version's layout that programs use, by name.
-pub(super) fn used_maps(running: &BTreeSet<u32>) -> BTreeMap<&'static str, Vec<MapInfo>> {
-    let mut used: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for info in maps_of(running) {
-        if let Some(name) = maps::name_of(&info) {
-            used.entry(name).or_default().push(info);
-        }
+/// The maps of this version's layout that programs use, by name. Where the `first` of them uses one of a name, those of the
+/// others do not count.
+pub(super) fn used_maps(
+    running: &BTreeSet<u32>,
+    first: Option<u32>,
+) -> BTreeMap<&'static str, Vec<MapInfo>> {
+    let (firsts, others): (Vec<_>, Vec<_>) =
+        programs(running).partition(|program| Some(program.id()) == first);
+    let mut used = by_name(maps_of(firsts));
+    for (name, maps) in by_name(maps_of(others)) {
+        used.entry(name).or_insert(maps);
     }
     used
+}
+
+fn by_name(maps: impl Iterator<Item = MapInfo>) -> BTreeMap<&'static str, Vec<MapInfo>> {
+    let mut named: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for info in maps {
+        if let Some(name) = maps::name_of(&info) {
+            named.entry(name).or_default().push(info);
+        }
+    }
+    named
 }
 
 /// The maps that are in use, but not pinned, or with another one pinned in their place; one sentence if there are any.
@@ -80,8 +95,9 @@ pub(super) fn gaps(pins: &Pins, used: &BTreeMap<&'static str, Vec<MapInfo>>) -> 
     )]
 }
 
-fn maps_of(running: &BTreeSet<u32>) -> impl Iterator<Item = MapInfo> {
-    let ids: BTreeSet<u32> = programs(running)
+fn maps_of(programs: impl IntoIterator<Item = ProgramInfo>) -> impl Iterator<Item = MapInfo> {
+    let ids: BTreeSet<u32> = programs
+        .into_iter()
         .flat_map(|program| map_ids(&program))
         .collect();
     ids.into_iter().filter_map(|id| MapInfo::from_id(id).ok())
@@ -115,7 +131,7 @@ pub(super) fn identities(pins: &Pins) -> Result<Vec<Identity>, KernelError> {
             linked.insert(info.program_id);
         }
     }
-    for info in maps_of(&linked) {
+    for info in maps_of(programs(&linked)) {
         if info.name() != map::SETTINGS.as_bytes() {
             continue;
         }

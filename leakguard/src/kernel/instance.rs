@@ -177,7 +177,7 @@ fn load_first(
     Err(KernelError::Missing {
         what: "a way to tell network namespaces apart in programs at cgroups".into(),
         remedy:
-            "use a kernel of 5.10 or later that has BTF (/sys/kernel/btf/vmlinux), or 6.18 or later"
+            "use a kernel of 5.12 or later that has BTF (/sys/kernel/btf/vmlinux), or 6.18 or later"
                 .into(),
         source: refused.map(|error| Box::new(error) as _),
     })
