@@ -1,6 +1,6 @@
 //! A device under test on the lab's network, with a capture at its ISP.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 
 use leakguard::lab::{
@@ -129,6 +129,12 @@ impl Bench {
             netns: self.netns(place),
             cgroup: (place == Place::Host).then_some(&self.cgroup),
         }
+    }
+
+    /// A server at the ISP.
+    pub fn listen(&self, target: SocketAddr) -> TcpListener {
+        let listener = || TcpListener::bind(target).unwrap();
+        self.topology.isp().run_in(listener).unwrap()
     }
 
     /// The namespace of a place.

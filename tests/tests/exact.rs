@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -208,11 +208,7 @@ fn question(name: &str) -> Vec<u8> {
 fn a_lookup_on_an_established_connection_is_named() {
     let mut bench = Bench::new();
     let target = isp("ipv6", 53);
-    let listener = bench
-        .topology
-        .isp()
-        .run_in(|| TcpListener::bind(target).unwrap())
-        .unwrap();
+    let listener = bench.listen(target);
     let mut stream = bench.origin(Place::Host).tcp(target.ip(), 1).pop().unwrap();
     connect(&stream, target).unwrap();
     let _accepted = listener.accept().unwrap();

@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, Write};
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
 use std::time::Duration;
@@ -326,11 +326,7 @@ fn an_established_connection_sends_nothing_more_and_nothing_again() {
     };
     for family in 0..2 {
         let target = isp(family, 53);
-        let listener = bench
-            .topology
-            .isp()
-            .run_in(|| TcpListener::bind(target).unwrap())
-            .unwrap();
+        let listener = bench.listen(target);
         let streams = bench.origin(Place::Host).tcp(target.ip(), 2);
         for stream in &streams {
             set_option(stream.as_fd(), libc::IPPROTO_TCP, TCP_RTO_MAX_MS, &1000).unwrap();

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 use std::io::{ErrorKind, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
@@ -174,11 +174,7 @@ fn sockets_from_before_are_stopped_too() {
     for place in [Place::Host, Place::Client] {
         for family in 0..2 {
             let target = isp(family, 53);
-            let listener = bench
-                .topology
-                .isp()
-                .run_in(|| TcpListener::bind(target).unwrap())
-                .unwrap();
+            let listener = bench.listen(target);
             let mut stream = bench.origin(place).tcp(target.ip(), 1).pop().unwrap();
             connect(&stream, target).unwrap();
             let _accepted = listener.accept().unwrap();

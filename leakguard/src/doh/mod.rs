@@ -2,6 +2,7 @@
 
 mod list;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -84,15 +85,12 @@ impl Source {
 }
 
 fn resolvers(path: Option<&Path>) -> Result<Resolvers, DohError> {
-    let Some(path) = path else {
-        return Resolvers::parse(BUILT_IN).map_err(|(line, problem)| DohError::Line {
-            path: "built-in list".into(),
-            line,
-            problem,
-        });
+    let text = match path {
+        Some(path) => Cow::from(read_file(path)?),
+        None => Cow::from(BUILT_IN),
     };
-    Resolvers::parse(&read_file(path)?).map_err(|(line, problem)| DohError::Line {
-        path: path.to_owned(),
+    Resolvers::parse(&text).map_err(|(line, problem)| DohError::Line {
+        path: path.map_or_else(|| "built-in list".into(), Path::to_owned),
         line,
         problem,
     })

@@ -2,11 +2,14 @@
 //!
 //! What such a tunnel carries can be read on the uplink; if the tunnel is permitted, that is no leak.
 
+use std::net::IpAddr;
+
 use leakguard_common::abi::{EndpointKey, Family};
 use leakguard_common::packet::protocol;
 use netlink_packet_core::DecodeError;
 
 use super::netlink::attributes;
+use crate::prefix;
 
 /// Attributes of `IFLA_INFO_DATA` (`linux/if_tunnel.h`, `linux/if_link.h`).
 const IFLA_GRE_REMOTE: u16 = 7;
@@ -79,14 +82,11 @@ pub(super) fn carriers(kind: &str, data: &[u8]) -> Result<Vec<EndpointKey>, Deco
 
 /// An address that is not unspecified, as keys have it.
 fn address(value: &[u8]) -> Option<(Family, [u8; 16])> {
-    let (family, address) = if let Ok(address) = <[u8; 4]>::try_from(value) {
-        let mut padded = [0; 16];
-        padded[..4].copy_from_slice(&address);
-        (Family::Ipv4, padded)
-    } else {
-        (Family::Ipv6, value.try_into().ok()?)
-    };
-    (address != [0; 16]).then_some((family, address))
+    let address = <[u8; 4]>::try_from(value)
+        .map(IpAddr::from)
+        .or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from))
+        .ok()?;
+    (!address.is_unspecified()).then(|| prefix::bytes(address))
 }
 
 #[cfg(test)]

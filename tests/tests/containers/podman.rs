@@ -16,8 +16,14 @@ fn shape<'lab>(name: &'lab str, container: &'lab Container<'_>) -> Shape<'lab> {
     }
 }
 
-/// Creates a network of both families with podman's resolver.
-fn create_network(podman: &Podman) {
+/// Podman on the host, whose resolvers are these.
+fn engine(bench: &Bench, resolvers: [IpAddr; 2]) -> Podman {
+    let resolvers = resolvers.map(|address| address.to_string());
+    Podman::new(bench.topology.host(), &bench.cgroup, &resolvers)
+}
+
+/// Two containers on a new network of both families with podman's resolver.
+fn two_on_a_network(podman: &Podman) -> [Container<'_>; 2] {
     podman.run(&[
         "network",
         "create",
@@ -26,6 +32,7 @@ fn create_network(podman: &Podman) {
         "--subnet=fd90::/64",
         "net90",
     ]);
+    ["one", "two"].map(|name| podman.container(name, "net90"))
 }
 
 /// Asserts that each container finds the other by its name, with the C library and at podman's resolver.
@@ -51,21 +58,17 @@ fn who_answers(container: &Container<'_>) -> Option<String> {
     lines.map(|line| line.trim_matches('"').to_owned())
 }
 
-fn addresses(resolvers: [IpAddr; 2]) -> [String; 2] {
-    resolvers.map(|address| address.to_string())
-}
+/// The resolvers at the end of the tunnel.
+const TUNNEL: [IpAddr; 2] = [
+    IpAddr::V4(address::TUNNEL_RESOLVER_V4),
+    IpAddr::V6(address::TUNNEL_RESOLVER_V6),
+];
 
 #[test]
 fn containers_of_a_podman_network_find_each_other_and_resolve_through_the_tunnel_only() {
     let mut bench = Bench::with_tunnel();
-    let resolvers = addresses([
-        address::TUNNEL_RESOLVER_V4.into(),
-        address::TUNNEL_RESOLVER_V6.into(),
-    ]);
-    let podman = Podman::new(bench.topology.host(), &bench.cgroup, &resolvers);
-    create_network(&podman);
-    let containers = ["one", "two"].map(|name| podman.container(name, "net90"));
-    let [one, two] = &containers;
+    let podman = engine(&bench, TUNNEL);
+    let [one, two] = &two_on_a_network(&podman);
     for protected in [false, true] {
         if protected {
             bench.protect(&[]);
@@ -89,15 +92,9 @@ fn containers_of_a_podman_network_find_each_other_and_resolve_through_the_tunnel
 #[test]
 fn a_podman_network_that_is_made_while_leakguard_enforces_works_and_keeps_dns_in() {
     let mut bench = Bench::with_tunnel();
-    let resolvers = addresses([
-        address::TUNNEL_RESOLVER_V4.into(),
-        address::TUNNEL_RESOLVER_V6.into(),
-    ]);
-    let podman = Podman::new(bench.topology.host(), &bench.cgroup, &resolvers);
+    let podman = engine(&bench, TUNNEL);
     bench.protect(&[]);
-    create_network(&podman);
-    let containers = ["one", "two"].map(|name| podman.container(name, "net90"));
-    let [one, two] = &containers;
+    let [one, two] = &two_on_a_network(&podman);
     let shape = shape("podman bridge, made later", one);
     shape.is_kept_in(&mut bench.observer, "with leakguard");
     find_each_other(one, two);
@@ -109,14 +106,12 @@ fn a_podman_network_that_is_made_while_leakguard_enforces_works_and_keeps_dns_in
 fn aardvark_that_asks_the_isp_is_stopped_and_still_knows_its_containers() {
     let mut bench = Bench::with_tunnel();
     let _isp = Resolver::new(bench.topology.isp(), "isp").unwrap();
-    let resolvers = addresses([
+    let resolvers = [
         address::ISP_RESOLVER_V4.into(),
         address::ISP_RESOLVER_V6.into(),
-    ]);
-    let podman = Podman::new(bench.topology.host(), &bench.cgroup, &resolvers);
-    create_network(&podman);
-    let containers = ["one", "two"].map(|name| podman.container(name, "net90"));
-    let [one, two] = &containers;
+    ];
+    let podman = engine(&bench, resolvers);
+    let [one, two] = &two_on_a_network(&podman);
     for protected in [false, true] {
         if protected {
             bench.protect(&[]);

@@ -1,7 +1,7 @@
 //! Connections that were established before leakguard: not one packet of DNS leaves by them afterwards.
 
 use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
@@ -37,8 +37,7 @@ impl Connections {
         kind: (&'static str, u16),
     ) -> Self {
         let target = isp(family, kind.1);
-        let isp = bench.topology.isp();
-        let listener = isp.run_in(|| TcpListener::bind(target).unwrap()).unwrap();
+        let listener = bench.listen(target);
         let streams = bench.origin(place.0).tcp(target.ip(), N);
         let accepted = streams
             .iter()
