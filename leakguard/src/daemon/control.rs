@@ -255,17 +255,22 @@ async fn events(
     follow: bool,
 ) -> io::Result<()> {
     let (recent, mut live) = feed.subscribe();
-    for line in recent {
-        write_line(send, &line).await?;
+    for event in recent {
+        write_line(send, &event.json).await?;
     }
     if !follow {
         return Ok(());
     }
     loop {
+        let (event, missed);
         let line = match live.recv().await {
-            Ok(line) => line,
+            Ok(published) => {
+                event = published;
+                &event.json
+            }
             Err(RecvError::Lagged(events)) => {
-                serde_json::to_string(&Answer::Missed { events })?.into()
+                missed = serde_json::to_string(&Answer::Missed { events })?;
+                &missed
             }
             Err(RecvError::Closed) => return Ok(()),
         };

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
 
-use crate::event::{Decoder, Notice, Sequence};
+use crate::event::{Decoder, Entry, Notice, Sequence, copied};
 use crate::guard::Interfaces;
 use crate::kernel::ring::EventRing;
 
@@ -75,8 +75,21 @@ impl Printer {
     }
 }
 
-/// What was published last, with its number.
-type Lines = VecDeque<(u64, Arc<str>)>;
+/// One event as it is handed out: rendered once, for whoever listens.
+#[derive(Debug)]
+pub struct Published {
+    /// Its number.
+    pub seq: u64,
+    /// The event.
+    pub entry: Entry,
+    /// The event as a JSON object, without a newline.
+    pub json: String,
+    /// What the kernel copied of the packet, from its transport header on; empty for notices.
+    pub packet: Bytes,
+}
+
+/// What was published last.
+type Lines = VecDeque<Arc<Published>>;
 
 #[derive(Debug, Default)]
 struct Recent {
@@ -84,11 +97,20 @@ struct Recent {
     notices: Lines,
 }
 
-/// Where events are handed out: JSON lines, each rendered once.
+impl Recent {
+    fn among(&mut self, entry: &Entry) -> &mut Lines {
+        match entry {
+            Entry::Packet(_) => &mut self.packets,
+            Entry::Notice(_) => &mut self.notices,
+        }
+    }
+}
+
+/// Where events are handed out.
 #[derive(Clone, Debug)]
 pub struct Feed {
     printer: Printer,
-    live: broadcast::Sender<Arc<str>>,
+    live: broadcast::Sender<Arc<Published>>,
     recent: Arc<Mutex<Recent>>,
     sequence: Sequence,
 }
@@ -106,48 +128,43 @@ impl Feed {
     }
 
     /// The events of the last time, and those that come from now on, without a gap between them.
-    pub(super) fn subscribe(&self) -> (Vec<Arc<str>>, broadcast::Receiver<Arc<str>>) {
+    pub(super) fn subscribe(&self) -> (Vec<Arc<Published>>, broadcast::Receiver<Arc<Published>>) {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         let Recent { packets, notices } = &*recent;
-        let mut lines: Vec<_> = packets.iter().chain(notices).collect();
-        lines.sort_by_key(|(seq, _)| *seq);
-        (
-            lines
-                .into_iter()
-                .map(|(_, line)| Arc::clone(line))
-                .collect(),
-            self.live.subscribe(),
-        )
+        let mut events: Vec<_> = packets.iter().chain(notices).map(Arc::clone).collect();
+        events.sort_by_key(|event| event.seq);
+        (events, self.live.subscribe())
     }
 
     /// Publishes what the agent itself has to tell.
     pub fn notify(&self, mut notice: Notice) {
         notice.seq = self.sequence.next();
-        self.publish(notice.seq, &notice, |recent| &mut recent.notices);
+        self.publish(notice.seq, Entry::Notice(notice), Bytes::new());
     }
 
-    fn publish(
-        &self,
-        seq: u64,
-        event: &(impl Display + Serialize),
-        among: fn(&mut Recent) -> &mut Lines,
-    ) {
-        let json: Arc<str> = match serde_json::to_string(event) {
-            Ok(json) => json.into(),
+    fn publish(&self, seq: u64, entry: Entry, packet: Bytes) {
+        let json = match serde_json::to_string(&entry) {
+            Ok(json) => json,
             Err(error) => {
                 log::error!("event {seq} cannot be written: {error}");
                 return;
             }
         };
-        self.printer.print(seq, event, &json);
+        self.printer.print(seq, &entry, &json);
+        let event = Arc::new(Published {
+            seq,
+            entry,
+            json,
+            packet,
+        });
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let lines = among(&mut recent);
+        let lines = recent.among(&event.entry);
         if lines.len() == RECENT {
             lines.pop_front();
         }
-        lines.push_back((seq, Arc::clone(&json)));
+        lines.push_back(Arc::clone(&event));
         // Without a client nobody takes it, which is no failure.
-        drop(self.live.send(json));
+        drop(self.live.send(event));
     }
 }
 
@@ -168,7 +185,9 @@ pub(super) async fn pump(
         let mut turn = Instant::now();
         for record in records.drain(..) {
             match decoder.decode(&record, &named) {
-                Ok(event) => feed.publish(event.seq, &event, |recent| &mut recent.packets),
+                Ok(event) => {
+                    feed.publish(event.seq, Entry::Packet(Box::new(event)), copied(&record));
+                }
                 Err(error) => log::error!("{error}"),
             }
             // A flood must not starve the owner.

@@ -23,7 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_unti
 
 pub use control::{ControlError, SocketName, connect};
 pub(crate) use control::{answer_to, hear, listen};
-pub use events::{Feed, Form, Printer};
+pub use events::{Feed, Form, Printer, Published};
 pub use health::{Health, HealthReport};
 
 use crate::config::{Config, OnExit};

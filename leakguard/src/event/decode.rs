@@ -1,12 +1,13 @@
 //! From a record in the ring to an [`Event`].
 
 use std::ffi::CStr;
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, offset_of};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use leakguard_common::abi::{Carrier, Event as Record, Family, Hook, Reason, Role, Verdict};
 use leakguard_common::hardening::{PACKET_QDISC_BYPASS, SOL_PACKET, SOL_XDP, SocketOption};
@@ -113,8 +114,21 @@ fn event(seq: u64, record: &Record, interfaces: &Interfaces) -> Option<Event> {
         cgroup,
         unit,
         container: None,
+        client: None,
+        packets: record.segments,
         suppressed: 0,
     })
+}
+
+/// What the kernel copied of a packet into its record, from the transport header on; empty if that is no record.
+pub fn copied(record: &Bytes) -> Bytes {
+    let start = offset_of!(Record, bytes);
+    let length = read(record).map_or(0, |read| usize::from(read.bytes_len));
+    if start + length <= record.len() {
+        record.slice(start..start + length)
+    } else {
+        Bytes::new()
+    }
 }
 
 /// Reads a record as the kernel wrote it; `None` for one of another length.
@@ -259,6 +273,9 @@ mod tests {
         assert_eq!(event.destination, "8.8.8.8:53");
         assert_eq!(event.query.unwrap().name, "example.com.");
         assert_eq!(event.process, None);
+        let whole = Bytes::from(bytes_of(&record()));
+        assert_eq!(copied(&whole).len(), usize::from(record().bytes_len));
+        assert!(copied(&whole.slice(1..)).is_empty());
         assert!(event.time.ends_with('Z'), "{}", event.time);
     }
 

@@ -8,7 +8,7 @@ mod text;
 
 use serde::{Deserialize, Serialize};
 
-pub use decode::{Decoder, Sequence, Undecodable};
+pub use decode::{Decoder, Sequence, Undecodable, copied};
 pub(crate) use decode::{endpoint, protocol_name, read};
 pub use notice::{Notice, NoticeKind};
 pub(crate) use query::first_question;
@@ -17,7 +17,7 @@ pub(crate) use query::first_question;
 pub const VERSION: u32 = 1;
 
 /// One line of the stream of events.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Entry {
     /// A packet.
@@ -75,16 +75,26 @@ pub struct Event {
     /// The socket option that was set, at the hook `setsockopt`.
     #[serde(default)]
     pub option: Option<String>,
+    /// Packets that it stands for: the segments that the kernel cuts it into.
+    #[serde(default = "one")]
+    pub packets: u32,
     /// The sending process, where it is known.
     pub process: Option<Process>,
     /// The sender's cgroup.
     pub cgroup: Option<String>,
     /// The sender's systemd unit.
     pub unit: Option<String>,
-    /// The sender's container; not attributed yet.
-    pub container: Option<String>,
-    /// Events of the same kind that were left out before this one.
+    /// The sender's container.
+    pub container: Option<Container>,
+    /// Who had asked the sender, where that is a resolver on this host.
+    #[serde(default)]
+    pub client: Option<Client>,
+    /// Packets of the same sender, destination and reason that no event was made for since the last one that was.
     pub suppressed: u64,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// An interface as an event names it.
@@ -109,17 +119,70 @@ pub struct Query {
     pub kind: String,
 }
 
-/// A sending process.
+/// How it is known who sent a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attribution {
+    /// It was at work when the packet was sent.
+    Sender,
+    /// It created the socket, connected it, or sent on it; what sent this packet may be another that was given the socket.
+    Owner,
+    /// It had asked for the same name just before, or sent the same packet in another network namespace.
+    Inferred,
+}
+
+impl Attribution {
+    /// The name in the record.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sender => "sender",
+            Self::Owner => "owner",
+            Self::Inferred => "inferred",
+        }
+    }
+}
+
+/// A process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// Its number; absent where only the socket's owner is known.
     pub pid: Option<u32>,
     /// Its command name.
     pub name: Option<String>,
-    /// Its executable, if it still runs.
+    /// Its executable, if it still ran.
     pub exe: Option<String>,
+    /// Its command line, if it still ran; cut where it is very long.
+    #[serde(default)]
+    pub cmdline: Option<Vec<String>>,
     /// The user who owns the socket.
     pub uid: u32,
     /// That user's name.
     pub user: Option<String>,
+    /// How it is known to be the one; absent where only the socket's user is known.
+    #[serde(default)]
+    pub attribution: Option<Attribution>,
+}
+
+/// A container, as its cgroup tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// Its id, or its name where the runtime gives none.
+    pub id: String,
+    /// `docker`, `podman`, `containerd`, `crio`, `nspawn` or `lxc`; absent where the cgroup does not say.
+    pub runtime: Option<String>,
+    /// The uid of its Kubernetes pod.
+    pub pod: Option<String>,
+}
+
+/// Who asked a local resolver; always inferred, by name, type and time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Client {
+    /// The process.
+    pub process: Process,
+    /// Its cgroup.
+    pub cgroup: Option<String>,
+    /// Its systemd unit.
+    pub unit: Option<String>,
+    /// Its container.
+    pub container: Option<Container>,
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use nix::unistd::{Uid, User};
 
-use super::Process;
+use super::{Attribution, Process};
 
 /// A process and where it runs.
 #[derive(Debug, Default)]
@@ -41,6 +41,8 @@ pub(super) fn sender(pid: Option<u32>, comm: Option<String>, uid: u32) -> Sender
                 .ok()
                 .flatten()
                 .map(|user| user.name),
+            cmdline: None,
+            attribution: pid.map(|_| Attribution::Sender),
         }),
     }
 }

@@ -80,7 +80,9 @@ impl fmt::Display for Event {
 
 #[cfg(test)]
 mod tests {
-    use crate::event::{Entry, Event, InterfaceRef, PacketKind, Process, Query, VERSION};
+    use crate::event::{
+        Attribution, Entry, Event, InterfaceRef, PacketKind, Process, Query, VERSION,
+    };
 
     #[test]
     fn a_line_names_what_matters() {
@@ -114,11 +116,15 @@ mod tests {
                 exe: Some("/usr/bin/dig".into()),
                 uid: 1000,
                 user: Some("alice".into()),
+                cmdline: None,
+                attribution: Some(Attribution::Sender),
             }),
             option: None,
+            packets: 1,
             cgroup: None,
             unit: None,
             container: None,
+            client: None,
             suppressed: 0,
         };
         assert_eq!(
