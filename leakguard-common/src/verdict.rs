@@ -38,6 +38,13 @@ impl Decision {
         role: Role::Uplink,
     };
 
+    /// The packet is a question in another namespace: it is judged where it leaves the host, where its sender is not known.
+    pub const ELSEWHERE: Self = Self {
+        verdict: Verdict::Pass,
+        reason: Reason::Dns,
+        role: Role::Local,
+    };
+
     /// What follows from a reason at an interface.
     #[inline(always)]
     pub(crate) fn of(reason: Reason, role: Role, settings: &Settings) -> Self {
@@ -65,6 +72,14 @@ impl Decision {
     pub fn is_reported(&self) -> bool {
         !matches!(self.verdict, Verdict::Pass)
             || matches!(self.reason, Reason::DnsShaped) && matches!(self.role, Role::Uplink)
+    }
+
+    /// Whether it is a question that stays on this host, whose answer somebody else may have to ask for.
+    #[inline(always)]
+    pub fn is_asked(&self, hook: Hook) -> bool {
+        matches!(hook, Hook::CgroupSkb)
+            && matches!(self.reason, Reason::Dns)
+            && matches!(self.role, Role::Local)
     }
 }
 
@@ -295,14 +310,38 @@ pub fn may_be_doh(packet: &Packet, settings: &Settings) -> bool {
         && !settings.exempt.contains(Class::Doh)
 }
 
+/// Whether a packet that [`decide`] has let go is a question of a socket in another namespace.
+#[inline(always)]
+pub fn is_elsewhere(packet: &Packet, hook: Hook, settings: &Settings, facts: &impl Facts) -> bool {
+    matches!(hook, Hook::CgroupSkb)
+        && !matches!(packet.fragment, Fragment::Later)
+        && class(packet, settings).is_some()
+        && facts.role().is_none()
+}
+
+/// Whether a packet to a port may be judged, whatever interface it leaves by.
+#[inline(always)]
+pub fn may_be_judged(protocol: u8, port: u16, settings: &Settings) -> bool {
+    settings.kill_switch != Settings::KILL_SWITCH_OFF
+        || settings.ipv6 != Settings::DNS_ONLY
+        || settings.options & Settings::REPORT_SHAPES != 0
+        || port == PORT_HTTPS
+        || class_of(protocol, port, settings).is_some()
+}
+
 /// The class of a packet, by protocol and destination port.
 #[inline(always)]
 pub fn class(packet: &Packet, settings: &Settings) -> Option<Class> {
-    if !has_ports(packet.protocol) {
+    class_of(packet.protocol, packet.destination_port, settings)
+}
+
+#[inline(always)]
+fn class_of(protocol: u8, port: u16, settings: &Settings) -> Option<Class> {
+    if !has_ports(protocol) {
         return None;
     }
-    let udp = matches!(packet.protocol, protocol::UDP | protocol::UDP_LITE);
-    match packet.destination_port {
+    let udp = matches!(protocol, protocol::UDP | protocol::UDP_LITE);
+    match port {
         PORT_DNS => Some(Class::Dns),
         PORT_DOT if udp => Some(Class::Doq),
         PORT_DOT => Some(Class::Dot),

@@ -124,7 +124,7 @@ pub async fn run(
     let (requests, mut asked) = mpsc::channel(REQUESTS);
     let mut tasks = JoinSet::new();
     tasks.spawn(events::pump(
-        guard.take_ring()?,
+        guard.take_reports()?,
         named.clone(),
         feed.clone(),
     ));

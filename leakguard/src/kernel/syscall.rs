@@ -29,17 +29,49 @@ pub(super) enum CgroupHook {
     Egress,
     /// `cgroup/setsockopt`
     Setsockopt,
+    /// `cgroup/sock_create`
+    Create,
+    /// `cgroup/connect4`
+    Connect4,
+    /// `cgroup/connect6`
+    Connect6,
+    /// `cgroup/sendmsg4`
+    Sendmsg4,
+    /// `cgroup/sendmsg6`
+    Sendmsg6,
 }
 
 impl CgroupHook {
-    /// Both of them.
-    pub(super) const ALL: [Self; 2] = [Self::Egress, Self::Setsockopt];
+    /// All of them.
+    pub(super) const ALL: [Self; 7] = [
+        Self::Egress,
+        Self::Setsockopt,
+        Self::Create,
+        Self::Connect4,
+        Self::Connect6,
+        Self::Sendmsg4,
+        Self::Sendmsg6,
+    ];
+
+    /// Those where it is recorded who uses a socket.
+    pub(super) const OF_OWNERS: [Self; 5] = [
+        Self::Create,
+        Self::Connect4,
+        Self::Connect6,
+        Self::Sendmsg4,
+        Self::Sendmsg6,
+    ];
 
     /// What its link is called among the pins.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Egress => "egress",
             Self::Setsockopt => "setsockopt",
+            Self::Create => "sock_create",
+            Self::Connect4 => "connect4",
+            Self::Connect6 => "connect6",
+            Self::Sendmsg4 => "sendmsg4",
+            Self::Sendmsg6 => "sendmsg6",
         }
     }
 
@@ -47,6 +79,11 @@ impl CgroupHook {
         let attach_type = match self {
             Self::Egress => bpf_attach_type::BPF_CGROUP_INET_EGRESS,
             Self::Setsockopt => bpf_attach_type::BPF_CGROUP_SETSOCKOPT,
+            Self::Create => bpf_attach_type::BPF_CGROUP_INET_SOCK_CREATE,
+            Self::Connect4 => bpf_attach_type::BPF_CGROUP_INET4_CONNECT,
+            Self::Connect6 => bpf_attach_type::BPF_CGROUP_INET6_CONNECT,
+            Self::Sendmsg4 => bpf_attach_type::BPF_CGROUP_UDP4_SENDMSG,
+            Self::Sendmsg6 => bpf_attach_type::BPF_CGROUP_UDP6_SENDMSG,
         };
         attach_type as u32
     }
