@@ -319,29 +319,14 @@ pub fn is_elsewhere(packet: &Packet, hook: Hook, settings: &Settings, facts: &im
         && facts.role().is_none()
 }
 
-/// Whether a packet to a port may be judged, whatever interface it leaves by.
-#[inline(always)]
-pub fn may_be_judged(protocol: u8, port: u16, settings: &Settings) -> bool {
-    settings.kill_switch != Settings::KILL_SWITCH_OFF
-        || settings.ipv6 != Settings::DNS_ONLY
-        || settings.options & Settings::REPORT_SHAPES != 0
-        || port == PORT_HTTPS
-        || class_of(protocol, port, settings).is_some()
-}
-
 /// The class of a packet, by protocol and destination port.
 #[inline(always)]
 pub fn class(packet: &Packet, settings: &Settings) -> Option<Class> {
-    class_of(packet.protocol, packet.destination_port, settings)
-}
-
-#[inline(always)]
-fn class_of(protocol: u8, port: u16, settings: &Settings) -> Option<Class> {
-    if !has_ports(protocol) {
+    if !has_ports(packet.protocol) {
         return None;
     }
-    let udp = matches!(protocol, protocol::UDP | protocol::UDP_LITE);
-    match port {
+    let udp = matches!(packet.protocol, protocol::UDP | protocol::UDP_LITE);
+    match packet.destination_port {
         PORT_DNS => Some(Class::Dns),
         PORT_DOT if udp => Some(Class::Doq),
         PORT_DOT => Some(Class::Dot),

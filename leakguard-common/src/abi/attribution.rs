@@ -11,12 +11,10 @@ wire_enum! {
         Create = 1 => "create",
         /// At `cgroup/connect4` or `connect6`.
         Connect = 2 => "connect",
-        /// At `cgroup/sendmsg4` or `sendmsg6`.
-        Send = 3 => "send",
     }
 }
 
-/// The task that created a socket, connected it or sent on it last; a value of [`super::map::OWNERS`].
+/// The task that created a socket, or connected it; a value of [`super::map::OWNERS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Owner {

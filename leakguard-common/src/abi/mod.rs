@@ -461,7 +461,7 @@ pub struct Event {
     pub carrier: u8,
     /// 0; keeps the size a multiple of the alignment.
     pub padding: [u8; 3],
-    /// The sender's command name where `pid` is set, NUL-padded.
+    /// The sending process's command name where `pid` is set, NUL-padded.
     pub comm: [u8; 16],
     /// Who is known to have used the socket; [`Owner::NOBODY`] if nobody is.
     pub owner: Owner,

@@ -5,7 +5,7 @@
 //! | `egress_cookie`, `egress_inode` | `cgroup_skb/egress` | 1 | 0 (EPERM to the sender) |
 //! | `tc_ethernet`, `tc_ip`, `tc_any` | TC egress | -1 (next program) | 2 |
 //! | `setsockopt_cookie`, `setsockopt_inode` | `cgroup/setsockopt` | 1 | 0 (EPERM to the caller) |
-//! | `owner_create`, `owner_connect4`, ... | `cgroup/sock_create`, `connect4`, `connect6`, `sendmsg4`, `sendmsg6` | 1 | never |
+//! | `owner_create`, `owner_connect4`, `owner_connect6` | `cgroup/sock_create`, `connect4`, `connect6` | 1 | never |
 //!
 //! Of each row but the last one variant is attached: user space tries to load them in order.
 

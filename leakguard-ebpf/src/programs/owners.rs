@@ -6,18 +6,15 @@ use core::ptr;
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid,
-    bpf_get_current_uid_gid, bpf_sk_storage_get,
+    bpf_get_current_cgroup_id, bpf_get_current_uid_gid, bpf_sk_storage_get,
 };
 use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use leakguard_common::abi::{Origin, Owner};
-use leakguard_common::packet::protocol;
-use leakguard_common::verdict::may_be_judged;
 
 use super::context::Skb;
-use super::maps::{OWNERS, SETTINGS};
-use super::sender::names_current;
+use super::maps::OWNERS;
+use super::sender::{current_pid, name_current};
 
 /// These hooks could refuse; none does.
 const PASS: i32 = 1;
@@ -43,20 +40,6 @@ pub(super) fn owner_connect6(context: SockAddrContext) -> i32 {
     PASS
 }
 
-/// Where somebody sends on a socket that is not connected.
-#[cgroup_sock_addr(sendmsg4)]
-pub(super) fn owner_sendmsg4(context: SockAddrContext) -> i32 {
-    record_sending(context.sock_addr);
-    PASS
-}
-
-/// As [`owner_sendmsg4`].
-#[cgroup_sock_addr(sendmsg6)]
-pub(super) fn owner_sendmsg6(context: SockAddrContext) -> i32 {
-    record_sending(context.sock_addr);
-    PASS
-}
-
 /// The owner of a packet's socket, if it has one that was recorded.
 #[inline(always)]
 pub(super) fn owner(skb: Skb) -> Option<&'static Owner> {
@@ -72,23 +55,6 @@ fn socket(context: *const bpf_sock_addr) -> *mut c_void {
     socket.cast()
 }
 
-/// Records a sender where its packet may be judged, and no hook later on would know it.
-#[inline(always)]
-fn record_sending(context: *const bpf_sock_addr) {
-    if names_current() {
-        return;
-    }
-    // SAFETY: a context field; the verifier checks the access.
-    let port = unsafe { (*context).user_port } as u16;
-    let may_matter = match SETTINGS.get(0) {
-        Some(settings) => may_be_judged(protocol::UDP, u16::from_be(port), settings),
-        None => true,
-    };
-    if may_matter {
-        record(socket(context), Origin::Send);
-    }
-}
-
 #[inline(always)]
 fn record(socket: *mut c_void, origin: Origin) {
     if socket.is_null() {
@@ -99,15 +65,15 @@ fn record(socket: *mut c_void, origin: Origin) {
     else {
         return;
     };
-    // SAFETY: no arguments, but for a buffer of 16 writable bytes, which the helper fills, or clears if it fails.
+    // SAFETY: no arguments.
     unsafe {
         owner.boot_time = bpf_ktime_get_boot_ns();
         owner.cgroup_id = bpf_get_current_cgroup_id();
-        owner.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
         owner.uid = bpf_get_current_uid_gid() as u32;
-        owner.origin = origin as u8;
-        bpf_get_current_comm(owner.comm.as_mut_ptr().cast(), 16);
     }
+    owner.pid = current_pid();
+    owner.origin = origin as u8;
+    name_current(&mut owner.comm);
 }
 
 #[inline(always)]

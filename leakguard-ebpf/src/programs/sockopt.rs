@@ -15,7 +15,7 @@ use super::counters::count_packets;
 use super::events::write;
 use super::maps::SETTINGS;
 use super::netns;
-use super::sender::sign_current;
+use super::sender::{current_pid, name_current};
 
 const PASS: i32 = 1;
 const REFUSE: i32 = 0;
@@ -31,7 +31,10 @@ pub(super) fn setsockopt_cookie(context: SockoptContext) -> i32 {
     judge(
         context,
         |settings| netns::is_managed_by_cookie(context.cast(), settings),
-        sign_current,
+        |event| {
+            event.pid = current_pid();
+            name_current(&mut event.comm);
+        },
     )
 }
 

@@ -129,7 +129,7 @@ pub struct Query {
 pub enum Attribution {
     /// It was at work when the packet was sent.
     Sender,
-    /// It created the socket, connected it, or sent on it; what sent this packet may be another that was given the socket.
+    /// It created the socket, or connected it; what sent this packet may be another that was given the socket.
     Owner,
     /// It had asked for the same name just before, or sent the same packet in another network namespace.
     Inferred,

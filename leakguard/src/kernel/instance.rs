@@ -5,9 +5,9 @@ use std::sync::OnceLock;
 
 use aya::programs::{
     CgroupSkb, CgroupSock, CgroupSockAddr, CgroupSockopt, Program, ProgramError, ProgramFd,
-    ProgramInfo, ProgramType, SchedClassifier, TestRun as _, TestRunOptions,
+    ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions,
 };
-use aya::sys::{BpfHelper, SyscallError, is_helper_supported};
+use aya::sys::SyscallError;
 use aya::{Ebpf, EbpfLoader};
 use nix::libc;
 
@@ -74,17 +74,25 @@ impl Instance {
         limit: Limit,
     ) -> Result<Self, KernelError> {
         let offsets = offsets();
-        let current_task = current_task();
         let every_event = u32::from(limit == Limit::None);
         let mut loader = EbpfLoader::new();
         for (name, pin) in pins {
             loader.map_pin_path(name, pin);
         }
-        if let Some(Offsets { skc_net, net_inum }) = offsets {
+        if let Some(Offsets {
+            skc_net,
+            net_inum,
+            leader,
+            tgid,
+            comm,
+        }) = offsets
+        {
             loader.override_global("SKC_NET_OFFSET", skc_net, true);
             loader.override_global("NET_INUM_OFFSET", net_inum, true);
+            loader.override_global("LEADER_OFFSET", leader, true);
+            loader.override_global("TGID_OFFSET", tgid, true);
+            loader.override_global("COMM_OFFSET", comm, true);
         }
-        loader.override_global("CURRENT_TASK", &current_task, true);
         loader.override_global("EVERY_EVENT", &every_event, true);
         let mut ebpf = loader.load(OBJECT).map_err(|error| KernelError::Load {
             program: "the map layout".into(),
@@ -176,29 +184,6 @@ fn offsets() -> Option<&'static Offsets> {
     OFFSETS
         .get_or_init(|| kernel_btf().and_then(|path| Offsets::from_btf(&path)))
         .as_ref()
-}
-
-/// What programs at packet hooks may ask of the current task, as `CURRENT_TASK` has it; asked once.
-///
-/// A kernel that lets TC programs ask lets those at cgroups ask too: both are in `bpf_base_func_proto` (since 6.10 and 6.16).
-fn current_task() -> u32 {
-    static ANSWER: OnceLock<u32> = OnceLock::new();
-    *ANSWER.get_or_init(|| {
-        let may = |helper| {
-            is_helper_supported(ProgramType::SchedClassifier, helper).unwrap_or_else(|error| {
-                log::debug!("cannot ask for {helper:?}: {error}");
-                false
-            })
-        };
-        match (
-            may(BpfHelper::BPF_FUNC_get_current_pid_tgid),
-            may(BpfHelper::BPF_FUNC_get_current_comm),
-        ) {
-            (false, _) => 0,
-            (true, false) => 1,
-            (true, true) => 2,
-        }
-    })
 }
 
 fn load_first(

@@ -358,11 +358,7 @@ const fn part(hook: CgroupHook) -> Part {
     match hook {
         CgroupHook::Egress => Part::Cgroup,
         CgroupHook::Setsockopt => Part::Setsockopt,
-        CgroupHook::Create
-        | CgroupHook::Connect4
-        | CgroupHook::Connect6
-        | CgroupHook::Sendmsg4
-        | CgroupHook::Sendmsg6 => Part::Owners,
+        CgroupHook::Create | CgroupHook::Connect4 | CgroupHook::Connect6 => Part::Owners,
     }
 }
 
@@ -390,8 +386,6 @@ fn create_cgroup(
             CgroupHook::Create => "BPF_LINK_CREATE (cgroup/sock_create)",
             CgroupHook::Connect4 => "BPF_LINK_CREATE (cgroup/connect4)",
             CgroupHook::Connect6 => "BPF_LINK_CREATE (cgroup/connect6)",
-            CgroupHook::Sendmsg4 => "BPF_LINK_CREATE (cgroup/sendmsg4)",
-            CgroupHook::Sendmsg6 => "BPF_LINK_CREATE (cgroup/sendmsg6)",
         };
         KernelError::call(call, subject())(error)
     })

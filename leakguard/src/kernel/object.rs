@@ -53,8 +53,6 @@ pub(super) const fn owner_program(hook: CgroupHook) -> Option<&'static str> {
         CgroupHook::Create => Some("owner_create"),
         CgroupHook::Connect4 => Some("owner_connect4"),
         CgroupHook::Connect6 => Some("owner_connect6"),
-        CgroupHook::Sendmsg4 => Some("owner_sendmsg4"),
-        CgroupHook::Sendmsg6 => Some("owner_sendmsg6"),
     }
 }
 

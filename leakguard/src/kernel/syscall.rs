@@ -35,32 +35,20 @@ pub(super) enum CgroupHook {
     Connect4,
     /// `cgroup/connect6`
     Connect6,
-    /// `cgroup/sendmsg4`
-    Sendmsg4,
-    /// `cgroup/sendmsg6`
-    Sendmsg6,
 }
 
 impl CgroupHook {
     /// All of them.
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 5] = [
         Self::Egress,
         Self::Setsockopt,
         Self::Create,
         Self::Connect4,
         Self::Connect6,
-        Self::Sendmsg4,
-        Self::Sendmsg6,
     ];
 
     /// Those where it is recorded who uses a socket.
-    pub(super) const OF_OWNERS: [Self; 5] = [
-        Self::Create,
-        Self::Connect4,
-        Self::Connect6,
-        Self::Sendmsg4,
-        Self::Sendmsg6,
-    ];
+    pub(super) const OF_OWNERS: [Self; 3] = [Self::Create, Self::Connect4, Self::Connect6];
 
     /// What its link is called among the pins.
     pub(super) const fn name(self) -> &'static str {
@@ -70,8 +58,6 @@ impl CgroupHook {
             Self::Create => "sock_create",
             Self::Connect4 => "connect4",
             Self::Connect6 => "connect6",
-            Self::Sendmsg4 => "sendmsg4",
-            Self::Sendmsg6 => "sendmsg6",
         }
     }
 
@@ -82,8 +68,6 @@ impl CgroupHook {
             Self::Create => bpf_attach_type::BPF_CGROUP_INET_SOCK_CREATE,
             Self::Connect4 => bpf_attach_type::BPF_CGROUP_INET4_CONNECT,
             Self::Connect6 => bpf_attach_type::BPF_CGROUP_INET6_CONNECT,
-            Self::Sendmsg4 => bpf_attach_type::BPF_CGROUP_UDP4_SENDMSG,
-            Self::Sendmsg6 => bpf_attach_type::BPF_CGROUP_UDP6_SENDMSG,
         };
         attach_type as u32
     }

@@ -91,12 +91,17 @@ fn main() {
             sending.unwrap().join().unwrap();
             sent();
         }
-        "uring-inline" => uring(&message, target, IoUring::builder(), squeue::Flags::empty()),
-        "uring-async" => uring(&message, target, IoUring::builder(), squeue::Flags::ASYNC),
+        "uring-inline" => uring(
+            &message,
+            target,
+            &IoUring::builder(),
+            squeue::Flags::empty(),
+        ),
+        "uring-async" => uring(&message, target, &IoUring::builder(), squeue::Flags::ASYNC),
         "uring-sqpoll" => {
             let mut builder = IoUring::builder();
             builder.setup_sqpoll(1000);
-            uring(&message, target, builder, squeue::Flags::empty());
+            uring(&message, target, &builder, squeue::Flags::empty());
         }
         "raw" => {
             let datagram = packet(&message, target);
@@ -221,7 +226,7 @@ fn passed(message: &[u8], target: SocketAddr) {
 fn uring(
     message: &[u8],
     target: SocketAddr,
-    builder: io_uring::Builder<squeue::Entry, io_uring::cqueue::Entry>,
+    builder: &io_uring::Builder<squeue::Entry, io_uring::cqueue::Entry>,
     flags: squeue::Flags,
 ) {
     let mut ring: IoUring = builder.build(4).unwrap();
@@ -234,7 +239,7 @@ fn uring(
     // SAFETY: the socket and the message live until it is complete.
     unsafe { ring.submission().push(&send) }.unwrap();
     ring.submit_and_wait(1).unwrap();
-    drop(ring.completion().next().unwrap());
+    assert!(ring.completion().next().is_some());
     sent();
 }
 
@@ -255,7 +260,7 @@ fn in_child<T>(send: impl FnOnce() -> T) {
 
 /// What becomes of it is seen elsewhere: it may be refused, or sent and dropped.
 fn attempt<T, E>(result: Result<T, E>) {
-    mem::drop(result);
+    drop(result);
 }
 
 /// Gives the process a name of its own, as its main thread has it.

@@ -7,8 +7,7 @@ mod process;
 use std::ffi::CStr;
 use std::time::Duration;
 
-use leakguard_common::abi::{Event as Record, Origin, Owner};
-use leakguard_common::packet::protocol;
+use leakguard_common::abi::Event as Record;
 
 use self::cgroup::Paths;
 use self::process::Processes;
@@ -132,17 +131,8 @@ fn recorded(record: &Record) -> Option<Recorded> {
         uid: uid(owner.uid),
         moment: owner.boot_time,
         cgroup_id: owner.cgroup_id,
-        attribution: if is_sender(owner, record) {
-            Attribution::Sender
-        } else {
-            Attribution::Owner
-        },
+        attribution: Attribution::Owner,
     })
-}
-
-/// Whether the owner of a socket is certain to have sent a packet: it was recorded on the way of the very packet.
-fn is_sender(owner: &Owner, record: &Record) -> bool {
-    owner.origin == Origin::Send as u8 && record.protocol == protocol::UDP
 }
 
 fn comm(bytes: &[u8]) -> Option<String> {

@@ -19,10 +19,6 @@ const FACTS_HOLD: Duration = Duration::from_secs(1);
 /// The most bytes of a command line.
 const MAX_CMDLINE: usize = 4096;
 
-/// Workers of `io_uring` are threads of the process that they work for, with names of their own (`create_worker_cont` in
-/// `io_uring/io-wq.c`, `io_sq_thread` in `io_uring/sqpoll.c`).
-const WORKERS: [&str; 2] = ["iou-wrk-", "iou-sqp-"];
-
 /// What is known of a running process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Facts {
@@ -37,8 +33,6 @@ struct Remembered {
     facts: Facts,
     /// In the kernel's ticks since boot.
     started: u64,
-    /// The names of its threads that were seen to send.
-    threads: Vec<String>,
     /// When it was read, on the boot clock.
     read: Duration,
     /// When it was seen to live, on the boot clock.
@@ -53,17 +47,16 @@ pub(super) struct Processes {
 }
 
 impl Processes {
-    /// What is known of the process that had a number at a moment on the boot clock, and a thread of this name.
+    /// What is known of the process that had a number, and this name, at a moment on the boot clock.
     ///
     /// `None` where it may be another: the number was given away again, or the program was replaced (`execve(2)`). What was
     /// read before it ended still holds.
     pub(super) fn at(&mut self, pid: u32, comm: Option<&str>, moment: Duration) -> Option<Facts> {
         let now = crate::host::since_boot().ok()?;
+        let is_it = |facts: &Facts| comm.is_none_or(|comm| facts.name == comm);
         let Some(started) = started(pid) else {
             let known = self.known.get(&pid)?;
-            let is_known = known.seen >= moment
-                && comm.is_none_or(|comm| known.threads.iter().any(|name| name == comm));
-            return is_known.then(|| known.facts.clone());
+            return (known.seen >= moment && is_it(&known.facts)).then(|| known.facts.clone());
         };
         if since_boot_of(started) > moment {
             return None;
@@ -71,16 +64,13 @@ impl Processes {
         if let Some(known) = self.known.get_mut(&pid)
             && known.started == started
             && now.saturating_sub(known.read) < FACTS_HOLD
-            && comm.is_none_or(|comm| known.threads.iter().any(|name| name == comm))
-            && read_comm(&format!("/proc/{pid}")).as_ref() == Some(&known.facts.name)
+            && is_it(&known.facts)
+            && read_comm(pid).as_ref() == Some(&known.facts.name)
         {
             known.seen = now;
             return Some(known.facts.clone());
         }
-        if comm.is_some_and(|comm| !has_thread(pid, comm)) {
-            return None;
-        }
-        let facts = read(pid)?;
+        let facts = read(pid).filter(is_it)?;
         // All of it was read of one process if that is still there.
         if self::started(pid) != Some(started) {
             return None;
@@ -93,7 +83,6 @@ impl Processes {
             Remembered {
                 facts: facts.clone(),
                 started,
-                threads: comm.map(str::to_owned).into_iter().collect(),
                 read: now,
                 seen: now,
             },
@@ -128,7 +117,7 @@ fn read(pid: u32) -> Option<Facts> {
     let exe = fs::read_link(path("exe"));
     let cgroup = fs::read_to_string(path("cgroup")).ok();
     Some(Facts {
-        name: read_comm(&format!("/proc/{pid}"))?,
+        name: read_comm(pid)?,
         exe: exe.ok().map(|exe| exe.to_string_lossy().into_owned()),
         cmdline: fs::read(path("cmdline")).ok().and_then(|raw| words(&raw)),
         cgroup: cgroup.as_deref().and_then(cgroup2).map(str::to_owned),
@@ -163,22 +152,8 @@ fn since_boot_of(ticks: u64) -> Duration {
     Duration::from_millis(ticks.saturating_mul(1000) / per_second)
 }
 
-fn has_thread(pid: u32, comm: &str) -> bool {
-    if WORKERS.iter().any(|worker| comm.starts_with(worker)) {
-        return true;
-    }
-    let threads = fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    threads
-        .filter_map(|thread| read_comm(thread.path().to_str()?))
-        .any(|name| name == comm)
-}
-
-/// The name of a process or thread, by its directory in /proc.
-fn read_comm(directory: &str) -> Option<String> {
-    let comm = fs::read(format!("{directory}/comm")).ok()?;
+fn read_comm(pid: u32) -> Option<String> {
+    let comm = fs::read(format!("/proc/{pid}/comm")).ok()?;
     let comm = comm.strip_suffix(b"\n").unwrap_or(&comm);
     Some(String::from_utf8_lossy(comm).into_owned())
 }
@@ -229,16 +204,16 @@ mod tests {
     }
 
     #[test]
-    fn a_live_process_is_named_by_any_of_its_threads() {
+    fn a_live_process_is_named() {
         let own = std::process::id();
-        // The test runs in a thread with a name of its own.
-        let thread = read_comm("/proc/thread-self").unwrap();
         let mut processes = Processes::default();
         let now = since_boot().unwrap();
-        let facts = processes.at(own, Some(&thread), now).unwrap();
+        let facts = processes.at(own, None, now).unwrap();
         assert!(facts.exe.is_some());
         assert!(facts.cmdline.is_some());
-        assert_eq!(Some(facts.name), read_comm("/proc/self"));
+        assert_eq!(Some(&facts.name), read_comm(own).as_ref());
+        let again = processes.at(own, Some(&facts.name), now);
+        assert_eq!(again, Some(facts));
     }
 
     #[test]
