@@ -69,6 +69,15 @@ pub fn next_agent_binary() -> PathBuf {
     binary("LEAKGUARD_NEXT_BIN")
 }
 
+/// The OpenTelemetry collector; `cargo xtask setup` fetches it, `cargo xtask test` names it in `LEAKGUARD_ROTEL`.
+///
+/// # Panics
+///
+/// If it is not named.
+pub fn rotel_binary() -> PathBuf {
+    binary("LEAKGUARD_ROTEL")
+}
+
 fn binary(variable: &str) -> PathBuf {
     match std::env::var_os(variable) {
         Some(path) => path.into(),

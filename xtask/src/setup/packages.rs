@@ -33,6 +33,8 @@ impl Tool {
 
 /// What must be there.
 pub(crate) const TOOLS: &[Tool] = &[
+    // The tests start it in a mount namespace of its own.
+    tool("/lib/systemd/systemd-journald", "systemd"),
     tool("/usr/lib/podman/aardvark-dns", "aardvark-dns"),
     tool("/usr/lib/podman/netavark", "netavark"),
     tool("dhclient", "isc-dhcp-client"),
@@ -56,6 +58,12 @@ pub(crate) const TOOLS: &[Tool] = &[
             "podman.service",
             "podman.socket",
         ],
+    },
+    Tool {
+        program: "prometheus",
+        package: "prometheus",
+        // It would serve at port 9090 of the developer's machine.
+        services: &["prometheus.service"],
     },
     Tool {
         program: "radvd",
