@@ -15,6 +15,7 @@ pub mod interfaces;
 pub mod kernel;
 pub mod lab;
 pub mod netfilter;
+pub mod outputs;
 pub mod prefix;
 pub mod preflight;
 pub mod purge;

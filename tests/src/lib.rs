@@ -9,6 +9,7 @@
 
 mod batch;
 mod bench;
+mod config;
 pub mod dhcp;
 mod foreign;
 mod guest;
@@ -33,6 +34,7 @@ use std::path::PathBuf;
 
 pub use batch::send_many;
 pub use bench::{Bench, Place, isp, join_lan};
+pub use config::write_config;
 pub use foreign::Foreign;
 pub use guest::Guest;
 pub use kill_switch::{ELSEWHERE, kill_switch};
@@ -67,6 +69,15 @@ pub fn agent_binary() -> PathBuf {
 /// If it is not named.
 pub fn next_agent_binary() -> PathBuf {
     binary("LEAKGUARD_NEXT_BIN")
+}
+
+/// The OpenTelemetry collector; `cargo xtask setup` fetches it, `cargo xtask test` names it in `LEAKGUARD_ROTEL`.
+///
+/// # Panics
+///
+/// If it is not named.
+pub fn rotel_binary() -> PathBuf {
+    binary("LEAKGUARD_ROTEL")
 }
 
 fn binary(variable: &str) -> PathBuf {

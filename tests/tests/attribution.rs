@@ -1,13 +1,19 @@
 //! Who sent: the process, its name, its container and the name it asked for, whatever way it sends.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a step that fails is a test that fails, and what was found is for people to read"
+)]
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use leakguard::lab::{Netns, Resolver, wait_until};
+use leakguard::lab::{Netns, Resolver, output_within, wait_until};
 use leakguard_tests::{Bench, Place, Podman, isp};
 use serde_json::Value;
 
@@ -99,10 +105,7 @@ fn events(bench: &mut Bench, what: &str, wanted: impl Fn(&Value) -> bool) -> Vec
         found.retain(|event| event["kind"] == "packet" && wanted(event));
         Ok(!found.is_empty())
     });
-    if let Err(error) = waited {
-        let all = bench.agent().events_json().unwrap();
-        panic!("{error}; there are: {all:#?}");
-    }
+    assert!(waited.is_ok(), "{what}: {:#?}", bench.agent().events_json());
     found
 }
 
@@ -293,6 +296,70 @@ fn who_asked_a_local_resolver_is_named_as_inferred() {
         client.wait().unwrap();
     }
     drop((stub, upstream));
+}
+
+/// A program that resolves a name with musl's resolver.
+fn musl_program(directory: &Path) -> PathBuf {
+    const SOURCE: &str = r#"
+#include <netdb.h>
+int main(int argc, char **argv) {
+    struct addrinfo *found;
+    return getaddrinfo(argv[1], 0, 0, &found) != 0;
+}
+"#;
+    let (source, program) = (directory.join("musl.c"), directory.join("musl-resolver"));
+    fs::write(&source, SOURCE).unwrap();
+    let mut compile = Command::new("musl-gcc");
+    compile.arg("-static").arg("-o").arg(&program).arg(&source);
+    let output = output_within(compile, LIMIT).unwrap();
+    assert!(output.status.success(), "{output:?}");
+    program
+}
+
+#[test]
+fn the_resolvers_of_glibc_musl_and_go_are_named() {
+    let mut bench = Bench::new();
+    bench.protect(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    let musl = musl_program(directory.path());
+    for (program, process, words) in [
+        ("glibc", "getent", vec!["getent", "ahosts", "NAME"]),
+        (
+            "musl",
+            "musl-resolver",
+            vec![musl.to_str().unwrap(), "NAME"],
+        ),
+        // A program in Go, told to use Go's own resolver.
+        (
+            "go",
+            "promtool",
+            vec!["promtool", "query", "instant", "http://NAME:9", "up"],
+        ),
+    ] {
+        let name = format!("{program}.resolver.test");
+        let words: Vec<String> = words
+            .iter()
+            .map(|word| word.replace("NAME", &name))
+            .collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let server = isp(0, 53).ip().to_string();
+        let mut client = with_resolver(&bench, bench.topology.host(), &server, &words)
+            .spawn()
+            .unwrap();
+        let found = events(&mut bench, program, |event| {
+            event["query"]["name"] == format!("{name}.")
+        });
+        for event in &found {
+            assert_eq!(event["process"]["name"], process, "{event:#}");
+            assert_eq!(event["process"]["pid"], client.id(), "{event:#}");
+            assert_eq!(event["process"]["attribution"], "sender", "{event:#}");
+        }
+        println!(
+            "{program}: {process} asked for {name}: {} events",
+            found.len()
+        );
+        client.wait().unwrap();
+    }
 }
 
 #[test]

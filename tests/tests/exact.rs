@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use leakguard::lab::{Query, address, carries_name, output_within, wait_until};
-use leakguard_tests::{Bench, Place, Transport, connect, packets};
+use leakguard_tests::{Bench, Place, Transport, connect, packets, write_config};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -253,7 +253,9 @@ fn signal(bench: &mut Bench, signal: Signal) {
 fn a_flood_with_the_agent_stopped_changes_no_verdict_and_loses_nothing_silently() {
     const FLOOD: u64 = 50_000;
     let mut bench = Bench::new();
-    bench.protect(&[]);
+    // Every one is worth an event here.
+    let config = write_config("[events]\nrate_per_key = 0\n");
+    bench.protect(&["--config", config.path().to_str().unwrap()]);
     let target = isp("ipv4", 53);
     let socket = bench.origin(Place::Host).udp(target.ip());
     let mut refused = 0;

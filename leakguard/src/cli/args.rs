@@ -1,5 +1,6 @@
 //! The options of every command.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,11 +13,12 @@ use leakguard_common::abi::Class;
 
 use crate::{
     config::{
-        Config, Ipv6Policy, KillSwitchLayer, KillSwitchMode, Layer, Mode, PacketSockets, Preflight,
-        Source, class_named,
+        Config, EventsLayer, Ipv6Policy, KillSwitchLayer, KillSwitchMode, Layer, MetricsLayer,
+        Mode, PacketSockets, Preflight, Source, class_named,
     },
     error::{Exit, WithExit as _},
     interfaces::Pattern,
+    outputs::audit::Hash,
     status::Level,
 };
 
@@ -46,6 +48,9 @@ pub struct RunArgs {
     /// The least level at which systemd is told that the agent is ready
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t = Level::Full)]
     pub min_level: Level,
+    /// Where events and metrics go.
+    #[command(flatten)]
+    pub outputs: OutputArgs,
     /// Where to attach.
     #[command(flatten)]
     pub cgroup: CgroupArgs,
@@ -55,6 +60,49 @@ pub struct RunArgs {
     /// Where to listen.
     #[command(flatten)]
     pub control: ControlArgs,
+}
+
+/// Where events and metrics go.
+#[derive(Debug, Args)]
+#[command(
+    next_help_heading = "Outputs (each option replaces the setting of the configuration file)"
+)]
+pub struct OutputArgs {
+    /// Also write events to this file, one JSON object per line; SIGHUP opens it anew
+    #[arg(long, value_name = "FILE", value_parser = whole_path)]
+    pub events: Option<PathBuf>,
+    /// Also write events to this file, each line with the hash of the one before, for `leakguard audit verify`
+    #[arg(long, value_name = "FILE", value_parser = whole_path)]
+    pub audit_log: Option<PathBuf>,
+    /// Serve metrics for Prometheus here, such as 127.0.0.1:9853
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<SocketAddr>,
+}
+
+impl OutputArgs {
+    /// What the command line sets besides the policy.
+    fn over(&self, layer: Layer) -> Layer {
+        Layer {
+            events: EventsLayer {
+                file: self.events.clone(),
+                audit_log: self.audit_log.clone(),
+                ..EventsLayer::default()
+            },
+            metrics: MetricsLayer {
+                listen: self.metrics,
+                ..MetricsLayer::default()
+            },
+            ..layer
+        }
+    }
+}
+
+impl RunArgs {
+    /// The configuration that applies; an error is marked as one of usage.
+    pub fn load(&self) -> anyhow::Result<Config> {
+        let layer = self.outputs.over(self.policy.layer());
+        Config::load(&self.policy.source.source(), layer).with_exit(Exit::Usage)
+    }
 }
 
 /// Options of `leakguard apply`.
@@ -237,6 +285,44 @@ pub struct AllowListArgs {
     /// Where to look.
     #[command(flatten)]
     pub bpffs: BpffsArgs,
+}
+
+/// Options of `leakguard audit`.
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: AuditCommand,
+}
+
+/// What `leakguard audit` does.
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Say whether a file is as `leakguard run --audit-log` has written it
+    Verify(AuditVerifyArgs),
+}
+
+/// Options of `leakguard audit verify`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Finds lines that were removed, changed, inserted or moved, and says which. It
+cannot find that the end was cut off, unless it is told the last hash; nor that
+somebody has written the whole file anew. Keep the hash that it prints elsewhere.
+
+Exit codes: 0 intact, 2 the file cannot be verified, 3 not intact
+
+Example:
+  leakguard audit verify /var/log/leakguard/audit.ndjson --expect-last 9f86d0…")]
+pub struct AuditVerifyArgs {
+    /// The file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The hash that the last line must have, from an earlier run or from the agent's log
+    #[arg(long, value_name = "HASH")]
+    pub expect_last: Option<Hash>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Options of `leakguard release`.
@@ -455,6 +541,11 @@ pub enum LogFormat {
 fn class_parser() -> impl clap::builder::TypedValueParser<Value = Class> {
     PossibleValuesParser::new(Class::ALL.iter().map(|class| class.name()))
         .try_map(|name| class_named(&name))
+}
+
+/// Completes the path of a file by the directory that this runs in.
+fn whole_path(text: &str) -> Result<PathBuf, std::io::Error> {
+    std::path::absolute(text)
 }
 
 /// Accepts a time from one second to one day.

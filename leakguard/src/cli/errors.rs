@@ -34,6 +34,7 @@ pub(super) fn daemon(error: DaemonError) -> anyhow::Error {
     match error {
         DaemonError::Guard(error) => guard(error),
         DaemonError::Control(error) => control(error),
+        DaemonError::Output(error) if error.is_mistake() => marked(error, Exit::Usage),
         error => marked(error, Exit::Failed),
     }
 }

@@ -15,6 +15,7 @@ use crate::error::{self, Exit};
 mod allow;
 mod apply;
 pub mod args;
+mod audit;
 mod config;
 mod confirm;
 mod demo;
@@ -71,6 +72,8 @@ enum Command {
     Explain(args::ExplainArgs),
     /// Add, remove or list tunnels at run time
     Allow(args::AllowArgs),
+    /// Find out whether an audit log was changed
+    Audit(args::AuditArgs),
     /// Lift enforcement
     Release(args::ReleaseArgs),
     /// Lift enforcement and remove every trace but the configuration file
@@ -100,6 +103,7 @@ pub fn main() -> ExitCode {
         Command::Events(args) => events::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Allow(args) => allow::run(args),
+        Command::Audit(args) => audit::run(args),
         Command::Release(args) => release::run(args),
         Command::Purge(args) => purge::run(args),
         Command::Config(args) => config::run(args),

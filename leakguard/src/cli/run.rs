@@ -20,13 +20,14 @@ use leakguard_common::abi::Role;
 /// Runs the command.
 pub(super) fn run(args: &RunArgs, format: LogFormat) -> anyhow::Result<Exit> {
     let RunArgs {
-        policy,
+        policy: _,
         min_level,
+        outputs: _,
         cgroup,
         bpffs,
         control,
     } = args;
-    let config = policy.load()?;
+    let config = args.load()?;
     refuse_if_pending(&control.control)?;
     forget_abandoned(&control.control).map_err(errors::control)?;
     let printer = Printer::start(match format {

@@ -11,6 +11,7 @@ use crate::confirm::{self, Pending};
 use crate::daemon::protocol::{Answer, Ask};
 use crate::daemon::{HealthReport, connect};
 use crate::error::{Exit, escape_control};
+use crate::outputs::OutputReport;
 use crate::status::{self, Doh, KillSwitch, Netfilter, Status};
 
 /// Runs the command.
@@ -149,6 +150,7 @@ fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
     if let Some(HealthReport {
         repairs,
         netlink_resyncs,
+        outputs,
     }) = health
     {
         let mended: Vec<String> = repairs
@@ -164,6 +166,16 @@ fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
         output.line(format_args!(
             "repairs    {mended}; netlink re-read {netlink_resyncs} times"
         ))?;
+        for (name, counted) in outputs {
+            let OutputReport {
+                delivered,
+                lagged,
+                failed,
+            } = counted;
+            output.line(format_args!(
+                "output     {name:<9} {delivered} events written; lost: {lagged} too slow, {failed} failed"
+            ))?;
+        }
     }
     match confirmation {
         Some(Confirmation { remaining: Some(remaining), .. }) => output.line(format_args!(
@@ -236,8 +248,8 @@ fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
         status.total(Verdict::Drop)
     ))?;
     output.line(format_args!(
-        "events     {} reported, {} lost",
-        status.events.submitted, status.events.lost
+        "events     {} packets reported, {} suppressed, {} lost",
+        status.events.submitted, status.events.suppressed, status.events.lost
     ))?;
     Ok(())
 }

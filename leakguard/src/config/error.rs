@@ -1,6 +1,11 @@
 //! What can be wrong with a configuration.
 
-use std::{error::Error as _, fmt, net::IpAddr, path::PathBuf};
+use std::{
+    error::Error as _,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use leakguard_common::abi::{Class, MAX_ENDPOINTS, MAX_EXTRA_PORTS, MAX_LAN, Role};
 
@@ -179,6 +184,78 @@ pub enum RuleError {
     NetlinkBuffer {
         /// What was given.
         bytes: i64,
+    },
+    /// A text that is no path of a file.
+    #[error("`{text}` is not the whole path of a file, such as /var/log/leakguard/events.ndjson")]
+    OutputPath {
+        /// What was given.
+        text: String,
+    },
+    /// The same file for two outputs.
+    #[error("{} cannot be the file of events and the audit log; name two files", path.display())]
+    OneFileForTwo {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A number that no rate can be.
+    #[error("{number} is not a number of events per second; allowed: 0 (no limit) to {max}")]
+    Rate {
+        /// What was given.
+        number: i64,
+        /// The greatest that can be.
+        max: i64,
+    },
+    /// A text that names no receiver of OpenTelemetry logs.
+    #[error(
+        "`{text}` is not the address of an OTLP receiver, such as http://127.0.0.1:4318; only http is spoken: for https, \
+         let a collector on this host pass it on"
+    )]
+    Otlp {
+        /// What was given.
+        text: String,
+    },
+    /// A text that is no address to listen at.
+    #[error("`{text}` is not an address and a port, such as 127.0.0.1:9853 or [::1]:9853")]
+    Listen {
+        /// What was given.
+        text: String,
+    },
+    /// Metrics that other hosts could read.
+    #[error(
+        "other hosts could read the metrics at {address}; use a loopback address such as 127.0.0.1:9853, or set \
+         public = true in [metrics] of the configuration file"
+    )]
+    PublicMetrics {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// A text that cannot be the name of a label.
+    #[error(
+        "`{name}` is not the name of a label; write letters, digits and _, and neither a digit nor __ in front"
+    )]
+    LabelName {
+        /// What was given.
+        name: String,
+    },
+    /// A label that leakguard's own metrics have.
+    #[error("leakguard's own metrics have a label `{name}`; choose another name")]
+    OwnLabel {
+        /// The name.
+        name: String,
+    },
+    /// A text that cannot be the value of a label.
+    #[error("the label `{name}` needs a value of 1 to {max} bytes without control characters")]
+    LabelValue {
+        /// The label.
+        name: String,
+        /// The greatest length.
+        max: usize,
+    },
+    /// More labels than every series should have.
+    #[error("too many labels; allowed: {max}")]
+    TooManyLabels {
+        /// How many may be.
+        max: usize,
     },
     /// `auto` outside of the tunnel list.
     #[error("`auto` stands for tunnels and cannot be in `{role}`; name the interfaces")]

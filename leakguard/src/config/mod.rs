@@ -16,6 +16,7 @@ mod file;
 mod kill_switch;
 mod names;
 mod netlink;
+mod outputs;
 mod ports;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ pub use self::{
     },
     names::{Mode, OnExit, PacketSockets, Preflight, class_named},
     netlink::NetlinkBuffer,
+    outputs::{Events, EventsLayer, Labels, Metrics, MetricsLayer, OtlpEndpoint, RatePerKey},
     ports::ExtraPorts,
 };
 
@@ -69,6 +71,10 @@ pub struct Layer {
     pub ipv6: Option<Ipv6Policy>,
     /// See [`Config::packet_sockets`].
     pub packet_sockets: Option<PacketSockets>,
+    /// See [`Config::events`].
+    pub events: EventsLayer,
+    /// See [`Config::metrics`].
+    pub metrics: MetricsLayer,
 }
 
 impl Layer {
@@ -90,6 +96,8 @@ impl Layer {
             kill_switch: self.kill_switch.over(below.kill_switch),
             ipv6: self.ipv6.or(below.ipv6),
             packet_sockets: self.packet_sockets.or(below.packet_sockets),
+            events: self.events.over(below.events),
+            metrics: self.metrics.over(below.metrics),
         }
     }
 }
@@ -151,6 +159,9 @@ pub struct Config {
     kill_switch: KillSwitch,
     ipv6: Ipv6Policy,
     packet_sockets: PacketSockets,
+    events: Events,
+    rate_per_key: RatePerKey,
+    metrics: Metrics,
 }
 
 impl Config {
@@ -178,7 +189,10 @@ impl Config {
             kill_switch,
             ipv6,
             packet_sockets,
+            events,
+            metrics,
         } = layer;
+        let (events, rate_per_key) = events.complete()?;
         let block: ClassSet = block.unwrap_or_else(|| Class::ALL.iter().copied().collect());
         let config = Self {
             mode: mode.unwrap_or_default(),
@@ -196,6 +210,9 @@ impl Config {
             kill_switch: kill_switch.complete(|class| block.contains(class))?,
             ipv6: ipv6.unwrap_or_default(),
             packet_sockets: packet_sockets.unwrap_or_default(),
+            events,
+            rate_per_key,
+            metrics: metrics.complete()?,
         };
         if config.blocked_classes().next().is_none() {
             return Err(RuleError::NothingBlocked);
@@ -299,6 +316,21 @@ impl Config {
     /// What is done about sockets whose packets pass no TC program.
     pub fn packet_sockets(&self) -> PacketSockets {
         self.packet_sockets
+    }
+
+    /// Where events go besides standard output and the control socket.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// How many events of one sender, destination and reason are reported in a second; 0 for all of them.
+    pub fn rate_per_key(&self) -> u32 {
+        self.rate_per_key.per_second()
+    }
+
+    /// What is measured for Prometheus, and who may read it.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Whether any tunnel is named; without one, all DNS would be dropped.

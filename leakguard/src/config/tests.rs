@@ -16,6 +16,9 @@ fn the_defaults_enforce_every_class_and_keep_at_exit() {
     );
     assert_eq!(config.exempt(), ClassSet::default());
     assert!(config.extra_ports().is_empty());
+    assert_eq!(config.events(), &Events::default());
+    assert_eq!(config.metrics(), &Metrics::default());
+    assert_eq!(config.rate_per_key(), 10);
     assert!(!config.tunnels_named());
 }
 
@@ -100,6 +103,29 @@ fn auto_stands_for_tunnels_only() {
         ..Layer::default()
     };
     assert!(Config::new(layer).unwrap().tunnels_named());
+}
+
+#[test]
+fn metrics_for_other_hosts_take_a_word_of_the_file() {
+    let listen = Some("192.0.2.1:9853".parse().unwrap());
+    let command_line = Layer {
+        metrics: MetricsLayer {
+            listen,
+            ..MetricsLayer::default()
+        },
+        ..Layer::default()
+    };
+    let error = Config::new(command_line.clone()).unwrap_err();
+    assert!(error.to_string().contains("public = true"), "{error}");
+    let file = Layer {
+        metrics: MetricsLayer {
+            public: Some(true),
+            ..MetricsLayer::default()
+        },
+        ..Layer::default()
+    };
+    let config = Config::new(command_line.over(file)).unwrap();
+    assert_eq!(config.metrics().listen, listen);
 }
 
 #[test]

@@ -19,6 +19,7 @@ use crate::guard::Interfaces;
 use crate::host::since_boot;
 use crate::kernel::object::Reports;
 use crate::kernel::rates::Rates;
+use crate::outputs::Counter;
 
 /// How many packets, and how many notices, are kept for `leakguard events`: a flood of the one does not push out the
 /// other.
@@ -44,12 +45,16 @@ pub enum Form {
 pub struct Printer {
     form: Form,
     lines: SyncSender<String>,
+    counter: Arc<Counter>,
 }
 
 impl Printer {
     /// Starts the thread; it ends with the last clone, or with its reader.
     pub fn start(form: Form) -> io::Result<Self> {
         let (lines, received) = sync_channel::<String>(BACKLOG);
+        let counter = Arc::<Counter>::default();
+        counter.activate();
+        let counted = Arc::clone(&counter);
         thread::Builder::new()
             .name("printer".into())
             .spawn(move || {
@@ -59,11 +64,22 @@ impl Printer {
                         .and_then(|()| output.flush())
                         .is_err()
                     {
+                        counted.failed(1);
                         return;
                     }
+                    counted.delivered(1);
                 }
             })?;
-        Ok(Self { form, lines })
+        Ok(Self {
+            form,
+            lines,
+            counter,
+        })
+    }
+
+    /// What became of the events.
+    pub(super) fn counter(&self) -> Arc<Counter> {
+        Arc::clone(&self.counter)
     }
 
     fn print(&self, seq: u64, text: &impl Display, json: &str) {
@@ -72,8 +88,10 @@ impl Printer {
             Form::Json => json.to_owned(),
         };
         match self.lines.try_send(line) {
-            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+            Ok(()) => {}
+            Err(TrySendError::Disconnected(_)) => self.counter.failed(1),
             Err(TrySendError::Full(_)) => {
+                self.counter.lagged(1);
                 log::debug!("standard output is too slow for event {seq}");
             }
         }

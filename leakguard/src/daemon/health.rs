@@ -6,15 +6,30 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 use crate::change::Part;
+use crate::outputs::{OutputReport, Tally};
 
 /// The agent's own counters; every series is there from the start, at 0.
 #[derive(Debug, Default)]
 pub struct Health {
     repairs: [AtomicU64; Part::ALL.len()],
     netlink_resyncs: AtomicU64,
+    outputs: Tally,
 }
 
 impl Health {
+    /// Nothing has happened yet, but to what these counters count.
+    pub(crate) fn with_outputs(outputs: Tally) -> Self {
+        Self {
+            outputs,
+            ..Self::default()
+        }
+    }
+
+    /// The counters of the outputs.
+    pub(crate) fn outputs(&self) -> &Tally {
+        &self.outputs
+    }
+
     /// Counts a repair.
     pub fn repaired(&self, part: Part) {
         for (counter, counted) in self.repairs.iter().zip(Part::ALL) {
@@ -37,6 +52,7 @@ impl Health {
                 .map(|(counter, part)| (part.name().to_owned(), counter.load(Ordering::Relaxed)))
                 .collect(),
             netlink_resyncs: self.netlink_resyncs.load(Ordering::Relaxed),
+            outputs: self.outputs.report(),
         }
     }
 }
@@ -48,6 +64,9 @@ pub struct HealthReport {
     pub repairs: BTreeMap<String, u64>,
     /// How often netlink lost events, so that everything was read again.
     pub netlink_resyncs: u64,
+    /// What became of events, by output.
+    #[serde(default)]
+    pub outputs: BTreeMap<String, OutputReport>,
 }
 
 #[cfg(test)]

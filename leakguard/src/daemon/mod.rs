@@ -32,6 +32,8 @@ use crate::event::{Notice, NoticeKind};
 use crate::guard::{Guard, GuardError, Handshakes, Interfaces, Place, Presence, Switched};
 use crate::interfaces::{Changes, WatchError, Watcher};
 use crate::kernel::requirements::check_privileges;
+use crate::outputs::metrics::{MetricsError, Page};
+use crate::outputs::{OutputError, Outputs, Tally};
 use crate::status::Level;
 use readiness::{Readiness, Watchdog};
 use tamper::{Suspicion, Tampering};
@@ -71,6 +73,12 @@ pub enum DaemonError {
     /// Changes of the interfaces cannot be followed.
     #[error(transparent)]
     Watch(#[from] WatchError),
+    /// A file that events are to be written to cannot be used, or an output cannot be started.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// Metrics cannot be served.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// A signal handler could not be installed.
     #[error("cannot handle signals")]
     Signals(#[source] std::io::Error),
@@ -109,20 +117,29 @@ pub async fn run(
     started: impl FnOnce(&Guard),
 ) -> Result<Ended, DaemonError> {
     check_privileges().map_err(GuardError::from)?;
+    crate::outputs::check(config)?;
     // Before anything is enforced: an agent that cannot be asked must not leave traces.
     let (listener, socket) = listen(control)?;
+    let page = Page::listen(config)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(DaemonError::Signals)?;
     // Before the first look at the interfaces, so that no change falls in between.
     let mut watcher = Watcher::with_receive_buffer(config.netlink_buffer().bytes())?;
     let (mut guard, _) = Guard::establish(config, place, Presence::Stays).await?;
     let (interfaces, named) = watch::channel(Arc::new(guard.interfaces().clone()));
     let mut tampering = Tampering::new(guard.has_filters());
     let mut suspicion = Suspicion::default();
+    let health = Arc::new(Health::with_outputs(Tally::with_stdout(printer.counter())));
     let feed = Feed::new(printer);
-    let health = Arc::new(Health::default());
+    let mut outputs = Outputs::start(config, health.outputs(), || feed.subscribe().1)?;
     let (requests, mut asked) = mpsc::channel(REQUESTS);
     let mut tasks = JoinSet::new();
+    let (level, leveled) = watch::channel(Level::None);
+    if let Some(page) = page {
+        let health = Arc::clone(&health);
+        page.serve(&place.bpffs, health, named.clone(), leveled)?;
+    }
     tasks.spawn(events::pump(
         guard.take_reports()?,
         named.clone(),
@@ -200,8 +217,11 @@ pub async fn run(
                 if let Some(notice) = readiness.read().await {
                     feed.notify(notice);
                 }
+                level.send_replace(readiness.level());
             }
             () = watchdog.due() => watchdog.reset(),
+            notice = outputs.notice() => feed.notify(notice),
+            _ = hangup.recv() => outputs.reopen(),
             request = asked.recv() => match request {
                 Some(Request::SetRole(name, role, reply)) => {
                     let result = guard.set_role(&name, role).await;
@@ -254,6 +274,11 @@ pub async fn run(
     drop(socket);
     if timeout(DRAIN, tasks.shutdown()).await.is_err() {
         log::warn!("the agent's tasks did not end in time");
+    }
+    if !outputs.finish(DRAIN).await {
+        log::warn!(
+            "an output of events did not end in time: see what it has not written in the log"
+        );
     }
     Ok(ended)
 }

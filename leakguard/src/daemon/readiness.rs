@@ -77,6 +77,11 @@ impl Readiness {
         notice
     }
 
+    /// How much is enforced, as it was read last; none before that, because what is not known is not green.
+    pub(super) fn level(&self) -> Level {
+        self.told.as_ref().map_or(Level::None, |found| found.level)
+    }
+
     /// Tells the log and the service manager: the one place that learns of every change of the level.
     fn tell(&mut self, found: &Assessment) {
         let text = describe(found);

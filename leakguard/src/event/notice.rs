@@ -19,6 +19,10 @@ pub enum NoticeKind {
     KillSwitch,
     /// More or less is enforced than before, or for another cause.
     Level,
+    /// An output of events has failed, works again, or has missed some.
+    Output,
+    /// An audit log was opened or closed; stands there only.
+    AuditLog,
 }
 
 impl NoticeKind {
@@ -28,6 +32,8 @@ impl NoticeKind {
             Self::Repair => "repair",
             Self::KillSwitch => "kill_switch",
             Self::Level => "level",
+            Self::Output => "output",
+            Self::AuditLog => "audit_log",
         }
     }
 }
@@ -130,7 +136,13 @@ mod tests {
 
     #[test]
     fn kinds_are_written_as_they_are_called() {
-        for kind in [NoticeKind::Repair, NoticeKind::KillSwitch] {
+        for kind in [
+            NoticeKind::Repair,
+            NoticeKind::KillSwitch,
+            NoticeKind::Level,
+            NoticeKind::Output,
+            NoticeKind::AuditLog,
+        ] {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
         }
     }

@@ -144,6 +144,7 @@ fn settings(config: &Config) -> Settings {
             PacketSockets::DenyNew => Settings::DENY_NEW,
             PacketSockets::Strict => Settings::STRICT,
         },
+        rate_per_key: config.rate_per_key(),
         ..Settings::default()
     }
 }

@@ -94,6 +94,18 @@ impl Pattern {
         }
     }
 
+    /// The one name that it selects, if it is no glob.
+    pub fn name(&self) -> Option<&str> {
+        match &self.matcher {
+            Matcher::Name(name) => Some(name),
+            Matcher::Glob(glob) => {
+                let text = glob.glob().glob();
+                (!text.contains(['*', '?', '[', ']', '{', '}', '\\'])).then_some(text)
+            }
+            Matcher::Auto => None,
+        }
+    }
+
     /// Whether the pattern is this name as it stands, with or without a kind.
     pub fn is_name(&self, name: &str) -> bool {
         match &self.matcher {

@@ -168,13 +168,15 @@ pub struct PacketCount {
     pub count: u64,
 }
 
-/// What became of events.
+/// What became of the packets that are worth an event; together, all of them.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct EventCounts {
-    /// Written to the ring.
+    /// An event tells of them.
     pub submitted: u64,
-    /// Not written, because the ring was full.
+    /// None does, because the ring was full.
     pub lost: u64,
+    /// None does, because there were enough of the same sender, destination and reason.
+    pub suppressed: u64,
 }
 
 impl Status {
@@ -261,6 +263,7 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
         events: EventCounts {
             submitted: state.maps.events(Outcome::Submitted)?,
             lost: state.maps.events(Outcome::Lost)?,
+            suppressed: state.maps.events(Outcome::Suppressed)?,
         },
     })
 }

@@ -5,6 +5,7 @@
 pub(crate) mod apt;
 pub(crate) mod bpf_linker;
 mod packages;
+pub(crate) mod rotel;
 mod rust_src;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -26,6 +27,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         return check();
     }
     ensure_all()?;
+    rotel::ensure()?;
     say("setup", "everything is there");
     Ok(ExitCode::SUCCESS)
 }
@@ -98,6 +100,12 @@ fn check() -> Result<ExitCode> {
             tool.package,
         );
     }
+
+    item(
+        "rotel",
+        rotel::find().map(|path| path.display().to_string()),
+        "from PyPI",
+    );
 
     if complete {
         return Ok(ExitCode::SUCCESS);

@@ -33,12 +33,15 @@ impl Tool {
 
 /// What must be there.
 pub(crate) const TOOLS: &[Tool] = &[
+    // The tests start it in a mount namespace of its own.
+    tool("/lib/systemd/systemd-journald", "systemd"),
     tool("/usr/lib/podman/aardvark-dns", "aardvark-dns"),
     tool("/usr/lib/podman/netavark", "netavark"),
     tool("dhclient", "isc-dhcp-client"),
     tool("dig", "bind9-dnsutils"),
     tool("dnsmasq", "dnsmasq-base"),
     tool("ip", "iproute2"),
+    tool("musl-gcc", "musl-tools"),
     // netavark calls it.
     tool("iptables", "iptables"),
     tool("nft", "nftables"),
@@ -56,6 +59,12 @@ pub(crate) const TOOLS: &[Tool] = &[
             "podman.service",
             "podman.socket",
         ],
+    },
+    Tool {
+        program: "prometheus",
+        package: "prometheus",
+        // It would serve at port 9090 of the developer's machine.
+        services: &["prometheus.service"],
     },
     Tool {
         program: "radvd",

@@ -288,6 +288,10 @@ impl Session {
             };
             envs.push(("LEAKGUARD_NEXT_BIN", next.to_string_lossy().into_owned()));
         }
+        if tier == Tier::Netns && self.scope == Scope::All {
+            let rotel = setup::rotel::ensure()?;
+            envs.push(("LEAKGUARD_ROTEL", rotel.to_string_lossy().into_owned()));
+        }
         if tier == Tier::Netns {
             let rows = table::prepare(&self.log_dir)?;
             envs.push((table::VARIABLE, rows.to_string_lossy().into_owned()));

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use self::kill_switch::KillSwitch;
+use self::outputs::{Events, Metrics};
 use self::shape::{List, PortNumber, Table, unplaced};
 use super::{
     Config, DohResolvers, ExtraPorts, Fragments, Ipv6Policy, Layer, Mode, NetlinkBuffer, OnExit,
@@ -15,6 +16,7 @@ use super::{
 use crate::interfaces::Pattern;
 
 mod kill_switch;
+mod outputs;
 mod shape;
 #[cfg(test)]
 mod tests;
@@ -33,6 +35,8 @@ struct Document {
     kill_switch: Table<KillSwitch>,
     ipv6: Table<Ipv6>,
     hardening: Table<Hardening>,
+    events: Table<Events>,
+    metrics: Table<Metrics>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -129,6 +133,8 @@ pub(super) fn render(config: &Config) -> Result<String, toml::ser::Error> {
         hardening: Table(Hardening {
             packet_sockets: Some(unplaced(config.packet_sockets().name().to_owned())),
         }),
+        events: Table(Events::of(config.events(), config.rate_per_key)),
+        metrics: Table(Metrics::of(config.metrics())),
     })
 }
 
@@ -143,6 +149,8 @@ impl Document {
             kill_switch: Table(kill_switch),
             ipv6: Table(Ipv6 { policy }),
             hardening: Table(Hardening { packet_sockets }),
+            events: Table(events),
+            metrics: Table(metrics),
         } = self;
         let Table(Interfaces {
             tunnel,
@@ -196,6 +204,8 @@ impl Document {
             packet_sockets: packet_sockets
                 .map(|name| placed(&name, |name| PacketSockets::named(name)))
                 .transpose()?,
+            events: events.into_layer()?,
+            metrics: metrics.into_layer()?,
             tunnel,
         })
     }

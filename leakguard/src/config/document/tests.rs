@@ -1,7 +1,10 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Endpoint, EndpointProtocol, KillSwitchLayer, KillSwitchMode};
+use crate::config::{
+    Endpoint, EndpointProtocol, EventsLayer, KillSwitchLayer, KillSwitchMode, Labels, MetricsLayer,
+    OtlpEndpoint, RatePerKey,
+};
 
 /// The error for a text, as `line:column: message`.
 fn error(text: &str) -> String {
@@ -49,9 +52,21 @@ fn every_key_is_read() {
         ndp = false
         lan = ["192.168.1.7/24", "fd00::1"]
         handshake_max = "3m"
+        [events]
+        rate_per_key = 3
+        file = "/var/log/leakguard/events.ndjson"
+        audit_log = "/var/log/leakguard/audit.ndjson"
+        journald = true
+        otlp = "http://127.0.0.1:4318"
+        [metrics]
+        listen = "0.0.0.0:9853"
+        public = true
+        labels = { node = "a1" }
         "#,
     )
     .unwrap();
+    let mut labels = Labels::default();
+    labels.add("node", "a1").unwrap();
     let mut ports = ExtraPorts::default();
     ports.add(5300).unwrap();
     ports.add(1).unwrap();
@@ -101,6 +116,18 @@ fn every_key_is_read() {
             ]),
             handshake_max: Some(Some(Duration::from_mins(3))),
         },
+        events: EventsLayer {
+            file: Some("/var/log/leakguard/events.ndjson".into()),
+            audit_log: Some("/var/log/leakguard/audit.ndjson".into()),
+            journald: Some(true),
+            otlp: Some(OtlpEndpoint::named("http://127.0.0.1:4318").unwrap()),
+            rate_per_key: Some(RatePerKey::new(3).unwrap()),
+        },
+        metrics: MetricsLayer {
+            listen: Some("0.0.0.0:9853".parse().unwrap()),
+            public: Some(true),
+            labels: Some(labels),
+        },
     };
     assert_eq!(layer, expected);
 }
@@ -132,6 +159,9 @@ fn what_is_shown_reads_back_the_same() {
         "[dns]\nblock = ['netbios', 'dns']\nports = [1, 65535]",
         "[ipv6]\npolicy = 'block-off-tunnel'",
         "[hardening]\npacket_sockets = 'off'",
+        "[events]\nrate_per_key = 0\nfile = '/a b/c'\naudit_log = '/d'\njournald = true\notlp = 'http://[::1]:4318/x'",
+        "[metrics]\nlisten = '192.0.2.1:9853'\npublic = true\nlabels = { node = 'a \"1\"', region = 'eu' }",
+        "[metrics]\nlisten = '[::1]:9853'",
         "[kill_switch]\nmode = 'always'\ndhcp = false\nlan = ['10.0.0.0/8']\nhandshake_max = '1500ms'\n\
          [[kill_switch.endpoints]]\naddress = '203.0.113.5'\nport = 1194\nprotocol = 'tcp'\nmark = 7\n\
          [[kill_switch.endpoints]]\naddress = 'fd00::1'\nport = 1194\ncgroup = '/vpn'",
@@ -145,7 +175,8 @@ fn what_is_shown_reads_back_the_same() {
 fn unknown_keys_are_refused_and_the_known_ones_listed() {
     assert_eq!(
         error("mode = \"enforce\"\nverify = 1\n"),
-        "2:1: unknown field `verify`, expected one of `mode`, `on_exit`, `preflight`, `interfaces`, `dns`, `kill_switch`, `ipv6`, `hardening`"
+        "2:1: unknown field `verify`, expected one of `mode`, `on_exit`, `preflight`, `interfaces`, `dns`, `kill_switch`, `ipv6`, `hardening`, \
+         `events`, `metrics`"
     );
     assert_eq!(
         error("[kill_switch]\nlans = []"),
@@ -357,6 +388,67 @@ fn rules_are_located() {
         assert_eq!(error(text), expected, "{text}");
     }
     assert!(error("[dns]\nblock = []").starts_with("2:9: `block` is empty"));
+}
+
+#[test]
+fn what_is_wrong_with_outputs_is_said_where_it_stands() {
+    for (text, expected) in [
+        (
+            "[events]\nfiles = ''",
+            "2:1: unknown field `files`, expected one of `rate_per_key`, `file`, `audit_log`, `journald`, `otlp`",
+        ),
+        (
+            "[events]\nfile = 'x.ndjson'",
+            "2:8: `x.ndjson` is not the whole path",
+        ),
+        (
+            "[events]\nfile = '/var/log/'",
+            "2:8: `/var/log/` is not the whole path",
+        ),
+        (
+            "[events]\nfile = '/x'\naudit_log = '/x'",
+            "3:13: /x cannot be the file of events and the audit log",
+        ),
+        (
+            "[events]\nrate_per_key = -1",
+            "2:16: -1 is not a number of events",
+        ),
+        (
+            "[events]\nrate_per_key = 1000001",
+            "2:16: 1000001 is not a number of events",
+        ),
+        (
+            "[events]\notlp = 'https://x'",
+            "2:8: `https://x` is not the address of an OTLP receiver",
+        ),
+        (
+            "[metrics]\nlabel = {}",
+            "2:1: unknown field `label`, expected one of `listen`, `public`, `labels`",
+        ),
+        (
+            "[metrics]\nlisten = ':9853'",
+            "2:10: `:9853` is not an address and a port",
+        ),
+        (
+            "[metrics]\nlisten = '0.0.0.0:9853'",
+            "2:10: other hosts could read the metrics at 0.0.0.0:9853; use a loopback address",
+        ),
+        (
+            "[metrics]\nlabels = { 'a-b' = 'x' }",
+            "2:10: `a-b` is not the name of a label",
+        ),
+        (
+            "[metrics]\nlabels = { class = 'x' }",
+            "2:10: leakguard's own metrics have a label `class`",
+        ),
+        (
+            "[metrics]\nlabels = { node = 1 }",
+            "2:19: invalid type: integer `1`",
+        ),
+    ] {
+        let error = error(text);
+        assert!(error.starts_with(expected), "{text}: {error}");
+    }
 }
 
 #[test]
