@@ -38,6 +38,13 @@ impl Decision {
         role: Role::Uplink,
     };
 
+    /// The packet is a question in another namespace: it is judged where it leaves the host, where its sender is not known.
+    pub const ELSEWHERE: Self = Self {
+        verdict: Verdict::Pass,
+        reason: Reason::Dns,
+        role: Role::Local,
+    };
+
     /// What follows from a reason at an interface.
     #[inline(always)]
     pub(crate) fn of(reason: Reason, role: Role, settings: &Settings) -> Self {
@@ -65,6 +72,14 @@ impl Decision {
     pub fn is_reported(&self) -> bool {
         !matches!(self.verdict, Verdict::Pass)
             || matches!(self.reason, Reason::DnsShaped) && matches!(self.role, Role::Uplink)
+    }
+
+    /// Whether it is a question that stays on this host, whose answer somebody else may have to ask for.
+    #[inline(always)]
+    pub fn is_asked(&self, hook: Hook) -> bool {
+        matches!(hook, Hook::CgroupSkb)
+            && matches!(self.reason, Reason::Dns)
+            && matches!(self.role, Role::Local)
     }
 }
 
@@ -293,6 +308,15 @@ pub fn may_be_doh(packet: &Packet, settings: &Settings) -> bool {
     packet.destination_port == PORT_HTTPS
         && matches!(packet.protocol, protocol::TCP | protocol::UDP)
         && !settings.exempt.contains(Class::Doh)
+}
+
+/// Whether a packet that [`decide`] has let go is a question of a socket in another namespace.
+#[inline(always)]
+pub fn is_elsewhere(packet: &Packet, hook: Hook, settings: &Settings, facts: &impl Facts) -> bool {
+    matches!(hook, Hook::CgroupSkb)
+        && !matches!(packet.fragment, Fragment::Later)
+        && class(packet, settings).is_some()
+        && facts.role().is_none()
 }
 
 /// The class of a packet, by protocol and destination port.

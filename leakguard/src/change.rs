@@ -12,6 +12,8 @@ pub enum Part {
     Cgroup,
     /// The program at the cgroup that judges socket options.
     Setsockopt,
+    /// The programs at the cgroup that record who uses a socket.
+    Owners,
     /// The program at an interface's TC egress, and its place in the chain.
     Tc,
     /// The pins of the links, and the directory they are in.
@@ -28,9 +30,10 @@ pub enum Part {
 
 impl Part {
     /// Every part.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Cgroup,
         Self::Setsockopt,
+        Self::Owners,
         Self::Tc,
         Self::Pins,
         Self::Maps,
@@ -44,6 +47,7 @@ impl Part {
         match self {
             Self::Cgroup => "cgroup",
             Self::Setsockopt => "setsockopt",
+            Self::Owners => "owners",
             Self::Tc => "tc",
             Self::Pins => "pins",
             Self::Maps => "maps",

@@ -38,7 +38,7 @@ pub use guest::Guest;
 pub use kill_switch::{ELSEWHERE, kill_switch};
 pub use mark::{Mark, Sightings, payload_mark, serial};
 pub use memory::MemoryLimit;
-pub use origin::{Origin, connect};
+pub use origin::{Origin, connect, hand_over, take_over};
 pub use packet_socket::{PacketSocket, set_option};
 pub use podman::{Container, Podman};
 pub use report::{Row, report};

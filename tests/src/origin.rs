@@ -131,7 +131,8 @@ impl Parcel {
     }
 }
 
-fn hand_over(to: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> io::Result<()> {
+/// Passes a socket on to whoever has the other end of a pair of sockets.
+pub fn hand_over(to: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> io::Result<()> {
     let sent = Parcel::empty().with_header(|header| {
         // SAFETY: the header describes live buffers, with room for a control message of one descriptor.
         unsafe {
@@ -151,7 +152,8 @@ fn hand_over(to: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-fn take_over(from: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+/// Takes a socket that was passed on.
+pub fn take_over(from: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Parcel::empty().with_header(|header| {
         // SAFETY: the header describes live buffers.
         let received = unsafe { libc::recvmsg(from.as_raw_fd(), header, libc::MSG_CMSG_CLOEXEC) };

@@ -3,14 +3,8 @@
 //! Pinned state outlives the agent, so any change to a type, a map's size or a numeric value below needs a new
 //! [`ABI_VERSION`], which is part of the pin path: an older agent's state is then never misread.
 
-mod keys;
-
-pub use keys::{
-    Endpoint, EndpointKey, FirstFragment, FragmentKey, LanKey, NAME_BYTES, NAME_LEN, NameKey,
-};
-
 /// The version of everything in this module and in [`crate::counter`]; part of the pin directory's name.
-pub const ABI_VERSION: u32 = 3 + NEXT;
+pub const ABI_VERSION: u32 = 4 + NEXT;
 
 /// 1 in the build that stands in for the next version, with another layout, in the tests of an upgrade.
 const NEXT: u32 = cfg!(feature = "next-abi") as u32;
@@ -43,6 +37,12 @@ pub mod map {
     pub const OUTCOMES: &str = "OUTCOMES";
     /// `RINGBUF` of [`super::Event`].
     pub const EVENTS: &str = "EVENTS";
+    /// `SK_STORAGE` of [`super::Owner`].
+    pub const OWNERS: &str = "OWNERS";
+    /// `LRU_HASH` from [`super::RateKey`] to [`super::Rate`].
+    pub const RATES: &str = "RATES";
+    /// `RINGBUF` of [`super::Event`]: questions to local resolvers and in other namespaces, which pass.
+    pub const ASKED: &str = "ASKED";
 }
 
 /// The most interfaces a role table holds; a host beyond that keeps the rest blocked.
@@ -68,6 +68,9 @@ pub const MAX_FRAGMENTS: u32 = 4096;
 
 /// The size of the event ring in bytes, a power of two and a multiple of the page size.
 pub const EVENT_RING_BYTES: u32 = 1 << (20 + NEXT);
+
+/// The size of the ring of questions in bytes; full, it takes no more until it is read.
+pub const ASKED_RING_BYTES: u32 = 1 << 19;
 
 /// How many extra ports can be judged as `dns`.
 pub const MAX_EXTRA_PORTS: usize = 16;
@@ -118,6 +121,14 @@ macro_rules! wire_enum {
         }
     };
 }
+
+mod attribution;
+mod keys;
+
+pub use attribution::{MAX_RATES, Origin, Owner, Rate, RateKey};
+pub use keys::{
+    Endpoint, EndpointKey, FirstFragment, FragmentKey, LanKey, NAME_BYTES, NAME_LEN, NameKey,
+};
 
 wire_enum! {
     /// A form of DNS, recognised by its destination port; what an operator can choose to block.
@@ -264,12 +275,14 @@ wire_enum! {
 }
 
 wire_enum! {
-    /// What became of an event in the kernel; indexes [`map::OUTCOMES`].
+    /// What became of the packets that are worth an event; indexes [`map::OUTCOMES`], which counts packets.
     Outcome {
-        /// Written to the ring.
+        /// They are told of in the ring.
         Submitted = 0 => "submitted",
         /// The ring was full.
         Lost = 1 => "lost",
+        /// Others of the same sender, destination and reason had been told of enough.
+        Suppressed = 2 => "suppressed",
     }
 }
 
@@ -336,8 +349,8 @@ pub struct Settings {
     pub options: u32,
     /// [`Settings::DENY_NEW`], [`Settings::STRICT`] or [`Settings::LEAVE_ALONE`].
     pub packet_sockets: u32,
-    /// 0; keeps the size a multiple of the alignment.
-    pub padding: u32,
+    /// Events per second, sender, destination and reason; 0 for no limit.
+    pub rate_per_key: u32,
 }
 
 impl Settings {
@@ -448,8 +461,14 @@ pub struct Event {
     pub carrier: u8,
     /// 0; keeps the size a multiple of the alignment.
     pub padding: [u8; 3],
-    /// The sender's command name where `pid` is set, NUL-padded.
+    /// The sending process's command name where `pid` is set, NUL-padded.
     pub comm: [u8; 16],
+    /// Who is known to have used the socket; [`Owner::NOBODY`] if nobody is.
+    pub owner: Owner,
+    /// [`Rate::created`].
+    pub rate_created: u64,
+    /// [`Rate::suppressed`].
+    pub suppressed: u64,
     /// IPv4 addresses stand in the first four bytes.
     pub source: [u8; 16],
     /// IPv4 addresses stand in the first four bytes.
@@ -461,6 +480,15 @@ pub struct Event {
 impl Event {
     /// The `uid` of a packet without a socket (`overflowuid` is a real value, so this is not it).
     pub const NO_UID: u32 = u32::MAX;
+
+    /// The process that sent the packet or owns its socket; 0 if neither is known.
+    pub fn sender(&self) -> u32 {
+        if self.pid == 0 {
+            self.owner.pid
+        } else {
+            self.pid
+        }
+    }
 }
 
 const _: () = {
@@ -469,7 +497,7 @@ const _: () = {
     assert!(size_of::<EndpointKey>() == 28);
     assert!(size_of::<LanKey>() == 24);
     assert!(size_of::<Endpoint>() == 16);
-    assert!(size_of::<Event>() == 32 + 24 + 12 + 4 + 48 + EVENT_BYTES);
+    assert!(size_of::<Event>() == 32 + 24 + 12 + 4 + 48 + 48 + 16 + EVENT_BYTES);
     assert!(size_of::<NameKey>() == 4 + NAME_BYTES && NAME_LEN as usize == NAME_BYTES);
     assert!(size_of::<FragmentKey>() == 40);
     assert!(size_of::<FirstFragment>() == 16);
@@ -516,7 +544,7 @@ mod tests {
     #[test]
     fn enums_and_their_numbers_and_names_correspond() {
         check!(
-            Class, Reason, Verdict, Hook, Role, Family, Protocol, Carrier, Outcome
+            Class, Reason, Verdict, Hook, Role, Family, Protocol, Carrier, Outcome, Origin
         );
     }
 

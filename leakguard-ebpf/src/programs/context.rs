@@ -2,10 +2,10 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::bindings::{__sk_buff, bpf_sock};
 use aya_ebpf::helpers::generated::{
-    bpf_get_socket_cookie, bpf_get_socket_uid, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id,
-    bpf_skb_load_bytes,
+    bpf_get_socket_cookie, bpf_get_socket_uid, bpf_sk_fullsock, bpf_skb_ancestor_cgroup_id,
+    bpf_skb_cgroup_id, bpf_skb_load_bytes,
 };
 use leakguard_common::abi::{Event, Settings};
 use leakguard_common::packet::{LinkLayer, PacketBytes, Truncated};
@@ -73,6 +73,32 @@ impl Skb {
     pub(super) fn cgroup_id(self) -> u64 {
         // SAFETY: the helper takes the program's own context.
         unsafe { bpf_skb_cgroup_id(self.skb) }
+    }
+
+    /// The packet's socket, if it has one that is not of a connection that is only half open.
+    #[inline(always)]
+    pub(super) fn socket(self) -> Option<*mut bpf_sock> {
+        // SAFETY: as in `ifindex`.
+        let socket = unsafe { (*self.skb).__bindgen_anon_2.sk };
+        if socket.is_null() {
+            return None;
+        }
+        // SAFETY: the helper takes a socket that is not null.
+        let socket = unsafe { bpf_sk_fullsock(socket) };
+        if socket.is_null() { None } else { Some(socket) }
+    }
+
+    /// Whether the packet comes from a packet socket.
+    #[inline(always)]
+    pub(super) fn is_of_packet_socket(self) -> bool {
+        /// `include/linux/socket.h`
+        const AF_PACKET: u32 = 17;
+
+        match self.socket() {
+            // SAFETY: not null; the verifier checks the access.
+            Some(socket) => unsafe { (*socket).family == AF_PACKET },
+            None => false,
+        }
     }
 
     /// The packet's mark: its socket's, unless somebody with `CAP_NET_ADMIN` has set another.

@@ -3,11 +3,10 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
-use leakguard_common::abi::{Event, Hook, LOOPBACK_IFINDEX, Role, Settings};
+use leakguard_common::abi::{Hook, LOOPBACK_IFINDEX, Role, Settings};
 use leakguard_common::packet::{LinkLayer, Packet, protocol};
 
 use super::context::Skb;
-use super::events::sign_current;
 use super::gate::{self, Gate, judge, steps};
 use super::maps::{LOCALS, TUNNELS};
 use super::netns;
@@ -30,8 +29,8 @@ trait Identity {
     /// Whether the sending socket lives in the managed namespace; true when in doubt.
     fn is_managed(skb: Skb, settings: &Settings) -> bool;
 
-    /// Writes what it knows of the sender into an event.
-    fn sign(packet: &Packet, settings: &Settings, event: &mut Event);
+    /// The cookie of its namespace; 0 if this kernel does not say.
+    fn netns_cookie(skb: Skb) -> u64;
 }
 
 struct ByCookie;
@@ -43,12 +42,8 @@ impl Identity for ByCookie {
     }
 
     #[inline(always)]
-    fn sign(packet: &Packet, settings: &Settings, event: &mut Event) {
-        event.netns_cookie = settings.netns_cookie;
-        // TCP also sends from softirq, on whichever task's CPU that happens to be.
-        if packet.protocol != protocol::TCP {
-            sign_current(event);
-        }
+    fn netns_cookie(skb: Skb) -> u64 {
+        netns::cookie(skb.as_ptr().cast())
     }
 }
 
@@ -63,8 +58,8 @@ impl Identity for ByInode {
     }
 
     #[inline(always)]
-    fn sign(_packet: &Packet, settings: &Settings, event: &mut Event) {
-        event.netns_cookie = settings.netns_cookie;
+    fn netns_cookie(_skb: Skb) -> u64 {
+        0
     }
 }
 
@@ -81,9 +76,15 @@ macro_rules! egress {
                 $gate::is_managed(skb, settings).then(|| role(skb.ifindex()))
             }
 
+            // TCP also sends from softirq, on whichever task's CPU that happens to be.
             #[inline(always)]
-            fn sign(packet: &Packet, settings: &Settings, event: &mut Event) {
-                <$gate as Identity>::sign(packet, settings, event);
+            fn is_current(_skb: Skb, packet: &Packet) -> bool {
+                packet.protocol != protocol::TCP
+            }
+
+            #[inline(always)]
+            fn netns_cookie(skb: Skb) -> u64 {
+                <$gate as Identity>::netns_cookie(skb)
             }
 
             steps!($gate, $($step),+);

@@ -5,18 +5,22 @@
 //! program has 512 bytes for all that are open. The packet lies in the caller's frame (pointers as arguments: 5.12).
 
 use aya_ebpf::bindings::__sk_buff;
-use leakguard_common::abi::{Carrier, Event, Hook, Reason, Role, Settings, Verdict};
+use leakguard_common::abi::{Carrier, Hook, Reason, Role, Settings, Verdict};
 use leakguard_common::counter::Series;
 use leakguard_common::encapsulation::{Inner, find_inner, parse_inner};
 use leakguard_common::packet::{LinkLayer, Packet, ParseError, parse};
-use leakguard_common::verdict::{Decision, Deeper, decide, decide_inner, decide_payload, deeper};
+use leakguard_common::verdict::{
+    Decision, Deeper, decide, decide_inner, decide_payload, deeper, is_elsewhere,
+};
 
 use super::context::Skb;
 use super::counters::count_packets;
-use super::events::report;
+use super::events::Report;
 use super::facts::{HookFacts, is_engaged};
 use super::fragments::remember;
 use super::maps::SETTINGS;
+use super::owners::owner;
+use super::sender::Sender;
 
 /// A hook, and what it knows of a packet besides its bytes.
 pub(super) trait Gate {
@@ -32,8 +36,11 @@ pub(super) trait Gate {
     /// The role of the exit interface ([`leakguard_common::verdict::Facts::role`]).
     fn role(skb: Skb, settings: &Settings) -> Option<Role>;
 
-    /// Writes what it knows of the sender into an event.
-    fn sign(packet: &Packet, settings: &Settings, event: &mut Event);
+    /// Whether the current task is the one that sends the packet.
+    fn is_current(skb: Skb, packet: &Packet) -> bool;
+
+    /// The cookie of the sender's namespace; 0 if it is not known.
+    fn netns_cookie(skb: Skb) -> u64;
 
     /// [`headers`] as a global function.
     fn headers(skb: *mut __sk_buff, packet: *mut Packet) -> u64;
@@ -103,6 +110,8 @@ const PAYLOAD: u64 = 3;
 const INSIDE: u64 = 4;
 /// It is judged: [`pack_decision`].
 const JUDGED: u64 = 5;
+/// It is a question in another namespace, which is none of leakguard's business here.
+const ELSEWHERE: u64 = 6;
 const KIND: u64 = 0xff;
 
 /// Judges a packet.
@@ -121,7 +130,7 @@ pub(super) fn judge<G: Gate>(skb: Skb) -> i32 {
         PAYLOAD => found = G::payload(skb.as_ptr(), &raw const packet),
         _ => {}
     }
-    if found & KIND == JUDGED {
+    if matches!(found & KIND, JUDGED | ELSEWHERE) {
         found = G::conclude(skb.as_ptr(), &raw const packet, found);
     }
     if found == PASS { G::PASS } else { G::DROP }
@@ -146,6 +155,9 @@ pub(super) fn headers<G: Gate>(skb: Skb, packet: *mut Packet) -> u64 {
     }
     if decision.is_judged() {
         return pack_decision(&decision);
+    }
+    if is_elsewhere(packet, G::HOOK, settings, &facts) {
+        return ELSEWHERE;
     }
     match deeper(&skb, parsed, packet, G::HOOK, settings, &facts) {
         Deeper::No => PASS,
@@ -184,24 +196,42 @@ pub(super) fn payload<G: Gate>(skb: Skb, packet: *const Packet) -> u64 {
     pack_decision(&decide_payload(&skb, packet, settings, &facts))
 }
 
-/// Counts and reports a judged packet, and says what becomes of it.
+/// Counts and reports a packet, and says what becomes of it.
 #[inline(always)]
 pub(super) fn conclude<G: Gate>(skb: Skb, packet: *const Packet, found: u64) -> u64 {
     // SAFETY: as in `headers`.
     let Some(packet) = (unsafe { packet.as_ref() }) else {
         return DROP;
     };
-    let (Some(settings), Some(decision)) = (SETTINGS.get(0), unpack_decision(found)) else {
+    let Some(settings) = SETTINGS.get(0) else {
         return DROP;
     };
-    count_packets(
-        &Series::new(G::HOOK, &decision, packet),
-        u64::from(skb.segments()),
-    );
-    if decision.is_reported() {
-        report(skb, G::HOOK, &decision, packet, |event| {
-            G::sign(packet, settings, event);
-        });
+    let decision = if found == ELSEWHERE {
+        Decision::ELSEWHERE
+    } else {
+        let Some(decision) = unpack_decision(found) else {
+            return DROP;
+        };
+        count_packets(
+            &Series::new(G::HOOK, &decision, packet),
+            u64::from(skb.segments()),
+        );
+        decision
+    };
+    if decision.is_reported() || decision.is_asked(G::HOOK) {
+        let report = Report {
+            skb,
+            hook: G::HOOK,
+            decision: &decision,
+            packet,
+            sender: Sender::new(G::is_current(skb, packet), owner(skb)),
+            netns_cookie: G::netns_cookie(skb),
+        };
+        if decision.is_reported() {
+            report.tell(settings);
+        } else {
+            report.note();
+        }
     }
     if matches!(decision.verdict, Verdict::Drop) {
         DROP

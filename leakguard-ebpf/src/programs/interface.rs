@@ -6,7 +6,7 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use leakguard_common::abi::{Event, Hook, Role, Settings};
+use leakguard_common::abi::{Hook, Role, Settings};
 use leakguard_common::packet::{LinkLayer, Packet};
 
 use super::context::Skb;
@@ -56,8 +56,16 @@ macro_rules! uplink {
                 Some(Role::Uplink)
             }
 
+            // Packet sockets send where their process is; what comes in by an interface is sent by whoever is at hand.
             #[inline(always)]
-            fn sign(_packet: &Packet, _settings: &Settings, _event: &mut Event) {}
+            fn is_current(skb: Skb, _packet: &Packet) -> bool {
+                skb.ingress_ifindex() == 0 && skb.is_of_packet_socket()
+            }
+
+            #[inline(always)]
+            fn netns_cookie(_skb: Skb) -> u64 {
+                0
+            }
 
             steps!($gate, $($step),+);
         }

@@ -1,11 +1,12 @@
 //! Every map; names, keys and values are the ABI in `leakguard_common::abi`.
 
-use aya_ebpf::macros::map;
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use leakguard_common::abi::{
-    EVENT_RING_BYTES, Endpoint, EndpointKey, FirstFragment, FragmentKey, Liveness, MAX_CARRIERS,
-    MAX_DOH_ADDRESSES, MAX_DOH_NAMES, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_INTERFACES, MAX_LAN,
-    NAME_BYTES, Settings,
+    ASKED_RING_BYTES, EVENT_RING_BYTES, Endpoint, EndpointKey, FirstFragment, FragmentKey,
+    Liveness, MAX_CARRIERS, MAX_DOH_ADDRESSES, MAX_DOH_NAMES, MAX_ENDPOINTS, MAX_FRAGMENTS,
+    MAX_INTERFACES, MAX_LAN, MAX_RATES, NAME_BYTES, Outcome, Owner, Rate, RateKey, Settings,
 };
 use leakguard_common::counter::SERIES;
 
@@ -64,8 +65,22 @@ pub(super) static PACKETS: PerCpuArray<u64> = PerCpuArray::with_max_entries(SERI
 
 /// What became of events.
 #[map]
-pub(super) static OUTCOMES: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
+pub(super) static OUTCOMES: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(Outcome::ALL.len() as u32, 0);
 
 /// Sampled packets for user space.
 #[map]
 pub(super) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_RING_BYTES, 0);
+
+/// Who uses each socket. Its memory is the socket's and goes with it.
+#[btf_map]
+pub(super) static OWNERS: SkStorage<Owner> = SkStorage::new();
+
+/// How often what has been told. An entry that is used for another key meanwhile costs a number in an event; what the
+/// counters say stays exact.
+#[map]
+pub(super) static RATES: LruHashMap<RateKey, Rate> = LruHashMap::with_max_entries(MAX_RATES, 0);
+
+/// Questions to local resolvers and in other namespaces, for whoever wants to know who asked.
+#[map]
+pub(super) static ASKED: RingBuf = RingBuf::with_byte_size(ASKED_RING_BYTES, 0);

@@ -5,8 +5,9 @@
 //! | `egress_cookie`, `egress_inode` | `cgroup_skb/egress` | 1 | 0 (EPERM to the sender) |
 //! | `tc_ethernet`, `tc_ip`, `tc_any` | TC egress | -1 (next program) | 2 |
 //! | `setsockopt_cookie`, `setsockopt_inode` | `cgroup/setsockopt` | 1 | 0 (EPERM to the caller) |
+//! | `owner_create`, `owner_connect4`, `owner_connect6` | `cgroup/sock_create`, `connect4`, `connect6` | 1 | never |
 //!
-//! Of each row one variant is attached: user space tries to load them in order.
+//! Of each row but the last one variant is attached: user space tries to load them in order.
 
 mod context;
 mod counters;
@@ -18,4 +19,7 @@ mod gate;
 mod interface;
 mod maps;
 mod netns;
+mod owners;
+mod rates;
+mod sender;
 mod sockopt;

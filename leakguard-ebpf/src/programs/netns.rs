@@ -20,9 +20,14 @@ static NET_INUM_OFFSET: Global<u32> = Global::new(0);
 /// The context is the program's own.
 #[inline(always)]
 pub(super) fn is_managed_by_cookie(context: *mut c_void, settings: &Settings) -> bool {
+    settings.netns_cookie == 0 || settings.netns_cookie == cookie(context)
+}
+
+/// The cookie of the namespace of a hook's socket.
+#[inline(always)]
+pub(super) fn cookie(context: *mut c_void) -> u64 {
     // SAFETY: the helper takes the program's own context, which the verifier checks.
-    let cookie = unsafe { bpf_get_netns_cookie(context) };
-    settings.netns_cookie == 0 || settings.netns_cookie == cookie
+    unsafe { bpf_get_netns_cookie(context) }
 }
 
 /// Whether a socket lives in the managed namespace, by the namespace's inode; true when in doubt.

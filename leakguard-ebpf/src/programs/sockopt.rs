@@ -5,16 +5,17 @@ use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_uid_gid};
 use aya_ebpf::macros::cgroup_sockopt;
 use aya_ebpf::programs::SockoptContext;
-use leakguard_common::abi::{Carrier, Event, Family, Hook, Settings, Verdict};
+use leakguard_common::abi::{Carrier, Event, Family, Hook, Owner, Settings, Verdict};
 use leakguard_common::counter::Series;
 use leakguard_common::hardening::{SocketOption, decide};
 use leakguard_common::packet::Packet;
 use leakguard_common::verdict::Decision;
 
 use super::counters::count_packets;
-use super::events::{sign_current, write};
+use super::events::write;
 use super::maps::SETTINGS;
 use super::netns;
+use super::sender::{current_pid, name_current};
 
 const PASS: i32 = 1;
 const REFUSE: i32 = 0;
@@ -30,7 +31,10 @@ pub(super) fn setsockopt_cookie(context: SockoptContext) -> i32 {
     judge(
         context,
         |settings| netns::is_managed_by_cookie(context.cast(), settings),
-        sign_current,
+        |event| {
+            event.pid = current_pid();
+            name_current(&mut event.comm);
+        },
     )
 }
 
@@ -84,7 +88,9 @@ fn judge(
         &Series::new(Hook::Setsockopt, &decision, &Packet::UNKNOWN),
         1,
     );
-    write(|event| describe(event, option, &decision, settings, sign));
+    write(1, |event| {
+        describe(event, option, &decision, settings, sign)
+    });
     if matches!(decision.verdict, Verdict::Drop) {
         REFUSE
     } else {
@@ -142,6 +148,9 @@ fn describe(
         (*event).carrier = Carrier::None as u8;
         (*event).padding = [0; 3];
         (*event).comm = [0; 16];
+        (*event).owner = Owner::NOBODY;
+        (*event).rate_created = 0;
+        (*event).suppressed = 0;
         (*event).source = [0; 16];
         (*event).destination = [0; 16];
         (&raw mut (*event).bytes)

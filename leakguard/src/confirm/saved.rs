@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use leakguard_common::abi::{Role, Settings};
 
 use crate::guard::{Guard, GuardError, carry_out};
+use crate::host::cgroup_by_id;
 use crate::interfaces::{RolePatterns, classify, snapshot};
 use crate::kernel::enforcement::{ReadBack, other_versions};
 use crate::kernel::pins::Pins;
 use crate::kernel::{Exemptions, Recognition};
-use crate::status::find_cgroup;
 
 /// Everything that a change by `apply` can change, read back from the kernel.
 #[derive(Clone, Debug)]
@@ -66,7 +66,7 @@ impl Saved {
             let known = self.roles.get(&(interface.ifindex, interface.name.clone()));
             interface.role = known.copied().unwrap_or(Role::Uplink);
         }
-        let cgroup = self.cgroup.and_then(find_cgroup);
+        let cgroup = self.cgroup.and_then(cgroup_by_id);
         // Without the former cgroup, the one that is judged now is better than none.
         let cgroup = cgroup.unwrap_or_else(|| guard.cgroup().to_owned());
         let enforcement = guard.enforcement();
@@ -74,6 +74,7 @@ impl Saved {
         enforcement.recognise(&self.recognition)?;
         enforcement.enforce_sockets(&cgroup, self.settings)?;
         enforcement.judge_options(&cgroup, &self.settings);
+        enforcement.record_owners(&cgroup);
         carry_out(enforcement, &interfaces, &self.settings, &self.exemptions)
             .await
             .map(drop)

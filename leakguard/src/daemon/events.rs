@@ -1,6 +1,6 @@
 //! From the ring to whoever listens: clients of the control socket, and standard output.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -9,11 +9,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use leakguard_common::abi::{Rate, RateKey};
 use tokio::sync::{broadcast, watch};
+use tokio::time::{MissedTickBehavior, interval};
 
-use crate::event::{Decoder, Entry, Notice, Sequence, copied};
+use crate::error::chain;
+use crate::event::{Decoder, Entry, Notice, Sequence, Suppressions, copied};
 use crate::guard::Interfaces;
-use crate::kernel::ring::EventRing;
+use crate::host::since_boot;
+use crate::kernel::object::Reports;
+use crate::kernel::rates::Rates;
 use crate::outputs::Counter;
 
 /// How many packets, and how many notices, are kept for `leakguard events`: a flood of the one does not push out the
@@ -118,7 +123,7 @@ struct Recent {
 impl Recent {
     fn among(&mut self, entry: &Entry) -> &mut Lines {
         match entry {
-            Entry::Packet(_) => &mut self.packets,
+            Entry::Packet(_) | Entry::Suppressed(_) => &mut self.packets,
             Entry::Notice(_) => &mut self.notices,
         }
     }
@@ -186,18 +191,54 @@ impl Feed {
     }
 }
 
-/// Decodes what the kernel reports until the ring fails.
+/// How often it is looked for packets that got no event.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long after an event some of the same may have got none.
+const SWEEP_TIME: Duration = Duration::from_secs(5);
+
+/// Decodes what the kernel reports until a ring fails.
 pub(super) async fn pump(
-    mut ring: EventRing,
+    reports: Reports,
     interfaces: watch::Receiver<Arc<Interfaces>>,
     feed: Feed,
 ) {
-    let mut decoder = Decoder::new(feed.sequence.clone());
+    let Reports {
+        mut events,
+        mut asked,
+        rates,
+    } = reports;
+    let mut decoder = Decoder::new(feed.sequence.clone(), Suppressions::begin(read(&rates)));
     let mut records = Vec::new();
+    let mut questions = Vec::new();
+    let mut sweep = interval(SWEEP_INTERVAL);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut sweep_until = Instant::now();
     loop {
-        if let Err(error) = ring.next(&mut records).await {
+        let taken = tokio::select! {
+            taken = events.next(&mut records) => taken,
+            taken = asked.next(&mut questions) => taken,
+            _ = sweep.tick(), if Instant::now() < sweep_until => {
+                let now = since_boot().unwrap_or_default().as_nanos();
+                for rest in decoder.rest(read(&rates), u64::try_from(now).unwrap_or(u64::MAX)) {
+                    feed.publish(rest.seq, Entry::Suppressed(Box::new(rest)), Bytes::new());
+                }
+                Ok(())
+            }
+        };
+        if let Err(error) = taken {
             log::error!("cannot read events: {error}");
             return;
+        }
+        if !records.is_empty() {
+            sweep_until = Instant::now() + SWEEP_TIME;
+            // What was asked before these packets is in the ring by now.
+            asked.drain(&mut questions);
+        }
+        for question in questions.drain(..) {
+            if let Err(error) = decoder.note(&question) {
+                log::error!("{error}");
+            }
         }
         let mut named = Arc::clone(&interfaces.borrow());
         let mut turn = Instant::now();
@@ -217,4 +258,12 @@ pub(super) async fn pump(
         }
         tokio::task::yield_now().await;
     }
+}
+
+/// The rates now; none if they cannot be read, which is then said.
+fn read(rates: &Rates) -> BTreeMap<RateKey, Rate> {
+    rates.read().unwrap_or_else(|error| {
+        log::error!("cannot read what was suppressed: {}", chain(&error));
+        BTreeMap::new()
+    })
 }

@@ -141,7 +141,7 @@ pub async fn run(
         page.serve(&place.bpffs, health, named.clone(), leveled)?;
     }
     tasks.spawn(events::pump(
-        guard.take_ring()?,
+        guard.take_reports()?,
         named.clone(),
         feed.clone(),
     ));

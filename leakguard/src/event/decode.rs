@@ -1,6 +1,5 @@
 //! From a record in the ring to an [`Event`].
 
-use std::ffi::CStr;
 use std::mem::{MaybeUninit, offset_of};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -9,13 +8,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use leakguard_common::abi::{Carrier, Event as Record, Family, Hook, Reason, Role, Verdict};
+use leakguard_common::abi::{
+    Carrier, Event as Record, Family, Hook, Rate, RateKey, Reason, Role, Verdict,
+};
 use leakguard_common::hardening::{PACKET_QDISC_BYPASS, SOL_PACKET, SOL_XDP, SocketOption};
 use leakguard_common::packet::{has_ports, protocol};
 
-use super::process::{Sender, sender};
+use super::attribution::{Attributor, Questions, Sender};
 use super::query::first_question;
-use super::{Event, InterfaceRef, PacketKind, VERSION};
+use super::{
+    Attribution, Client, Event, InterfaceRef, PacketKind, Process, Suppressed, Suppressions,
+    VERSION,
+};
 use crate::guard::Interfaces;
 use crate::host::since_boot;
 
@@ -38,16 +42,44 @@ impl Sequence {
     }
 }
 
-/// Decodes records and numbers them.
+/// Decodes records, names who is behind them, and numbers them.
 #[derive(Debug, Default)]
 pub struct Decoder {
     sequence: Sequence,
+    attributor: Attributor,
+    questions: Questions,
+    suppressions: Suppressions,
 }
 
 impl Decoder {
     /// A decoder that shares its numbers with whoever else publishes.
-    pub fn new(sequence: Sequence) -> Self {
-        Self { sequence }
+    pub fn new(sequence: Sequence, suppressions: Suppressions) -> Self {
+        Self {
+            sequence,
+            suppressions,
+            ..Self::default()
+        }
+    }
+
+    /// Remembers a record of a question that passes, to know who asked when something is dropped on behalf of it.
+    pub fn note(&mut self, question: &[u8]) -> Result<(), Undecodable> {
+        let len = question.len();
+        let record = read(question).ok_or(Undecodable { len })?;
+        self.questions.note(&record);
+        Ok(())
+    }
+
+    /// What is left to tell of packets without events, numbered; `now` is on the boot clock, in nanoseconds.
+    pub fn rest(
+        &mut self,
+        rates: impl IntoIterator<Item = (RateKey, Rate)>,
+        now: u64,
+    ) -> Vec<Suppressed> {
+        let mut rest = self.suppressions.rest(rates, now);
+        for suppressed in &mut rest {
+            suppressed.seq = self.sequence.next();
+        }
+        rest
     }
 
     /// Decodes one record; interfaces are named as they are called now.
@@ -56,7 +88,65 @@ impl Decoder {
         let seq = self.sequence.next();
         let undecodable = Undecodable { len: bytes.len() };
         let record = read(bytes).ok_or(undecodable)?;
-        event(seq, &record, interfaces).ok_or(Undecodable { len: bytes.len() })
+        let undecodable = || Undecodable { len: bytes.len() };
+        let mut event = event(seq, &record, interfaces).ok_or_else(undecodable)?;
+        self.attribute(&record, &mut event);
+        event.suppressed = self.suppressions.before(&record);
+        self.suppressions.name(&record, &event);
+        Ok(event)
+    }
+
+    /// Names the sender, and who had asked it.
+    fn attribute(&mut self, record: &Record, event: &mut Event) {
+        let Self {
+            attributor,
+            questions,
+            ..
+        } = self;
+        let mut sender = attributor.sender(record);
+        if record.sender() == 0
+            && let Some(same) = questions.elsewhere(record)
+        {
+            sender = inferred(attributor.sender(same));
+        }
+        if record.sender() != 0
+            && let Some(query) = &event.query
+            && let Some(asked) = questions.behind(record, query)
+            && let Sender {
+                process: Some(process),
+                cgroup,
+                unit,
+                container,
+            } = inferred(attributor.sender(asked))
+        {
+            event.client = Some(Client {
+                process,
+                cgroup,
+                unit,
+                container,
+            });
+        }
+        let Sender {
+            process,
+            cgroup,
+            unit,
+            container,
+        } = sender;
+        event.process = process;
+        event.cgroup = cgroup;
+        event.unit = unit;
+        event.container = container;
+    }
+}
+
+/// A sender of another packet, by which this one's is guessed.
+fn inferred(sender: Sender) -> Sender {
+    Sender {
+        process: sender.process.map(|process| Process {
+            attribution: Some(Attribution::Inferred),
+            ..process
+        }),
+        ..sender
     }
 }
 
@@ -70,15 +160,6 @@ fn event(seq: u64, record: &Record, interfaces: &Interfaces) -> Option<Event> {
         // It is encrypted.
         Reason::Doh => None,
         _ => first_question(record.protocol, copied),
-    };
-    let Sender {
-        process,
-        cgroup,
-        unit,
-    } = match (record.pid, record.uid) {
-        (0, Record::NO_UID) => Sender::default(),
-        (0, uid) => sender(None, None, uid),
-        (pid, uid) => sender(Some(pid), comm(&record.comm), uid),
     };
     Some(Event {
         v: VERSION,
@@ -110,9 +191,9 @@ fn event(seq: u64, record: &Record, interfaces: &Interfaces) -> Option<Event> {
         length: record.length,
         query,
         option: (hook == Hook::Setsockopt).then(|| option(copied)).flatten(),
-        process,
-        cgroup,
-        unit,
+        process: None,
+        cgroup: None,
+        unit: None,
         container: None,
         client: None,
         packets: record.segments,
@@ -146,11 +227,6 @@ pub(crate) fn read(bytes: &[u8]) -> Option<Record> {
             .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
         record.assume_init()
     })
-}
-
-fn comm(bytes: &[u8]) -> Option<String> {
-    let comm = CStr::from_bytes_until_nul(bytes).ok()?.to_string_lossy();
-    (!comm.is_empty()).then(|| comm.into_owned())
 }
 
 /// The wall-clock time of a moment on the boot clock.
@@ -214,11 +290,13 @@ pub(crate) fn endpoint(family: Family, address: [u8; 16], port: u16, protocol: u
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use leakguard_common::abi::EVENT_BYTES;
+pub(super) mod tests {
+    use leakguard_common::abi::{EVENT_BYTES, Owner};
 
-    fn record() -> Record {
+    use super::*;
+
+    /// A UDP question for `example.com A`, of nobody.
+    pub(in crate::event) fn record() -> Record {
         let mut bytes = [0; EVENT_BYTES];
         let question = b"\x12\x34\x01\x20\0\x01\0\0\0\0\0\0\x07example\x03com\0\0\x01\0\x01";
         bytes[8..8 + question.len()].copy_from_slice(question);
@@ -249,6 +327,9 @@ mod tests {
             carrier: Carrier::None as u8,
             padding: [0; 3],
             comm: [0; 16],
+            owner: Owner::NOBODY,
+            rate_created: 0,
+            suppressed: 0,
             source,
             destination,
             bytes,

@@ -1,9 +1,10 @@
 //! What the kernel reports, decoded and named: one record per sampled packet.
 
+mod attribution;
 mod decode;
 mod notice;
-mod process;
 mod query;
+mod suppressed;
 mod text;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ pub use decode::{Decoder, Sequence, Undecodable, copied};
 pub(crate) use decode::{endpoint, protocol_name, read};
 pub use notice::{Notice, NoticeKind};
 pub(crate) use query::first_question;
+pub use suppressed::{Suppressed, SuppressedKind, Suppressions};
 
 /// The version of the record's form.
 pub const VERSION: u32 = 1;
@@ -22,6 +24,8 @@ pub const VERSION: u32 = 1;
 pub enum Entry {
     /// A packet.
     Packet(Box<Event>),
+    /// Packets without an event of their own.
+    Suppressed(Box<Suppressed>),
     /// Something else that the agent tells.
     Notice(Notice),
 }
@@ -125,7 +129,7 @@ pub struct Query {
 pub enum Attribution {
     /// It was at work when the packet was sent.
     Sender,
-    /// It created the socket, connected it, or sent on it; what sent this packet may be another that was given the socket.
+    /// It created the socket, or connected it; what sent this packet may be another that was given the socket.
     Owner,
     /// It had asked for the same name just before, or sent the same packet in another network namespace.
     Inferred,

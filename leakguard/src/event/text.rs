@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Entry, Event, InterfaceRef, Process, Query};
+use super::{Attribution, Client, Container, Entry, Event, InterfaceRef, Process, Query};
 use crate::error::escape_control;
 
 /// The time of day to the millisecond: the date is the reader's.
@@ -10,10 +10,16 @@ pub(super) fn clock(time: &str) -> &str {
     time.get(11..23).unwrap_or(time)
 }
 
+/// An id as the runtimes print it.
+fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
 impl fmt::Display for Entry {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Packet(event) => event.fmt(formatter),
+            Self::Suppressed(suppressed) => suppressed.fmt(formatter),
             Self::Notice(notice) => notice.fmt(formatter),
         }
     }
@@ -61,9 +67,13 @@ impl fmt::Display for Event {
             name,
             uid,
             user,
+            attribution,
             ..
         }) = &self.process
         {
+            if *attribution == Some(Attribution::Inferred) {
+                formatter.write_str(" probably")?;
+            }
             let name = escape_control(name.as_deref().unwrap_or("?"));
             match pid {
                 Some(pid) => write!(formatter, " by {name}[{pid}]")?,
@@ -74,6 +84,20 @@ impl fmt::Display for Event {
                 None => write!(formatter, " of uid {uid}")?,
             }
         }
+        if let Some(Container { id, runtime, .. }) = &self.container {
+            let runtime = runtime.as_deref().unwrap_or("container");
+            write!(formatter, " in {runtime} {}", escape_control(short(id)))?;
+        }
+        if let Some(Client { process, .. }) = &self.client {
+            let name = escape_control(process.name.as_deref().unwrap_or("?"));
+            write!(formatter, " probably for {name}")?;
+            if let Some(pid) = process.pid {
+                write!(formatter, "[{pid}]")?;
+            }
+        }
+        if self.suppressed > 0 {
+            write!(formatter, ", and {} more before", self.suppressed)?;
+        }
         Ok(())
     }
 }
@@ -81,7 +105,8 @@ impl fmt::Display for Event {
 #[cfg(test)]
 mod tests {
     use crate::event::{
-        Attribution, Entry, Event, InterfaceRef, PacketKind, Process, Query, VERSION,
+        Attribution, Client, Container, Entry, Event, InterfaceRef, PacketKind, Process, Query,
+        VERSION,
     };
 
     #[test]
@@ -130,6 +155,38 @@ mod tests {
         assert_eq!(
             event.to_string(),
             "10:00:00.123 drop dns eth0 udp 192.0.2.10:40112 > 8.8.8.8:53 A example.com. by dig\\n[4242] of alice"
+        );
+        let joined = Event {
+            process: event.process.clone().map(|process| Process {
+                attribution: Some(Attribution::Inferred),
+                ..process
+            }),
+            container: Some(Container {
+                id: "4c01db0b339c8b1d".into(),
+                runtime: Some("podman".into()),
+                pod: None,
+            }),
+            client: Some(Client {
+                process: Process {
+                    pid: Some(7),
+                    name: Some("curl".into()),
+                    exe: None,
+                    cmdline: None,
+                    uid: 0,
+                    user: None,
+                    attribution: Some(Attribution::Inferred),
+                },
+                cgroup: None,
+                unit: None,
+                container: None,
+            }),
+            suppressed: 3,
+            ..event.clone()
+        };
+        assert_eq!(
+            joined.to_string(),
+            "10:00:00.123 drop dns eth0 udp 192.0.2.10:40112 > 8.8.8.8:53 A example.com. probably by dig\\n[4242] of \
+             alice in podman 4c01db0b339c probably for curl[7], and 3 more before"
         );
         let option = Event {
             option: Some("PACKET_QDISC_BYPASS".into()),

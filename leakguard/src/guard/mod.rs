@@ -28,10 +28,9 @@ use crate::error::chain;
 use crate::host::cgroup2_root;
 use crate::interfaces::{Interface, NetlinkError, Pattern, RolePatterns, classify, snapshot};
 use crate::kernel::enforcement::{Followed, ReadBack, TcMode};
-use crate::kernel::object::Loaded;
+use crate::kernel::object::{Loaded, Reports};
 use crate::kernel::pins::Pins;
 use crate::kernel::requirements::check_cgroup;
-use crate::kernel::ring::EventRing;
 use crate::kernel::{self, Device, Enforcement, Exemptions, KernelError, Recognition};
 use crate::netfilter::{self, Applied, Egress, NameError, NetfilterError, Permitted, Ruleset};
 
@@ -307,6 +306,7 @@ impl Guard {
         let options = self
             .enforcement
             .judge_options(&self.cgroup, &self.policy.settings);
+        let owners = self.enforcement.record_owners(&self.cgroup);
         let mut netfilter = self.update_netfilter().await;
         netfilter |= self.update_egress().await;
         let time = ATTACH_TIME + READ_TIME * u32::try_from(devices.len()).unwrap_or(u32::MAX);
@@ -324,6 +324,7 @@ impl Guard {
             recognised.changes,
             sockets.changes,
             options.changes,
+            owners.changes,
         ]
         .concat();
         if netfilter {
@@ -340,6 +341,7 @@ impl Guard {
             permitted.failures,
             sockets.failures,
             options.failures,
+            owners.failures,
             attached.failures,
         ]
         .concat();
@@ -448,9 +450,9 @@ impl Guard {
         &mut self.enforcement
     }
 
-    /// Takes the event ring; there is one.
-    pub fn take_ring(&mut self) -> Result<EventRing, GuardError> {
-        Ok(self.enforcement.take_ring()?)
+    /// Takes what the programs write for user space; there is one of each.
+    pub fn take_reports(&mut self) -> Result<Reports, GuardError> {
+        Ok(self.enforcement.take_reports()?)
     }
 
     /// The programs that this kernel runs.

@@ -12,12 +12,11 @@ use super::inherit::{check_namespace, inherit, used_maps};
 use super::links::{self, CgroupAttachment, Links, Standing, TcAttachment};
 use super::maps::Maps;
 use super::netns::Identity;
-use super::object::{LINK_LAYERS, Loaded, Object, ProgramHandle, Twins, tc_program};
+use super::object::{LINK_LAYERS, Loaded, Object, ProgramHandle, Reports, Twins, tc_program};
 use super::overtake::{MOST, Overtakings};
 use super::pins::{Lock, Pins};
 use super::recognition::Recognition;
 use super::requirements::{check_privileges, is_bpffs, lift_limits};
-use super::ring::EventRing;
 use super::syscall::CgroupHook;
 use super::versions::{self, Older};
 use super::{KernelError, boot_time, clsact};
@@ -71,6 +70,8 @@ struct Programs {
     cgroup: ProgramHandle,
     /// Absent where the kernel takes none.
     setsockopt: Option<ProgramHandle>,
+    /// Those that this kernel takes.
+    owners: Vec<(CgroupHook, ProgramHandle)>,
     tc: [ProgramHandle; LINK_LAYERS.len()],
 }
 
@@ -83,6 +84,7 @@ impl Programs {
                 .setsockopt_variant()
                 .map(|variant| object.handle(variant.setsockopt_program()))
                 .transpose()?,
+            owners: object.owners()?,
             tc: [ethernet?, ip?, unknown?],
         })
     }
@@ -287,6 +289,18 @@ impl Enforcement {
         followed
     }
 
+    /// Records who uses the sockets of a cgroup from now on.
+    pub fn record_owners(&mut self, cgroup: &Path) -> Followed {
+        let mut followed = Followed::default();
+        for (hook, program) in &self.programs.owners {
+            let recorded =
+                self.links
+                    .attach_cgroup(*hook, cgroup, program, &mut self.twins, &mut followed);
+            followed.note("who uses a socket", recorded);
+        }
+        followed
+    }
+
     /// Whether this kernel has a hook for socket options.
     pub fn can_judge_options(&self) -> bool {
         self.programs.setsockopt.is_some()
@@ -477,6 +491,12 @@ impl Enforcement {
         let mut cgroup = vec![(CgroupHook::Egress, &programs.cgroup)];
         let setsockopt = programs.setsockopt.iter();
         cgroup.extend(setsockopt.map(|program| (CgroupHook::Setsockopt, program)));
+        cgroup.extend(
+            programs
+                .owners
+                .iter()
+                .map(|(hook, program)| (*hook, program)),
+        );
         self.links.replace_all(&cgroup, &links, &mut followed);
         for (device, program) in filters {
             followed.note(&device.name, clsact::replace(device.ifindex, program));
@@ -508,10 +528,9 @@ impl Enforcement {
         Ok(superseded)
     }
 
-    /// Takes the event ring; there is one.
-    pub fn take_ring(&mut self) -> Result<EventRing, KernelError> {
-        let ring = self.object.ring()?;
-        EventRing::new(ring).map_err(KernelError::call("epoll_ctl", "the event ring"))
+    /// Takes what the programs write for user space; there is one of each.
+    pub fn take_reports(&mut self) -> Result<Reports, KernelError> {
+        self.object.reports()
     }
 
     /// What was loaded into this kernel.
@@ -576,6 +595,8 @@ pub struct ReadBack {
     pub cgroup: Option<CgroupAttachment>,
     /// The program that judges socket options, if it is attached.
     pub setsockopt: Option<CgroupAttachment>,
+    /// The hooks where nothing records who uses a socket.
+    pub unrecorded: Vec<&'static str>,
     /// The maps that the programs work on, for roles and counters.
     pub maps: Maps,
     /// What is not pinned as it should be, so that the next start would have to repair it.
@@ -608,6 +629,7 @@ impl ReadBack {
             here: check_namespace(pins).is_ok(),
             cgroup,
             setsockopt: links::cgroup_attachment(pins, CgroupHook::Setsockopt)?,
+            unrecorded: unrecorded(pins, cgroup.map(|found| found.cgroup_id))?,
             maps,
             gaps: super::inherit::gaps(pins, &used),
             pins: pins.clone(),
@@ -634,6 +656,18 @@ impl ReadBack {
             attachment => Ok(attachment),
         }
     }
+}
+
+/// The hooks of a cgroup where nothing records who uses a socket.
+fn unrecorded(pins: &Pins, cgroup: Option<u64>) -> Result<Vec<&'static str>, KernelError> {
+    let mut missing = Vec::new();
+    for hook in CgroupHook::OF_OWNERS {
+        let found = links::cgroup_attachment(pins, hook)?;
+        if found.is_none() || found.map(|found| found.cgroup_id) != cgroup {
+            missing.push(hook.name());
+        }
+    }
+    Ok(missing)
 }
 
 /// The directories of other versions, whose enforcement this one can neither read nor change.

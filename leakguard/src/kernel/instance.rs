@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use aya::programs::{
-    CgroupSkb, CgroupSockopt, Program, ProgramError, ProgramFd, ProgramInfo, SchedClassifier,
-    TestRun as _, TestRunOptions,
+    CgroupSkb, CgroupSock, CgroupSockAddr, CgroupSockopt, Program, ProgramError, ProgramFd,
+    ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions,
 };
 use aya::sys::SyscallError;
 use aya::{Ebpf, EbpfLoader};
@@ -13,8 +13,9 @@ use nix::libc;
 
 use super::KernelError;
 use super::netns::Offsets;
-use super::object::{CgroupVariant, LINK_LAYERS, Loaded, tc_program};
+use super::object::{CgroupVariant, LINK_LAYERS, Loaded, owner_program, tc_program};
 use super::requirements::kernel_btf;
+use super::syscall::CgroupHook;
 use crate::error::chain;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/leakguard"));
@@ -47,6 +48,15 @@ impl Way {
     }
 }
 
+/// Which packets that are worth an event get one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Limit {
+    /// As many as the settings say.
+    OfSettings,
+    /// There is none: every one does.
+    None,
+}
+
 /// One load of the object, whatever maps it works on.
 pub(super) struct Instance {
     pub(super) ebpf: Ebpf,
@@ -61,16 +71,29 @@ impl Instance {
     pub(super) fn load(
         pins: impl IntoIterator<Item = (&'static str, PathBuf)>,
         variants: &[CgroupVariant],
+        limit: Limit,
     ) -> Result<Self, KernelError> {
         let offsets = offsets();
+        let every_event = u32::from(limit == Limit::None);
         let mut loader = EbpfLoader::new();
         for (name, pin) in pins {
             loader.map_pin_path(name, pin);
         }
-        if let Some(Offsets { skc_net, net_inum }) = offsets {
+        if let Some(Offsets {
+            skc_net,
+            net_inum,
+            leader,
+            tgid,
+            comm,
+        }) = offsets
+        {
             loader.override_global("SKC_NET_OFFSET", skc_net, true);
             loader.override_global("NET_INUM_OFFSET", net_inum, true);
+            loader.override_global("LEADER_OFFSET", leader, true);
+            loader.override_global("TGID_OFFSET", tgid, true);
+            loader.override_global("COMM_OFFSET", comm, true);
         }
+        loader.override_global("EVERY_EVENT", &every_event, true);
         let mut ebpf = loader.load(OBJECT).map_err(|error| KernelError::Load {
             program: "the map layout".into(),
             source: Box::new(error),
@@ -85,6 +108,13 @@ impl Instance {
         let setsockopt = first(CgroupVariant::setsockopt_program)
             .inspect_err(|error| log::debug!("{}", chain(error)))
             .ok();
+        for name in CgroupHook::OF_OWNERS.into_iter().filter_map(owner_program) {
+            // Who sends can be known in other ways, if not as well.
+            match load_program(&mut ebpf, name) {
+                Ok(program) => loaded.push(program),
+                Err(error) => log::debug!("{}", chain(&error)),
+            }
+        }
         for link in LINK_LAYERS {
             loaded.push(load_program(&mut ebpf, tc_program(link))?);
         }
@@ -135,6 +165,12 @@ impl Instance {
                 Ok((found.fd().map_err(error)?, found.info().map_err(error)?))
             }
             Some(Program::CgroupSockopt(found)) => {
+                Ok((found.fd().map_err(error)?, found.info().map_err(error)?))
+            }
+            Some(Program::CgroupSock(found)) => {
+                Ok((found.fd().map_err(error)?, found.info().map_err(error)?))
+            }
+            Some(Program::CgroupSockAddr(found)) => {
                 Ok((found.fd().map_err(error)?, found.info().map_err(error)?))
             }
             _ => Err(load_error(name, "no such program")),
@@ -194,6 +230,10 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<Loaded, KernelErr
         }
         Program::CgroupSockopt(program) => {
             CgroupSockopt::load(program).and_then(|()| program.info())
+        }
+        Program::CgroupSock(program) => CgroupSock::load(program).and_then(|()| program.info()),
+        Program::CgroupSockAddr(program) => {
+            CgroupSockAddr::load(program).and_then(|()| program.info())
         }
         _ => return Err(load_error(name, "unexpected program type")),
     };

@@ -358,6 +358,7 @@ const fn part(hook: CgroupHook) -> Part {
     match hook {
         CgroupHook::Egress => Part::Cgroup,
         CgroupHook::Setsockopt => Part::Setsockopt,
+        CgroupHook::Create | CgroupHook::Connect4 | CgroupHook::Connect6 => Part::Owners,
     }
 }
 
@@ -382,6 +383,9 @@ fn create_cgroup(
         let call = match hook {
             CgroupHook::Egress => "BPF_LINK_CREATE (cgroup_skb/egress)",
             CgroupHook::Setsockopt => "BPF_LINK_CREATE (cgroup/setsockopt)",
+            CgroupHook::Create => "BPF_LINK_CREATE (cgroup/sock_create)",
+            CgroupHook::Connect4 => "BPF_LINK_CREATE (cgroup/connect4)",
+            CgroupHook::Connect6 => "BPF_LINK_CREATE (cgroup/connect6)",
         };
         KernelError::call(call, subject())(error)
     })

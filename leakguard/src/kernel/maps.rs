@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use aya::Ebpf;
 use aya::maps::{
-    Array, DevMapHash, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf,
+    Array, DevMapHash, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf,
 };
 use leakguard_common::abi::{
-    EVENT_RING_BYTES, Endpoint, EndpointKey, FirstFragment, FragmentKey, LanKey, Liveness,
-    MAX_CARRIERS, MAX_DOH_ADDRESSES, MAX_DOH_NAMES, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_INTERFACES,
-    MAX_LAN, NameKey, Outcome, Role, Settings, map,
+    ASKED_RING_BYTES, EVENT_RING_BYTES, Endpoint, EndpointKey, FirstFragment, FragmentKey, LanKey,
+    Liveness, MAX_CARRIERS, MAX_DOH_ADDRESSES, MAX_DOH_NAMES, MAX_ENDPOINTS, MAX_FRAGMENTS,
+    MAX_INTERFACES, MAX_LAN, MAX_RATES, NameKey, Outcome, Owner, Rate, RateKey, Role, Settings,
+    map,
 };
 use leakguard_common::counter::{SERIES, Series};
 use leakguard_common::restriction;
@@ -29,7 +30,7 @@ struct Layout {
     max_entries: u32,
 }
 
-const LAYOUTS: [Layout; 13] = [
+const LAYOUTS: [Layout; 16] = [
     // A devmap's value is an interface number and a program (since 5.8).
     layout(map::TUNNELS, MapType::DevMapHash, 4, 8, MAX_INTERFACES),
     layout(map::LOCALS, MapType::DevMapHash, 4, 8, MAX_INTERFACES),
@@ -72,9 +73,21 @@ const LAYOUTS: [Layout; 13] = [
         MAX_FRAGMENTS,
     ),
     layout(map::PACKETS, MapType::PerCpuArray, 4, 8, SERIES),
-    layout(map::OUTCOMES, MapType::PerCpuArray, 4, 8, 2),
+    layout(map::OUTCOMES, MapType::PerCpuArray, 4, 8, OUTCOMES),
     layout(map::EVENTS, MapType::RingBuf, 0, 0, EVENT_RING_BYTES),
+    layout(map::OWNERS, MapType::SkStorage, 4, size_of::<Owner>(), 0),
+    layout(
+        map::RATES,
+        MapType::LruHash,
+        size_of::<RateKey>(),
+        size_of::<Rate>(),
+        MAX_RATES,
+    ),
+    layout(map::ASKED, MapType::RingBuf, 0, 0, ASKED_RING_BYTES),
 ];
+
+#[expect(clippy::cast_possible_truncation, reason = "a handful")]
+const OUTCOMES: u32 = Outcome::ALL.len() as u32;
 
 const fn layout(
     name: &'static str,
@@ -383,12 +396,22 @@ fn absent(name: &str) -> MapError {
     }
 }
 
-/// Takes the event ring out of a loaded object.
-pub(super) fn take_ring(ebpf: &mut Ebpf) -> Result<RingBuf<MapData>, KernelError> {
-    let ring = ebpf
-        .take_map(map::EVENTS)
-        .ok_or_else(|| KernelError::map(map::EVENTS, "absent"))?;
-    RingBuf::try_from(ring).map_err(|error| KernelError::map(map::EVENTS, error))
+/// Takes a ring out of a loaded object.
+pub(super) fn take_ring(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<RingBuf<MapData>, KernelError> {
+    RingBuf::try_from(take(ebpf, name)?).map_err(|error| KernelError::map(name, error))
+}
+
+/// Takes the rates out of a loaded object.
+pub(super) fn take_rates(ebpf: &mut Ebpf) -> Result<HashMap<MapData, RateKey, Rate>, KernelError> {
+    HashMap::try_from(take(ebpf, map::RATES)?).map_err(|error| KernelError::map(map::RATES, error))
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
+    ebpf.take_map(name)
+        .ok_or_else(|| KernelError::map(name, "absent"))
 }
 
 fn retain(
@@ -442,7 +465,15 @@ mod tests {
     /// A new map belongs into one of the lists.
     #[test]
     fn it_is_known_of_each_map_whether_programs_write_it() {
-        const WRITTEN: [&str; 4] = [map::FRAGMENTS, map::PACKETS, map::OUTCOMES, map::EVENTS];
+        const WRITTEN: [&str; 7] = [
+            map::FRAGMENTS,
+            map::PACKETS,
+            map::OUTCOMES,
+            map::EVENTS,
+            map::OWNERS,
+            map::RATES,
+            map::ASKED,
+        ];
         let listed: Vec<&str> = LOOKED_UP.into_iter().chain(WRITTEN).collect();
         assert_eq!(listed.len(), LAYOUTS.len());
         let all: BTreeSet<&str> = names().collect();

@@ -20,6 +20,7 @@
 //! | `rtnetlink` | what the filter needs of netlink |
 //! | [`links`] | attach, replace and find links, and read back what the kernel has |
 //! | [`enforcement`] | the whole of it: establish, follow the interfaces, release |
+//! | [`rates`] | what got no event of its own |
 //! | [`ring`] | the event ring as an asynchronous source |
 
 mod btf;
@@ -35,6 +36,7 @@ pub mod netns;
 pub mod object;
 mod overtake;
 pub mod pins;
+pub mod rates;
 pub mod recognition;
 pub mod requirements;
 pub mod ring;

@@ -76,13 +76,19 @@ pub fn cookie_of(socket: &OwnedFd) -> io::Result<u64> {
     }
 }
 
-/// Where the running kernel keeps a socket's namespace and a namespace's inode.
+/// Where the running kernel keeps a socket's namespace, a namespace's inode, and what names a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offsets {
     /// Bytes from the start of `struct sock_common` to `skc_net`.
     pub skc_net: u32,
     /// Bytes from the start of `struct net` to `ns.inum`.
     pub net_inum: u32,
+    /// Bytes from the start of `struct task_struct` to `group_leader`.
+    pub leader: u32,
+    /// Bytes from the start of `struct task_struct` to `tgid`.
+    pub tgid: u32,
+    /// Bytes from the start of `struct task_struct` to `comm`.
+    pub comm: u32,
 }
 
 impl Offsets {
@@ -102,6 +108,9 @@ impl Offsets {
             net_inum: btf
                 .offset("net", "ns")?
                 .checked_add(btf.offset("ns_common", "inum")?)?,
+            leader: btf.offset("task_struct", "group_leader")?,
+            tgid: btf.offset("task_struct", "tgid")?,
+            comm: btf.offset("task_struct", "comm")?,
         })
     }
 }

@@ -3,15 +3,18 @@
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 
-use aya::maps::{MapData, RingBuf};
 use aya::programs::ProgramInfo;
+use leakguard_common::abi::map;
 use leakguard_common::packet::LinkLayer;
 
 use super::KernelError;
 use super::held::{Held, open};
-use super::instance::{Instance, Way};
+use super::instance::{Instance, Limit, Way};
 use super::maps::{self, Maps};
 use super::pins::Pins;
+use super::rates::Rates;
+use super::ring::EventRing;
+use super::syscall::CgroupHook;
 
 /// The variants of the programs at cgroups, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +46,16 @@ impl CgroupVariant {
     }
 }
 
+/// The program that records at a hook who uses a socket; `None` for the other hooks.
+pub(super) const fn owner_program(hook: CgroupHook) -> Option<&'static str> {
+    match hook {
+        CgroupHook::Egress | CgroupHook::Setsockopt => None,
+        CgroupHook::Create => Some("owner_create"),
+        CgroupHook::Connect4 => Some("owner_connect4"),
+        CgroupHook::Connect6 => Some("owner_connect6"),
+    }
+}
+
 /// The TC program for a device's link layer.
 pub const fn tc_program(link: LinkLayer) -> &'static str {
     match link {
@@ -54,6 +67,16 @@ pub const fn tc_program(link: LinkLayer) -> &'static str {
 
 /// The link layers that there is a TC program for.
 pub const LINK_LAYERS: [LinkLayer; 3] = [LinkLayer::Ethernet, LinkLayer::Ip, LinkLayer::Unknown];
+
+/// What the programs write for user space.
+pub struct Reports {
+    /// Packets that are worth an event.
+    pub events: EventRing,
+    /// Questions that pass, to local resolvers and in other namespaces.
+    pub asked: EventRing,
+    /// What got no event of its own.
+    pub rates: Rates,
+}
 
 /// A program that is in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +104,8 @@ impl Object {
     /// Loads with the first of the given cgroup variants that this kernel takes.
     pub fn load_variants(pins: &Pins, variants: &[CgroupVariant]) -> Result<Self, KernelError> {
         maps::check_pinned(pins)?;
-        let instance = Instance::load(maps::names().map(|name| (name, pins.map(name))), variants)?;
+        let pinned = maps::names().map(|name| (name, pins.map(name)));
+        let instance = Instance::load(pinned, variants, Limit::OfSettings)?;
         Ok(Self {
             pinned: hold_maps(pins)?,
             instance,
@@ -97,6 +121,16 @@ impl Object {
     /// same variant on kernels from 6.1 to 6.12.
     pub fn setsockopt_variant(&self) -> Option<CgroupVariant> {
         self.instance.setsockopt
+    }
+
+    /// The programs that record who uses a socket, of those that this kernel took.
+    pub(super) fn owners(&self) -> Result<Vec<(CgroupHook, ProgramHandle)>, KernelError> {
+        let taken = |name| self.loaded().iter().any(|loaded| loaded.name == name);
+        CgroupHook::OF_OWNERS
+            .into_iter()
+            .filter_map(|hook| Some((hook, owner_program(hook).filter(|&name| taken(name))?)))
+            .map(|(hook, name)| Ok((hook, self.handle(name)?)))
+            .collect()
     }
 
     /// What was loaded.
@@ -123,8 +157,14 @@ impl Object {
         &self.pinned
     }
 
-    pub(super) fn ring(&mut self) -> Result<RingBuf<MapData>, KernelError> {
-        maps::take_ring(&mut self.instance.ebpf)
+    /// What the programs write for user space, to be taken once.
+    pub(super) fn reports(&mut self) -> Result<Reports, KernelError> {
+        let ebpf = &mut self.instance.ebpf;
+        Ok(Reports {
+            events: EventRing::of(maps::take_ring(ebpf, map::EVENTS)?)?,
+            asked: EventRing::of(maps::take_ring(ebpf, map::ASKED)?)?,
+            rates: Rates::new(maps::take_rates(ebpf)?),
+        })
     }
 
     /// A descriptor of a loaded program, and what it is known by.

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::KernelError;
+
 /// The most records that one wake-up hands over, so that a flood does not starve the rest of the agent.
 const BATCH: usize = 256;
 
@@ -25,10 +27,11 @@ impl std::os::fd::AsRawFd for Ring {
 }
 
 impl EventRing {
-    pub(super) fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
+    pub(super) fn of(ring: RingBuf<MapData>) -> Result<Self, KernelError> {
         // SAFETY: `Ring` always returns the descriptor of the map it owns, which stays open as long as it lives.
         let ring = unsafe { AsyncFd::register_with_interest(Ring(ring), Interest::READABLE) }
-            .map_err(io::Error::from)?;
+            .map_err(io::Error::from)
+            .map_err(KernelError::call("epoll_ctl", "an event ring"))?;
         Ok(Self { ring })
     }
 
@@ -46,6 +49,11 @@ impl EventRing {
                 return Ok(());
             }
         }
+    }
+
+    /// Takes a batch of records at most, of those that are there.
+    pub fn drain(&mut self, records: &mut Vec<Bytes>) {
+        take(&mut self.ring.get_mut().0, records);
     }
 }
 

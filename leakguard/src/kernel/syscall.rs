@@ -29,17 +29,35 @@ pub(super) enum CgroupHook {
     Egress,
     /// `cgroup/setsockopt`
     Setsockopt,
+    /// `cgroup/sock_create`
+    Create,
+    /// `cgroup/connect4`
+    Connect4,
+    /// `cgroup/connect6`
+    Connect6,
 }
 
 impl CgroupHook {
-    /// Both of them.
-    pub(super) const ALL: [Self; 2] = [Self::Egress, Self::Setsockopt];
+    /// All of them.
+    pub(super) const ALL: [Self; 5] = [
+        Self::Egress,
+        Self::Setsockopt,
+        Self::Create,
+        Self::Connect4,
+        Self::Connect6,
+    ];
+
+    /// Those where it is recorded who uses a socket.
+    pub(super) const OF_OWNERS: [Self; 3] = [Self::Create, Self::Connect4, Self::Connect6];
 
     /// What its link is called among the pins.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Egress => "egress",
             Self::Setsockopt => "setsockopt",
+            Self::Create => "sock_create",
+            Self::Connect4 => "connect4",
+            Self::Connect6 => "connect6",
         }
     }
 
@@ -47,6 +65,9 @@ impl CgroupHook {
         let attach_type = match self {
             Self::Egress => bpf_attach_type::BPF_CGROUP_INET_EGRESS,
             Self::Setsockopt => bpf_attach_type::BPF_CGROUP_SETSOCKOPT,
+            Self::Create => bpf_attach_type::BPF_CGROUP_INET_SOCK_CREATE,
+            Self::Connect4 => bpf_attach_type::BPF_CGROUP_INET4_CONNECT,
+            Self::Connect6 => bpf_attach_type::BPF_CGROUP_INET6_CONNECT,
         };
         attach_type as u32
     }

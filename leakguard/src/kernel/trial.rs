@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::{MapData, RingBuf};
 use bytes::Bytes;
-use leakguard_common::abi::{Family, Hook, Liveness, Protocol, Reason, Role, Settings, Verdict};
+use leakguard_common::abi::{
+    Family, Hook, Liveness, Protocol, Reason, Role, Settings, Verdict, map,
+};
 use leakguard_common::counter::Series;
 use leakguard_common::packet::LinkLayer;
 
@@ -15,8 +17,8 @@ use super::KernelError;
 use super::enforcement::Device;
 use super::exemptions::Exemptions;
 use super::held::{Held, open, unpin};
-use super::instance::Instance;
 pub use super::instance::Way;
+use super::instance::{Instance, Limit};
 use super::maps::{self, Maps};
 use super::netns::Identity;
 use super::object::{CgroupVariant, map_ids, programs, tc_program};
@@ -93,7 +95,7 @@ impl Trial {
             return Err(changed(pins));
         }
         let shared = maps::looked_up().map(|name| (name, pins.map(name)));
-        let instance = Instance::load(shared, &CgroupVariant::ALL)?;
+        let instance = Instance::load(shared, &CgroupVariant::ALL, Limit::None)?;
         let after = pinned(pins)?;
         if after != before {
             // Where a pin went in between, the loader has made a map and pinned it.
@@ -112,7 +114,7 @@ impl Trial {
     pub fn of_plan(plan: &Plan) -> Result<Self, KernelError> {
         check_privileges()?;
         lift_limits();
-        let mut trial = Self::of(Instance::load([], &CgroupVariant::ALL)?)?;
+        let mut trial = Self::of(Instance::load([], &CgroupVariant::ALL, Limit::None)?)?;
         let Plan {
             settings,
             exemptions,
@@ -145,7 +147,7 @@ impl Trial {
     fn of(mut instance: Instance) -> Result<Self, KernelError> {
         Ok(Self {
             maps: Maps::take(&mut instance.ebpf)?,
-            ring: maps::take_ring(&mut instance.ebpf)?,
+            ring: maps::take_ring(&mut instance.ebpf, map::EVENTS)?,
             counted: BTreeMap::new(),
             knows_forwarding: true,
             instance,

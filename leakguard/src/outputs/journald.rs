@@ -9,7 +9,9 @@ use systemd_journal_logger::JournalLog;
 use super::sink::{Sink, Written};
 use super::{Output, OutputError, is_warning};
 use crate::daemon::Published;
-use crate::event::{Client, Container, Entry, Event, InterfaceRef, Notice, Process, Query};
+use crate::event::{
+    Client, Container, Entry, Event, InterfaceRef, Notice, Process, Query, Suppressed,
+};
 
 /// What a packet's record is known by, for `journalctl MESSAGE_ID=…`.
 const PACKET_ID: &str = "ad7615f62e444880b7a501b68aabc222";
@@ -90,6 +92,10 @@ fn describe(entry: &Entry) -> (String, Fields) {
             fields.push(("MESSAGE_ID", PACKET_ID.to_owned()));
             packet(event, &mut fields);
         }
+        Entry::Suppressed(rest) => {
+            fields.push(("MESSAGE_ID", PACKET_ID.to_owned()));
+            suppressed(rest, &mut fields);
+        }
         Entry::Notice(notice) => {
             let Notice {
                 v: _,
@@ -166,12 +172,89 @@ fn packet(event: &Event, fields: &mut Fields) {
     };
     add("LEAKGUARD_ENCAPSULATION", encapsulation);
     add("LEAKGUARD_OPTION", option);
-    add("LEAKGUARD_CGROUP", cgroup);
-    add("LEAKGUARD_UNIT", unit);
     if let Some(Query { name, kind }) = query {
         fields.push(("LEAKGUARD_QUERY_NAME", name.clone()));
         fields.push(("LEAKGUARD_QUERY_TYPE", kind.clone()));
     }
+    sender(
+        process.as_ref(),
+        cgroup.as_ref(),
+        unit.as_ref(),
+        container.as_ref(),
+        fields,
+    );
+    if let Some(Client {
+        process,
+        cgroup: _,
+        unit,
+        container,
+    }) = client
+    {
+        fields.extend(
+            process
+                .pid
+                .map(|pid| ("LEAKGUARD_CLIENT_PID", pid.to_string())),
+        );
+        fields.extend(
+            process
+                .name
+                .clone()
+                .map(|name| ("LEAKGUARD_CLIENT_PROCESS", name)),
+        );
+        fields.extend(process.exe.clone().map(|exe| ("LEAKGUARD_CLIENT_EXE", exe)));
+        fields.extend(unit.clone().map(|unit| ("LEAKGUARD_CLIENT_UNIT", unit)));
+        fields.extend(
+            container
+                .as_ref()
+                .map(|found| ("LEAKGUARD_CLIENT_CONTAINER", found.id.clone())),
+        );
+    }
+}
+
+/// Packets without a record of their own.
+fn suppressed(rest: &Suppressed, fields: &mut Fields) {
+    let Suppressed {
+        v: _,
+        seq,
+        time,
+        kind: _,
+        verdict,
+        reason,
+        destination,
+        process,
+        cgroup,
+        unit,
+        container,
+        packets,
+    } = rest;
+    fields.extend([
+        ("LEAKGUARD_SEQ", seq.to_string()),
+        ("LEAKGUARD_TIME", time.clone()),
+        ("LEAKGUARD_KIND", "suppressed".to_owned()),
+        ("LEAKGUARD_VERDICT", verdict.clone()),
+        ("LEAKGUARD_REASON", reason.clone()),
+        ("LEAKGUARD_DESTINATION", destination.clone()),
+        ("LEAKGUARD_PACKETS", packets.to_string()),
+    ]);
+    sender(
+        process.as_ref(),
+        cgroup.as_ref(),
+        unit.as_ref(),
+        container.as_ref(),
+        fields,
+    );
+}
+
+/// Who sent.
+fn sender(
+    process: Option<&Process>,
+    cgroup: Option<&String>,
+    unit: Option<&String>,
+    container: Option<&Container>,
+    fields: &mut Fields,
+) {
+    fields.extend(cgroup.map(|cgroup| ("LEAKGUARD_CGROUP", cgroup.clone())));
+    fields.extend(unit.map(|unit| ("LEAKGUARD_UNIT", unit.clone())));
     if let Some(Process {
         pid,
         name,
@@ -206,32 +289,6 @@ fn packet(event: &Event, fields: &mut Fields) {
                 .map(|runtime| ("LEAKGUARD_CONTAINER_RUNTIME", runtime)),
         );
         fields.extend(pod.clone().map(|pod| ("LEAKGUARD_POD", pod)));
-    }
-    if let Some(Client {
-        process,
-        cgroup: _,
-        unit,
-        container,
-    }) = client
-    {
-        fields.extend(
-            process
-                .pid
-                .map(|pid| ("LEAKGUARD_CLIENT_PID", pid.to_string())),
-        );
-        fields.extend(
-            process
-                .name
-                .clone()
-                .map(|name| ("LEAKGUARD_CLIENT_PROCESS", name)),
-        );
-        fields.extend(process.exe.clone().map(|exe| ("LEAKGUARD_CLIENT_EXE", exe)));
-        fields.extend(unit.clone().map(|unit| ("LEAKGUARD_CLIENT_UNIT", unit)));
-        fields.extend(
-            container
-                .as_ref()
-                .map(|found| ("LEAKGUARD_CLIENT_CONTAINER", found.id.clone())),
-        );
     }
 }
 

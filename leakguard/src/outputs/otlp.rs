@@ -24,7 +24,9 @@ use super::sink::{Sink, Written};
 use super::{Output, OutputError, is_warning};
 use crate::config::{Labels, OtlpEndpoint};
 use crate::daemon::Published;
-use crate::event::{Client, Container, Entry, Event, InterfaceRef, Notice, Process, Query};
+use crate::event::{
+    Client, Container, Entry, Event, InterfaceRef, Notice, Process, Query, Suppressed,
+};
 
 /// How long the receiver may take for one batch.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -177,6 +179,10 @@ fn describe(entry: &Entry, record: &mut SdkLogRecord) {
             record.set_event_name("leakguard.packet");
             packet(event, record);
         }
+        Entry::Suppressed(rest) => {
+            record.set_event_name("leakguard.suppressed");
+            suppressed(rest, record);
+        }
         Entry::Notice(notice) => {
             let Notice {
                 v: _,
@@ -258,8 +264,6 @@ fn packet(event: &Event, record: &mut SdkLogRecord) {
         ("network.interface.name", name),
         ("leakguard.encapsulation", encapsulation),
         ("leakguard.option", option),
-        ("process.linux.cgroup", cgroup),
-        ("leakguard.unit", unit),
     ] {
         optional(record, attribute, value.as_ref());
     }
@@ -271,6 +275,77 @@ fn packet(event: &Event, record: &mut SdkLogRecord) {
         record.add_attribute("dns.question.name", name.to_owned());
         record.add_attribute("leakguard.query.type", kind.clone());
     }
+    sender(
+        process.as_ref(),
+        cgroup.as_ref(),
+        unit.as_ref(),
+        container.as_ref(),
+        record,
+    );
+    if let Some(Client {
+        process,
+        cgroup: _,
+        unit,
+        container,
+    }) = client
+    {
+        if let Some(pid) = process.pid {
+            record.add_attribute("leakguard.client.pid", i64::from(pid));
+        }
+        optional(record, "leakguard.client.name", process.name.as_ref());
+        optional(record, "leakguard.client.path", process.exe.as_ref());
+        optional(record, "leakguard.client.unit", unit.as_ref());
+        let id = container.as_ref().map(|container| &container.id);
+        optional(record, "leakguard.client.container", id);
+    }
+}
+
+/// Packets without a record of their own.
+fn suppressed(rest: &Suppressed, record: &mut SdkLogRecord) {
+    let Suppressed {
+        v: _,
+        seq,
+        time,
+        kind: _,
+        verdict,
+        reason,
+        destination,
+        process,
+        cgroup,
+        unit,
+        container,
+        packets,
+    } = rest;
+    set_time(record, time);
+    record.add_attribute("leakguard.seq", number(*seq));
+    record.add_attribute("leakguard.verdict", verdict.clone());
+    record.add_attribute("leakguard.reason", reason.clone());
+    record.add_attribute("leakguard.packets", number(*packets));
+    endpoint(
+        record,
+        "destination.address",
+        "destination.port",
+        destination,
+    );
+    sender(
+        process.as_ref(),
+        cgroup.as_ref(),
+        unit.as_ref(),
+        container.as_ref(),
+        record,
+    );
+}
+
+/// Who sent.
+fn sender(
+    process: Option<&Process>,
+    cgroup: Option<&String>,
+    unit: Option<&String>,
+    container: Option<&Container>,
+    record: &mut SdkLogRecord,
+) {
+    optional(record, "process.linux.cgroup", cgroup);
+    optional(record, "leakguard.unit", unit);
     if let Some(Process {
         pid,
         name,
@@ -303,22 +378,6 @@ fn packet(event: &Event, record: &mut SdkLogRecord) {
         record.add_attribute("container.id", id.clone());
         optional(record, "container.runtime.name", runtime.as_ref());
         optional(record, "k8s.pod.uid", pod.as_ref());
-    }
-    if let Some(Client {
-        process,
-        cgroup: _,
-        unit,
-        container,
-    }) = client
-    {
-        if let Some(pid) = process.pid {
-            record.add_attribute("leakguard.client.pid", i64::from(pid));
-        }
-        optional(record, "leakguard.client.name", process.name.as_ref());
-        optional(record, "leakguard.client.path", process.exe.as_ref());
-        optional(record, "leakguard.client.unit", unit.as_ref());
-        let id = container.as_ref().map(|container| &container.id);
-        optional(record, "leakguard.client.container", id);
     }
 }
 

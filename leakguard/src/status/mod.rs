@@ -13,13 +13,13 @@ use serde::Serialize;
 
 use crate::error::chain;
 use crate::guard::{GuardError, blocked, ipv6_policy, kill_switch_mode, ruleset};
-use crate::host::cgroup2_root;
+use crate::host::cgroup_by_id;
 use crate::interfaces::{RolePatterns, Snapshot, classify, snapshot};
 use crate::kernel::Exemptions;
 use crate::kernel::enforcement::{ReadBack, other_versions};
 use crate::kernel::links::TcAttachment;
 use crate::kernel::pins::Pins;
-use crate::kernel::requirements::{check_cgroup, check_privileges};
+use crate::kernel::requirements::check_privileges;
 use crate::netfilter;
 use crate::prefix;
 use crate::sockets;
@@ -304,7 +304,7 @@ async fn examine(pins: &Pins, state: &ReadBack, snapshot: &Snapshot) -> Result<P
     causes.extend(state.gaps.iter().cloned());
     causes.extend(other_versions(pins)?.iter().map(of_other_version));
     let id = state.cgroup.as_ref().map(|attachment| attachment.cgroup_id);
-    let cgroup = id.and_then(find_cgroup);
+    let cgroup = id.and_then(cgroup_by_id);
     match id {
         None => {
             causes.push("local sockets are not judged: no program is attached to a cgroup".into());
@@ -312,6 +312,10 @@ async fn examine(pins: &Pins, state: &ReadBack, snapshot: &Snapshot) -> Result<P
         Some(_) if cgroup.is_none() => {
             causes.push("local sockets are not judged: the cgroup was removed".into());
         }
+        Some(_) if !state.unrecorded.is_empty() => causes.push(format!(
+            "events cannot always say who sent: nothing records the users of sockets at {}",
+            state.unrecorded.join(", ")
+        )),
         Some(_) => {}
     }
     let interfaces = interfaces(state, snapshot, &mut causes)?;
@@ -534,24 +538,4 @@ fn packet_count((series, count): (Series, u64)) -> PacketCount {
         hook: hook.name(),
         count,
     }
-}
-
-/// The directory of a cgroup, by its id.
-pub(crate) fn find_cgroup(id: u64) -> Option<PathBuf> {
-    let mut pending = vec![cgroup2_root().ok()?];
-    while let Some(directory) = pending.pop() {
-        if check_cgroup(&directory).is_ok_and(|found| found == id) {
-            return Some(directory);
-        }
-        let children = std::fs::read_dir(&directory)
-            .into_iter()
-            .flatten()
-            .flatten();
-        pending.extend(
-            children
-                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-                .map(|entry| entry.path()),
-        );
-    }
-    None
 }

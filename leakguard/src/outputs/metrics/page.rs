@@ -88,13 +88,13 @@ pub(super) fn render(seen: &Seen, labels: &Labels) -> Result<String, prometheus:
 
     let counters = page.counters(
         "leakguard_events_total",
-        "Events of packets: handed to the agent, or lost because the ring was full.",
+        "Packets worth an event: told of, suppressed (others of the same kind were told of enough), or lost (the ring was full).",
         &["outcome"],
     )?;
     for &(outcome, events) in events {
         let name = match outcome {
             Outcome::Submitted => "delivered",
-            Outcome::Lost => outcome.name(),
+            Outcome::Lost | Outcome::Suppressed => outcome.name(),
         };
         counters.with_label_values(&[name]).inc_by(events);
     }

@@ -1,0 +1,84 @@
+//! Who uses a socket: recorded where the kernel runs for whoever does, for the hooks that may run for somebody else.
+
+use core::ffi::c_void;
+use core::ptr;
+
+use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr};
+use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_cgroup_id, bpf_get_current_uid_gid, bpf_sk_storage_get,
+};
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
+use aya_ebpf::programs::{SockAddrContext, SockContext};
+use leakguard_common::abi::{Origin, Owner};
+
+use super::context::Skb;
+use super::maps::OWNERS;
+use super::sender::{current_pid, name_current};
+
+/// These hooks could refuse; none does.
+const PASS: i32 = 1;
+
+/// Every new socket of IP: the only hook that sees those of raw sockets.
+#[cgroup_sock(sock_create)]
+pub(super) fn owner_create(context: SockContext) -> i32 {
+    record(context.sock.cast(), Origin::Create);
+    PASS
+}
+
+/// Where a socket is connected, which the packets of a TCP connection all come from.
+#[cgroup_sock_addr(connect4)]
+pub(super) fn owner_connect4(context: SockAddrContext) -> i32 {
+    record(socket(context.sock_addr), Origin::Connect);
+    PASS
+}
+
+/// As [`owner_connect4`].
+#[cgroup_sock_addr(connect6)]
+pub(super) fn owner_connect6(context: SockAddrContext) -> i32 {
+    record(socket(context.sock_addr), Origin::Connect);
+    PASS
+}
+
+/// The owner of a packet's socket, if it has one that was recorded.
+#[inline(always)]
+pub(super) fn owner(skb: Skb) -> Option<&'static Owner> {
+    let socket = skb.socket()?;
+    // SAFETY: an owner that is written meanwhile is the old or the new one, or a mix: of one socket at one time.
+    unsafe { storage(socket.cast(), 0).as_ref() }
+}
+
+#[inline(always)]
+fn socket(context: *const bpf_sock_addr) -> *mut c_void {
+    // SAFETY: a context field; the verifier checks the access.
+    let socket: *mut bpf_sock = unsafe { (*context).__bindgen_anon_1.sk };
+    socket.cast()
+}
+
+#[inline(always)]
+fn record(socket: *mut c_void, origin: Origin) {
+    if socket.is_null() {
+        return;
+    }
+    // SAFETY: null, or a value of this type that lives as long as the socket.
+    let Some(owner) = (unsafe { storage(socket, u64::from(BPF_SK_STORAGE_GET_F_CREATE)).as_mut() })
+    else {
+        return;
+    };
+    // SAFETY: no arguments.
+    unsafe {
+        owner.boot_time = bpf_ktime_get_boot_ns();
+        owner.cgroup_id = bpf_get_current_cgroup_id();
+        owner.uid = bpf_get_current_uid_gid() as u32;
+    }
+    owner.pid = current_pid();
+    owner.origin = origin as u8;
+    name_current(&mut owner.comm);
+}
+
+#[inline(always)]
+fn storage(socket: *mut c_void, flags: u64) -> *mut Owner {
+    let map = ptr::from_ref(&OWNERS).cast_mut().cast();
+    // SAFETY: the map's own address, and a socket that the verifier checks.
+    unsafe { bpf_sk_storage_get(map, socket, ptr::null_mut(), flags) }.cast()
+}
