@@ -343,7 +343,8 @@ pub struct ReleaseArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Removes enforcement, pins, nftables tables, filters, sockets and directories, and
-the bpffs if leakguard has mounted it. The configuration file is yours and stays.
+the bpffs if leakguard has mounted it. The configuration file, and what events
+were written to, is yours and stays.
 
 Before the package or the binary is removed:
   leakguard purge")]

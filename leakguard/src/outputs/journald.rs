@@ -92,33 +92,9 @@ fn describe(entry: &Entry) -> (String, Fields) {
             fields.push(("MESSAGE_ID", PACKET_ID.to_owned()));
             packet(event, &mut fields);
         }
-        Entry::Suppressed(suppressed) => {
-            let Suppressed {
-                v: _,
-                seq,
-                time,
-                kind: _,
-                verdict,
-                reason,
-                destination,
-                process,
-                cgroup,
-                unit,
-                container,
-                packets,
-            } = &**suppressed;
-            fields.extend([
-                ("MESSAGE_ID", PACKET_ID.to_owned()),
-                ("LEAKGUARD_SEQ", seq.to_string()),
-                ("LEAKGUARD_TIME", time.clone()),
-                ("LEAKGUARD_KIND", "suppressed".to_owned()),
-                ("LEAKGUARD_VERDICT", verdict.clone()),
-                ("LEAKGUARD_REASON", reason.clone()),
-                ("LEAKGUARD_DESTINATION", destination.clone()),
-                ("LEAKGUARD_SUPPRESSED", packets.to_string()),
-            ]);
-            sender(process.as_ref(), container.as_ref(), &mut fields);
-            place(cgroup.as_ref(), unit.as_ref(), &mut fields);
+        Entry::Suppressed(rest) => {
+            fields.push(("MESSAGE_ID", PACKET_ID.to_owned()));
+            suppressed(rest, &mut fields);
         }
         Entry::Notice(notice) => {
             let Notice {
@@ -200,8 +176,13 @@ fn packet(event: &Event, fields: &mut Fields) {
         fields.push(("LEAKGUARD_QUERY_NAME", name.clone()));
         fields.push(("LEAKGUARD_QUERY_TYPE", kind.clone()));
     }
-    sender(process.as_ref(), container.as_ref(), fields);
-    place(cgroup.as_ref(), unit.as_ref(), fields);
+    sender(
+        process.as_ref(),
+        cgroup.as_ref(),
+        unit.as_ref(),
+        container.as_ref(),
+        fields,
+    );
     if let Some(Client {
         process,
         cgroup: _,
@@ -230,14 +211,50 @@ fn packet(event: &Event, fields: &mut Fields) {
     }
 }
 
-/// Where a sender runs.
-fn place(cgroup: Option<&String>, unit: Option<&String>, fields: &mut Fields) {
-    for (field, value) in [("LEAKGUARD_CGROUP", cgroup), ("LEAKGUARD_UNIT", unit)] {
-        fields.extend(value.cloned().map(|value| (field, value)));
-    }
+/// Packets without a record of their own.
+fn suppressed(rest: &Suppressed, fields: &mut Fields) {
+    let Suppressed {
+        v: _,
+        seq,
+        time,
+        kind: _,
+        verdict,
+        reason,
+        destination,
+        process,
+        cgroup,
+        unit,
+        container,
+        packets,
+    } = rest;
+    fields.extend([
+        ("LEAKGUARD_SEQ", seq.to_string()),
+        ("LEAKGUARD_TIME", time.clone()),
+        ("LEAKGUARD_KIND", "suppressed".to_owned()),
+        ("LEAKGUARD_VERDICT", verdict.clone()),
+        ("LEAKGUARD_REASON", reason.clone()),
+        ("LEAKGUARD_DESTINATION", destination.clone()),
+        ("LEAKGUARD_PACKETS", packets.to_string()),
+    ]);
+    sender(
+        process.as_ref(),
+        cgroup.as_ref(),
+        unit.as_ref(),
+        container.as_ref(),
+        fields,
+    );
 }
 
-fn sender(process: Option<&Process>, container: Option<&Container>, fields: &mut Fields) {
+/// Who sent.
+fn sender(
+    process: Option<&Process>,
+    cgroup: Option<&String>,
+    unit: Option<&String>,
+    container: Option<&Container>,
+    fields: &mut Fields,
+) {
+    fields.extend(cgroup.map(|cgroup| ("LEAKGUARD_CGROUP", cgroup.clone())));
+    fields.extend(unit.map(|unit| ("LEAKGUARD_UNIT", unit.clone())));
     if let Some(Process {
         pid,
         name,

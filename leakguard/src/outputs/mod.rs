@@ -165,7 +165,7 @@ impl Outputs {
 fn is_warning(entry: &Entry) -> bool {
     match entry {
         Entry::Packet(event) => event.verdict == "drop",
-        Entry::Suppressed(suppressed) => suppressed.verdict == "drop",
+        Entry::Suppressed(rest) => rest.verdict == "drop",
         Entry::Notice(notice) => match notice.kind {
             NoticeKind::Repair | NoticeKind::KillSwitch | NoticeKind::Output => true,
             NoticeKind::Level => notice.subject != "full",

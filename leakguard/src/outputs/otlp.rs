@@ -179,31 +179,9 @@ fn describe(entry: &Entry, record: &mut SdkLogRecord) {
             record.set_event_name("leakguard.packet");
             packet(event, record);
         }
-        Entry::Suppressed(suppressed) => {
-            let Suppressed {
-                v: _,
-                seq,
-                time,
-                kind: _,
-                verdict,
-                reason,
-                destination,
-                process,
-                cgroup,
-                unit,
-                container,
-                packets,
-            } = &**suppressed;
+        Entry::Suppressed(rest) => {
             record.set_event_name("leakguard.suppressed");
-            set_time(record, time);
-            record.add_attribute("leakguard.seq", number(*seq));
-            record.add_attribute("leakguard.verdict", verdict.clone());
-            record.add_attribute("leakguard.reason", reason.clone());
-            record.add_attribute("leakguard.suppressed", number(*packets));
-            record.add_attribute("destination.address", destination.clone());
-            optional(record, "process.linux.cgroup", cgroup.as_ref());
-            optional(record, "leakguard.unit", unit.as_ref());
-            sender(record, process.as_ref(), container.as_ref());
+            suppressed(rest, record);
         }
         Entry::Notice(notice) => {
             let Notice {
@@ -286,8 +264,6 @@ fn packet(event: &Event, record: &mut SdkLogRecord) {
         ("network.interface.name", name),
         ("leakguard.encapsulation", encapsulation),
         ("leakguard.option", option),
-        ("process.linux.cgroup", cgroup),
-        ("leakguard.unit", unit),
     ] {
         optional(record, attribute, value.as_ref());
     }
@@ -299,7 +275,13 @@ fn packet(event: &Event, record: &mut SdkLogRecord) {
         record.add_attribute("dns.question.name", name.to_owned());
         record.add_attribute("leakguard.query.type", kind.clone());
     }
-    sender(record, process.as_ref(), container.as_ref());
+    sender(
+        process.as_ref(),
+        cgroup.as_ref(),
+        unit.as_ref(),
+        container.as_ref(),
+        record,
+    );
     if let Some(Client {
         process,
         cgroup: _,
@@ -318,7 +300,52 @@ fn packet(event: &Event, record: &mut SdkLogRecord) {
     }
 }
 
-fn sender(record: &mut SdkLogRecord, process: Option<&Process>, container: Option<&Container>) {
+/// Packets without a record of their own.
+fn suppressed(rest: &Suppressed, record: &mut SdkLogRecord) {
+    let Suppressed {
+        v: _,
+        seq,
+        time,
+        kind: _,
+        verdict,
+        reason,
+        destination,
+        process,
+        cgroup,
+        unit,
+        container,
+        packets,
+    } = rest;
+    set_time(record, time);
+    record.add_attribute("leakguard.seq", number(*seq));
+    record.add_attribute("leakguard.verdict", verdict.clone());
+    record.add_attribute("leakguard.reason", reason.clone());
+    record.add_attribute("leakguard.packets", number(*packets));
+    endpoint(
+        record,
+        "destination.address",
+        "destination.port",
+        destination,
+    );
+    sender(
+        process.as_ref(),
+        cgroup.as_ref(),
+        unit.as_ref(),
+        container.as_ref(),
+        record,
+    );
+}
+
+/// Who sent.
+fn sender(
+    process: Option<&Process>,
+    cgroup: Option<&String>,
+    unit: Option<&String>,
+    container: Option<&Container>,
+    record: &mut SdkLogRecord,
+) {
+    optional(record, "process.linux.cgroup", cgroup);
+    optional(record, "leakguard.unit", unit);
     if let Some(Process {
         pid,
         name,

@@ -1,13 +1,14 @@
 //! The file of events: rotation, a full disk, a directory that goes.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::fs::{self, OpenOptions, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use leakguard::lab::{AgentConfig, wait_until};
 use leakguard_tests::{Bench, agent_binary};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::Mode;
 
 use super::{Desk, LIMIT, json_lines};
 
@@ -150,6 +151,46 @@ fn a_directory_that_is_removed_is_made_again() {
         counted.delivered - first.delivered
     );
     assert_eq!((counted.lagged, counted.failed), (0, 0));
+}
+
+#[test]
+fn a_standard_output_that_nobody_reads_holds_up_nothing() {
+    let mut desk = Desk::new();
+    let (pipe, path, script) = (
+        desk.path("pipe"),
+        desk.path("events.ndjson"),
+        desk.path("leakguard-into-pipe"),
+    );
+    nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+    // Open, so that there is a reader; it never reads.
+    let _reader = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&pipe)
+        .unwrap();
+    let text = format!(
+        "#!/bin/sh\n[ \"$1\" = run ] && exec '{agent}' \"$@\" >'{}'\nexec '{agent}' \"$@\"\n",
+        pipe.display(),
+        agent = agent_binary().display()
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, Permissions::from_mode(0o700)).unwrap();
+    let config = desk.configure(&format!("file = {path:?}"), "");
+    desk.bench.protect_with(script, &["--config", &config]);
+    // More than the pipe and the queue before it hold; slowly enough for the file.
+    for round in 1..=12 {
+        desk.leak(500);
+        wait_until("the file has them", LIMIT, || {
+            Ok(desk.counted("file").delivered >= round * 500)
+        })
+        .unwrap();
+    }
+    let stdout = desk.counted("stdout");
+    assert!(stdout.lagged > 0, "control: it is full: {stdout:?}");
+    let file = desk.counted("file");
+    assert_eq!((file.lagged, file.failed), (0, 0));
+    assert!(desk.bench.agent().terminate().unwrap().success());
+    assert_eq!(json_lines(&path).len() as u64, file.delivered);
 }
 
 #[test]

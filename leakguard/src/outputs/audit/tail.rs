@@ -54,17 +54,19 @@ impl Tail {
                 ended,
             });
         }
-        let found = lines.find_map(Line::read);
-        let alone = whole && !text.contains(&b'\n');
-        if found.is_none() && !alone {
-            return None;
+        // With a newline behind it, it was whole once: no crash has left it so, and nothing is to account for it.
+        let torn = (!ended).then(|| Torn::of(last));
+        if let Some(line) = lines.find_map(Line::read) {
+            return Some(Self {
+                head: Some(line.head),
+                torn,
+                ended,
+            });
         }
-        if found.is_none() && !is_start(last) {
-            return None;
-        }
-        Some(Self {
-            head: found.map(|line| line.head),
-            torn: Some(Torn::of(last)),
+        // Else the crash came at the very first line.
+        (whole && !ended && is_start(text)).then_some(Self {
+            head: None,
+            torn,
             ended,
         })
     }
@@ -119,8 +121,30 @@ mod tests {
     }
 
     #[test]
+    fn a_last_line_that_was_changed_is_not_what_a_crash_has_left() {
+        let (mut bytes, _) = log(3);
+        let (_, second) = log(2);
+        let at = bytes.len() - 10;
+        bytes[at] ^= 1;
+        let expected = Tail {
+            head: Some(second),
+            torn: None,
+            ended: true,
+        };
+        assert_eq!(Tail::of(&bytes, true), Some(expected));
+    }
+
+    #[test]
     fn what_is_no_log_is_not_gone_on_with() {
-        for text in ["hello", "hello\n", "a\nb\n", "{\"line\":1}\n{}\n", "\n\n"] {
+        for text in [
+            "hello",
+            "hello\n",
+            "{\"line\":1,\n",
+            "{\"line\":1\n{\"li",
+            "a\nb\n",
+            "{\"line\":1}\n{}\n",
+            "\n\n",
+        ] {
             assert_eq!(Tail::of(text.as_bytes(), true), None, "{text:?}");
         }
         let (bytes, _) = log(1);

@@ -88,7 +88,7 @@ pub(super) fn render(seen: &Seen, labels: &Labels) -> Result<String, prometheus:
 
     let counters = page.counters(
         "leakguard_events_total",
-        "Packets that are worth an event: told of, suppressed because there were enough of the same, or lost because the ring was full.",
+        "Packets worth an event: told of, suppressed (others of the same kind were told of enough), or lost (the ring was full).",
         &["outcome"],
     )?;
     for &(outcome, events) in events {

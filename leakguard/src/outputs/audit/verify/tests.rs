@@ -131,6 +131,24 @@ fn a_first_line_that_a_crash_has_cut_is_accounted_for() {
 }
 
 #[test]
+fn a_last_line_that_was_changed_stays_found_when_the_log_goes_on() {
+    let mut lines = log(3);
+    lines[2][40] ^= 1;
+    let mut head = Line::read(&lines[1]).unwrap().head;
+    let mut bytes = joined(&lines);
+    for _ in 0..3 {
+        head.add_entry("{}", &mut bytes);
+    }
+    let report = examined(&bytes);
+    let found: Vec<_> = report
+        .problems
+        .iter()
+        .map(|problem| (problem.at, problem.kind))
+        .collect();
+    assert_eq!(found, [(3, ProblemKind::Changed)]);
+}
+
+#[test]
 fn a_file_that_goes_on_from_another_says_so() {
     let mut bytes = Vec::new();
     let mut head = Head {
