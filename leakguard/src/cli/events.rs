@@ -17,7 +17,10 @@ pub(super) fn run(args: &EventsArgs) -> anyhow::Result<Exit> {
         follow,
         control,
     } = args;
-    let question = Ask::Events { follow: *follow };
+    let question = Ask::Events {
+        follow: *follow,
+        packets: false,
+    };
     let Some(mut agent) = connect(&control.control, &question).map_err(errors::control)? else {
         return Err(anyhow!(
             "no agent listens on {}; start one with `leakguard run`, or name its socket with --control",

@@ -9,7 +9,7 @@ use super::{errors, runtime};
 use crate::config::KillSwitchMode;
 use crate::confirm::{self, Pending};
 use crate::daemon::protocol::{Answer, Ask};
-use crate::daemon::{HealthReport, connect};
+use crate::daemon::{ClientCounts, HealthReport, connect};
 use crate::error::{Exit, escape_control};
 use crate::status::{self, Doh, KillSwitch, Netfilter, Status};
 
@@ -149,6 +149,7 @@ fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
     if let Some(HealthReport {
         repairs,
         netlink_resyncs,
+        clients,
     }) = health
     {
         let mended: Vec<String> = repairs
@@ -163,6 +164,14 @@ fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
         };
         output.line(format_args!(
             "repairs    {mended}; netlink re-read {netlink_resyncs} times"
+        ))?;
+        let ClientCounts {
+            following,
+            refused,
+            dropped,
+        } = clients;
+        output.line(format_args!(
+            "clients    {following} read events; {refused} refused, {dropped} dropped"
         ))?;
     }
     match confirmation {
