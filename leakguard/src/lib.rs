@@ -1,5 +1,6 @@
 //! leakguard's agent: loads the kernel programs, keeps them in step with the host, reports what they drop.
 
+pub mod capture;
 pub mod change;
 pub mod cli;
 pub mod config;

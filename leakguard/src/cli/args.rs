@@ -127,9 +127,14 @@ pub struct StatusArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Needs a running agent. Counters, which are exact, are in `leakguard status`.
+A client that reads nothing for five minutes is dropped; one that is too slow is
+told how many events it missed.
 
-Example:
-  leakguard events --follow --json | jq .process.name")]
+Examples:
+  leakguard events --follow --json | jq .process.name
+  leakguard events --pcap leaks.pcapng               each packet with its process in a comment
+  leakguard events --follow --pcap - | wireshark -k -i -
+  leakguard events --pcap - | tshark -r - -T fields -e dns.qry.name -e frame.comment")]
 pub struct EventsArgs {
     /// Print one JSON object per line
     #[arg(long)]
@@ -137,6 +142,9 @@ pub struct EventsArgs {
     /// Keep printing events as they come
     #[arg(short, long)]
     pub follow: bool,
+    /// Write the packets to a pcapng file in place of printing; `-` is standard output; replaces a file
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    pub pcap: Option<PathBuf>,
     /// Whom to ask.
     #[command(flatten)]
     pub control: ControlArgs,

@@ -23,6 +23,7 @@ mod events;
 mod explain;
 mod logging;
 mod output;
+mod pcap;
 mod preflight;
 mod purge;
 mod release;

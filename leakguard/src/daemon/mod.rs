@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until, timeout};
 
-pub use control::{ControlError, SocketName, connect};
+pub use control::{ControlError, Conversation, SocketName, connect};
 pub(crate) use control::{answer_to, hear, listen};
 pub use events::{Feed, Form, Printer, Published};
 pub use health::{ClientCounts, Health, HealthReport};

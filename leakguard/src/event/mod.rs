@@ -9,7 +9,7 @@ mod text;
 use serde::{Deserialize, Serialize};
 
 pub use decode::{Decoder, Sequence, Undecodable, copied};
-pub(crate) use decode::{endpoint, protocol_name, read};
+pub(crate) use decode::{endpoint, protocol_name, protocol_number, read};
 pub use notice::{Notice, NoticeKind};
 pub(crate) use query::first_question;
 

@@ -35,6 +35,8 @@ impl Tool {
 pub(crate) const TOOLS: &[Tool] = &[
     tool("/usr/lib/podman/aardvark-dns", "aardvark-dns"),
     tool("/usr/lib/podman/netavark", "netavark"),
+    // What `report` makes is looked at in a real browser.
+    tool("chromium", "chromium"),
     tool("dhclient", "isc-dhcp-client"),
     tool("dig", "bind9-dnsutils"),
     tool("dnsmasq", "dnsmasq-base"),
@@ -67,6 +69,9 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("runc", "runc"),
     tool("slirp4netns", "slirp4netns"),
     tool("tcpdump", "tcpdump"),
+    // A terminal for `top`, and a dissector for captures.
+    tool("tmux", "tmux"),
+    tool("tshark", "tshark"),
     Tool {
         program: "unbound",
         package: "unbound",
