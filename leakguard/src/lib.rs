@@ -21,3 +21,5 @@ pub mod preflight;
 pub mod purge;
 pub mod sockets;
 pub mod status;
+pub mod tally;
+pub mod top;

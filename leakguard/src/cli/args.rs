@@ -150,6 +150,27 @@ pub struct EventsArgs {
     pub control: ControlArgs,
 }
 
+/// Options of `leakguard top`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Keys: q, Esc or Ctrl-C quit; p pauses; c clears senders and events; + and - change
+the interval. Without an agent it shows what the kernel knows: level, interfaces
+and counters, but no senders.
+
+Example:
+  leakguard top --interval 500ms")]
+pub struct TopArgs {
+    /// How often the counters are read, from 250ms to 60s
+    #[arg(long, value_name = "TIME", value_parser = super::top::interval, default_value = "1s")]
+    pub interval: Duration,
+    /// Where to look.
+    #[command(flatten)]
+    pub bpffs: BpffsArgs,
+    /// Whom to ask for events.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
 /// Options of `leakguard explain`.
 #[derive(Debug, Args)]
 #[command(override_usage = "\

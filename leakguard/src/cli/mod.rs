@@ -29,6 +29,7 @@ mod purge;
 mod release;
 mod run;
 mod status;
+mod top;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -68,6 +69,8 @@ enum Command {
     Status(args::StatusArgs),
     /// Show the packets that were dropped and who sent them
     Events(args::EventsArgs),
+    /// Watch rates, interfaces and senders live
+    Top(args::TopArgs),
     /// Say what would become of a packet, and why, without sending it
     Explain(args::ExplainArgs),
     /// Add, remove or list tunnels at run time
@@ -99,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Confirm(args) => confirm::run(args),
         Command::Status(args) => status::run(args),
         Command::Events(args) => events::run(args),
+        Command::Top(args) => top::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Allow(args) => allow::run(args),
         Command::Release(args) => release::run(args),

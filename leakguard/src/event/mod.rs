@@ -93,6 +93,13 @@ pub struct Event {
     pub suppressed: u64,
 }
 
+/// The address of an endpoint, without its port.
+pub(crate) fn address_of(endpoint: &str) -> String {
+    endpoint
+        .parse::<std::net::SocketAddr>()
+        .map_or_else(|_| endpoint.to_owned(), |address| address.ip().to_string())
+}
+
 fn one() -> u32 {
     1
 }
