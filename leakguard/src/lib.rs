@@ -19,6 +19,7 @@ pub mod netfilter;
 pub mod prefix;
 pub mod preflight;
 pub mod purge;
+pub mod report;
 pub mod sockets;
 pub mod status;
 pub mod tally;

@@ -171,6 +171,27 @@ pub struct TopArgs {
     pub control: ControlArgs,
 }
 
+/// Options of `leakguard report`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Reads what `leakguard events --json` printed, files of events, and audit logs; the
+files may overlap in no event, and come in any order. Lines that cannot be read
+are counted and named in the report. The report is one HTML file without scripts
+that fetches nothing; only its owner may read it.
+
+Examples:
+  leakguard events --json > events.ndjson && leakguard report events.ndjson
+  leakguard report /var/log/leakguard/*.ndjson -o week.html
+  zcat events.ndjson.*.gz | leakguard report - -o - > year.html")]
+pub struct ReportArgs {
+    /// Files of events, one JSON object per line; `-` is standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// The file to write, in place of one that is there; `-` is standard output
+    #[arg(short, long, value_name = "FILE", default_value = "report.html")]
+    pub output: PathBuf,
+}
+
 /// Options of `leakguard explain`.
 #[derive(Debug, Args)]
 #[command(override_usage = "\

@@ -23,10 +23,12 @@ mod events;
 mod explain;
 mod logging;
 mod output;
+mod output_file;
 mod pcap;
 mod preflight;
 mod purge;
 mod release;
+mod report;
 mod run;
 mod status;
 mod top;
@@ -71,6 +73,8 @@ enum Command {
     Events(args::EventsArgs),
     /// Watch rates, interfaces and senders live
     Top(args::TopArgs),
+    /// Make a page of recorded events: who, what, when
+    Report(args::ReportArgs),
     /// Say what would become of a packet, and why, without sending it
     Explain(args::ExplainArgs),
     /// Add, remove or list tunnels at run time
@@ -103,6 +107,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(args),
         Command::Events(args) => events::run(args),
         Command::Top(args) => top::run(args),
+        Command::Report(args) => report::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Allow(args) => allow::run(args),
         Command::Release(args) => release::run(args),

@@ -1,34 +1,16 @@
 //! Where `leakguard events --pcap` writes to.
 
-use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, IsTerminal as _, Write};
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use data_encoding::BASE64;
-use nix::libc;
 
+use super::output_file::{check, open};
 use crate::capture::Capture;
 use crate::daemon::protocol::Captured;
 use crate::error::{Exit, WithExit as _};
 use crate::event::Entry;
-
-/// Only the owner may read what everybody looks up.
-const MODE: u32 = 0o600;
-
-/// What cannot be written to.
-#[derive(Debug, thiserror::Error)]
-enum Refused {
-    #[error(
-        "a capture is not for a terminal: name a file, or pipe it on, as in `--pcap - | tshark -r -`"
-    )]
-    Terminal,
-    #[error("{0} is a symbolic link, which could lead anywhere: name the file itself")]
-    Link(PathBuf),
-    #[error("{0} is neither a file nor a pipe: name a new file")]
-    Kind(PathBuf),
-}
 
 /// A place that a capture may be written to.
 #[derive(Debug)]
@@ -42,31 +24,16 @@ impl Target {
     pub(super) fn check(path: &Path) -> anyhow::Result<Self> {
         if path == Path::new("-") {
             return if io::stdout().is_terminal() {
-                Err(Refused::Terminal).with_exit(Exit::Usage)
+                Err(anyhow!(
+                    "a capture is not for a terminal: name a file, or pipe it on, as in `--pcap - | tshark -r -`"
+                ))
+                .with_exit(Exit::Usage)
             } else {
                 Ok(Self::Stdout)
             };
         }
-        let named = path.to_owned();
-        match fs::symlink_metadata(path) {
-            Ok(found) => {
-                let kind = found.file_type();
-                if kind.is_symlink() {
-                    return Err(Refused::Link(named)).with_exit(Exit::Usage);
-                }
-                // A pipe, as Wireshark reads one; a device, such as /dev/null.
-                if !kind.is_file() && !kind.is_fifo() && !kind.is_char_device() {
-                    return Err(Refused::Kind(named)).with_exit(Exit::Usage);
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => {
-                return Err(error)
-                    .with_context(|| format!("cannot write to {}", path.display()))
-                    .with_exit(Exit::Usage);
-            }
-        }
-        Ok(Self::File(named))
+        check(path)?;
+        Ok(Self::File(path.to_owned()))
     }
 
     /// Begins the capture; a file that is there is replaced, as `tcpdump -w` does.
@@ -89,21 +56,6 @@ impl Target {
         output.capture = output.written(begun)?;
         Ok(output)
     }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(MODE)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)?;
-    if file.metadata()?.is_file() {
-        // One that was there may have been open to everybody.
-        file.set_permissions(Permissions::from_mode(MODE))?;
-    }
-    Ok(file)
 }
 
 /// A capture that is being written, whose reader may go away.

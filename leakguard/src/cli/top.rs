@@ -32,7 +32,7 @@ const SEARCH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How often the state can be read: less would be busy, more would be no live view.
 const INTERVALS: std::ops::RangeInclusive<Duration> =
-    Duration::from_millis(250)..=Duration::from_secs(60);
+    Duration::from_millis(250)..=Duration::from_mins(1);
 
 /// What the threads bring.
 enum News {

@@ -35,7 +35,7 @@ impl Tool {
 pub(crate) const TOOLS: &[Tool] = &[
     tool("/usr/lib/podman/aardvark-dns", "aardvark-dns"),
     tool("/usr/lib/podman/netavark", "netavark"),
-    // What `report` makes is looked at in a real browser.
+    // What `report` makes is looked at in a real browser: with what it depends on, the largest of all (some 400 MB).
     tool("chromium", "chromium"),
     tool("dhclient", "isc-dhcp-client"),
     tool("dig", "bind9-dnsutils"),
