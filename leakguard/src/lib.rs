@@ -1,5 +1,6 @@
 //! leakguard's agent: loads the kernel programs, keeps them in step with the host, reports what they drop.
 
+pub mod capture;
 pub mod change;
 pub mod cli;
 pub mod config;
@@ -19,5 +20,8 @@ pub mod outputs;
 pub mod prefix;
 pub mod preflight;
 pub mod purge;
+pub mod report;
 pub mod sockets;
 pub mod status;
+pub mod tally;
+pub mod top;

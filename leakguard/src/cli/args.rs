@@ -175,9 +175,14 @@ pub struct StatusArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Needs a running agent. Counters, which are exact, are in `leakguard status`.
+A client that reads nothing for five minutes is dropped; one that is too slow is
+told how many events it missed.
 
-Example:
-  leakguard events --follow --json | jq .process.name")]
+Examples:
+  leakguard events --follow --json | jq .process.name
+  leakguard events --pcap leaks.pcapng               each packet with its process in a comment
+  leakguard events --follow --pcap - | wireshark -k -i -
+  leakguard events --pcap - | tshark -r - -T fields -e dns.qry.name -e frame.comment")]
 pub struct EventsArgs {
     /// Print one JSON object per line
     #[arg(long)]
@@ -185,9 +190,54 @@ pub struct EventsArgs {
     /// Keep printing events as they come
     #[arg(short, long)]
     pub follow: bool,
+    /// Write the packets to a pcapng file in place of printing; `-` is standard output; replaces a file
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    pub pcap: Option<PathBuf>,
     /// Whom to ask.
     #[command(flatten)]
     pub control: ControlArgs,
+}
+
+/// Options of `leakguard top`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Keys: q, Esc or Ctrl-C quit; p pauses; c clears senders and events; + and - change
+the interval. Without an agent it shows what the kernel knows: level, interfaces
+and counters, but no senders.
+
+Example:
+  leakguard top --interval 500ms")]
+pub struct TopArgs {
+    /// How often the counters are read, from 250ms to 60s
+    #[arg(long, value_name = "TIME", value_parser = super::top::interval, default_value = "1s")]
+    pub interval: Duration,
+    /// Where to look.
+    #[command(flatten)]
+    pub bpffs: BpffsArgs,
+    /// Whom to ask for events.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// Options of `leakguard report`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Reads what `leakguard events --json` printed, files of events, and audit logs; the
+files may overlap in no event, and come in any order. Lines that cannot be read
+are counted and named in the report. The report is one HTML file without scripts
+that fetches nothing; only its owner may read it.
+
+Examples:
+  leakguard events --json > events.ndjson && leakguard report events.ndjson
+  leakguard report /var/log/leakguard/*.ndjson -o week.html
+  zcat events.ndjson.*.gz | leakguard report - -o - > year.html")]
+pub struct ReportArgs {
+    /// Files of events, one JSON object per line; `-` is standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// The file to write, in place of one that is there; `-` is standard output
+    #[arg(short, long, value_name = "FILE", default_value = "report.html")]
+    pub output: PathBuf,
 }
 
 /// Options of `leakguard explain`.

@@ -5,8 +5,9 @@ use anyhow::{anyhow, bail};
 use super::args::EventsArgs;
 use super::errors;
 use super::output::Output;
-use crate::daemon::connect;
-use crate::daemon::protocol::{Answer, Ask};
+use super::pcap::{PcapOutput, Target};
+use crate::daemon::protocol::{Answer, Ask, Captured};
+use crate::daemon::{Conversation, connect};
 use crate::error::{Exit, WithExit as _};
 use crate::event::Entry;
 
@@ -15,9 +16,14 @@ pub(super) fn run(args: &EventsArgs) -> anyhow::Result<Exit> {
     let EventsArgs {
         json,
         follow,
+        pcap,
         control,
     } = args;
-    let question = Ask::Events { follow: *follow };
+    let target = pcap.as_deref().map(Target::check).transpose()?;
+    let question = Ask::Events {
+        follow: *follow,
+        packets: target.is_some(),
+    };
     let Some(mut agent) = connect(&control.control, &question).map_err(errors::control)? else {
         return Err(anyhow!(
             "no agent listens on {}; start one with `leakguard run`, or name its socket with --control",
@@ -25,24 +31,58 @@ pub(super) fn run(args: &EventsArgs) -> anyhow::Result<Exit> {
         ))
         .with_exit(Exit::Failed);
     };
+    let ended = match target {
+        Some(target) => capture(&mut agent, target.begin()?)?,
+        None => print(&mut agent, *json)?,
+    };
+    if *follow && ended {
+        log::warn!("no more events: the agent has ended, or this was too slow for too long");
+    }
+    Ok(Exit::Done)
+}
+
+/// Prints events; says whether the agent has ended them.
+fn print(agent: &mut Conversation, json: bool) -> anyhow::Result<bool> {
     let mut output = Output::stdout();
     while let Some(line) = agent.line()? {
         match serde_json::from_str::<Entry>(&line) {
-            Ok(_) if *json => output.line(&line)?,
+            Ok(_) if json => output.line(&line)?,
             Ok(event) => output.line(&event)?,
-            Err(_) => match serde_json::from_str(&line) {
-                Ok(Answer::Missed { events }) => log::warn!("too slow: missed {events} events"),
-                Ok(Answer::Denied) => return Err(errors::control(agent.denied())),
-                Ok(Answer::Refused { message }) => bail!(message),
-                _ => bail!("the agent speaks another version; it sent: {line}"),
-            },
+            Err(_) => other(agent, &line)?,
         }
         if output.reader_gone() {
-            return Ok(Exit::Done);
+            return Ok(false);
         }
     }
-    if *follow {
-        log::warn!("no more events: the agent has ended");
+    Ok(true)
+}
+
+/// Writes packets; says whether the agent has ended them.
+fn capture(agent: &mut Conversation, mut output: PcapOutput) -> anyhow::Result<bool> {
+    while let Some(line) = agent.line()? {
+        match serde_json::from_str::<Captured>(&line) {
+            Ok(captured) => output.add(&captured)?,
+            Err(_) => other(agent, &line)?,
+        }
+        // Whoever reads the file while it grows sees all there is when nothing more comes for now.
+        if !agent.has_line() {
+            output.flush()?;
+        }
+        if output.reader_gone() {
+            return Ok(false);
+        }
     }
-    Ok(Exit::Done)
+    output.finish()?;
+    Ok(true)
+}
+
+/// What the agent says that is no event.
+fn other(agent: &Conversation, line: &str) -> anyhow::Result<()> {
+    match serde_json::from_str(line) {
+        Ok(Answer::Missed { events }) => log::warn!("too slow: missed {events} events"),
+        Ok(Answer::Denied) => return Err(errors::control(agent.denied())),
+        Ok(Answer::Refused { message }) => bail!(message),
+        _ => bail!("the agent speaks another version; it sent: {line}"),
+    }
+    Ok(())
 }

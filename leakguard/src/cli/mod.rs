@@ -24,11 +24,15 @@ mod events;
 mod explain;
 mod logging;
 mod output;
+mod output_file;
+mod pcap;
 mod preflight;
 mod purge;
 mod release;
+mod report;
 mod run;
 mod status;
+mod top;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -68,6 +72,10 @@ enum Command {
     Status(args::StatusArgs),
     /// Show the packets that were dropped and who sent them
     Events(args::EventsArgs),
+    /// Watch rates, interfaces and senders live
+    Top(args::TopArgs),
+    /// Make a page of recorded events: who, what, when
+    Report(args::ReportArgs),
     /// Say what would become of a packet, and why, without sending it
     Explain(args::ExplainArgs),
     /// Add, remove or list tunnels at run time
@@ -101,6 +109,8 @@ pub fn main() -> ExitCode {
         Command::Confirm(args) => confirm::run(args),
         Command::Status(args) => status::run(args),
         Command::Events(args) => events::run(args),
+        Command::Top(args) => top::run(args),
+        Command::Report(args) => report::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Allow(args) => allow::run(args),
         Command::Audit(args) => audit::run(args),

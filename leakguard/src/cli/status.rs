@@ -9,7 +9,7 @@ use super::{errors, runtime};
 use crate::config::KillSwitchMode;
 use crate::confirm::{self, Pending};
 use crate::daemon::protocol::{Answer, Ask};
-use crate::daemon::{HealthReport, connect};
+use crate::daemon::{ClientCounts, HealthReport, connect};
 use crate::error::{Exit, escape_control};
 use crate::outputs::OutputReport;
 use crate::status::{self, Doh, KillSwitch, Netfilter, Status};
@@ -151,6 +151,7 @@ fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
         repairs,
         netlink_resyncs,
         outputs,
+        clients,
     }) = health
     {
         let mended: Vec<String> = repairs
@@ -176,6 +177,14 @@ fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
                 "output     {name:<9} {delivered} events written; lost: {lagged} too slow, {failed} failed"
             ))?;
         }
+        let ClientCounts {
+            following,
+            refused,
+            dropped,
+        } = clients;
+        output.line(format_args!(
+            "clients    {following} read events; {refused} refused, {dropped} dropped"
+        ))?;
     }
     match confirmation {
         Some(Confirmation { remaining: Some(remaining), .. }) => output.line(format_args!(

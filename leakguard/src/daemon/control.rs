@@ -6,18 +6,20 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream as Client;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use leakguard_common::abi::Role;
+use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::geteuid;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader as AsyncReader};
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use super::followers::{Follower, Hub};
 use super::protocol::{Answer, Ask, MAX_ASK};
 use super::{Feed, Health, Request};
 use crate::error::chain;
@@ -31,8 +33,17 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// How long a client waits to learn whether an agent is there at all.
 const HELLO_LIMIT: Duration = Duration::from_secs(1);
 
-/// The most clients at once; each that follows costs a task.
-const MAX_CLIENTS: usize = 64;
+/// The most clients at once that read events.
+const MAX_FOLLOWERS: usize = 1024;
+
+/// The most clients at once: however many read events, there is room for those who have a short question.
+const MAX_CLIENTS: usize = MAX_FOLLOWERS + 64;
+
+/// What the kernel may keep for a client that does not read (it doubles this); its default would add up.
+const SEND_BUFFER: usize = 32 * 1024;
+
+/// The pause after a client that could not be accepted, for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why the control socket could not be opened or used.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +69,9 @@ pub enum ControlError {
         /// The path.
         path: PathBuf,
     },
+    /// Nobody could be served.
+    #[error("cannot serve the control socket")]
+    Serve(#[source] io::Error),
     /// The agent may not be asked by this user.
     #[error("the right to ask the agent at {path} is missing: run leakguard as root")]
     Denied {
@@ -125,29 +139,94 @@ pub(crate) fn listen(path: &Path) -> Result<(UnixListener, SocketName), ControlE
     Ok((listener, name))
 }
 
-/// Serves clients until the listener fails.
-pub(super) async fn serve(
+/// The thread that serves clients; they are let go when this is dropped.
+#[derive(Debug)]
+pub(super) struct Server {
+    /// Its end ends the thread.
+    _going_on: oneshot::Sender<()>,
+}
+
+/// Serves clients from a thread of their own: a thousand that read events take time, and none of it is the agent's.
+///
+/// The second half of what is returned ends with the thread.
+pub(super) fn start(
     listener: UnixListener,
     requests: mpsc::Sender<Request>,
     feed: Feed,
     health: Arc<Health>,
-) {
+) -> Result<(Server, oneshot::Receiver<()>), ControlError> {
+    let listener = listener.into_std().map_err(ControlError::Serve)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ControlError::Serve)?;
+    let (going_on, stop) = oneshot::channel::<()>();
+    let (serving, ended) = oneshot::channel();
+    thread::Builder::new()
+        .name("control".into())
+        .spawn(move || {
+            // Dropped with the thread, also if it panics.
+            let _serving: oneshot::Sender<()> = serving;
+            runtime.block_on(async {
+                let listener = match UnixListener::from_std(listener) {
+                    Ok(listener) => listener,
+                    Err(error) => {
+                        log::error!("cannot serve the control socket: {error}");
+                        return;
+                    }
+                };
+                let hub = Arc::new(Hub::new());
+                let desk = Arc::new(Desk {
+                    requests,
+                    hub: Arc::clone(&hub),
+                    followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
+                    health,
+                });
+                tokio::select! {
+                    () = serve(&listener, &desk) => {}
+                    () = hub.run(&feed) => {}
+                    _ = stop => {}
+                }
+            });
+        })
+        .map_err(ControlError::Serve)?;
+    let server = Server {
+        _going_on: going_on,
+    };
+    Ok((server, ended))
+}
+
+/// What serving a client takes.
+#[derive(Debug)]
+struct Desk {
+    requests: mpsc::Sender<Request>,
+    hub: Arc<Hub>,
+    followers: Arc<Semaphore>,
+    health: Arc<Health>,
+}
+
+async fn serve(listener: &UnixListener, desk: &Arc<Desk>) {
     let mut clients = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) if clients.len() < MAX_CLIENTS => {
-                    clients.spawn(client(
-                        stream,
-                        requests.clone(),
-                        feed.clone(),
-                        Arc::clone(&health),
-                    ));
+                    let desk = Arc::clone(desk);
+                    clients.spawn(async move {
+                        if let Err(error) = converse(stream, &desk).await {
+                            log::debug!("a client has gone: {error}");
+                        }
+                    });
                 }
-                Ok(_) => log::warn!("more than {MAX_CLIENTS} clients at once: refused one"),
+                Ok((stream, _)) => {
+                    desk.health.client_refused();
+                    log::warn!("more than {MAX_CLIENTS} clients at once: refused one");
+                    turn_away(stream);
+                }
                 Err(error) => {
-                    log::error!("cannot accept clients: {error}");
-                    return;
+                    log::error!("cannot accept a client: {error}");
+                    // The cause may go away: those who are served now may leave.
+                    sleep(ACCEPT_PAUSE).await;
                 }
             },
             Some(ended) = clients.join_next() => {
@@ -159,24 +238,31 @@ pub(super) async fn serve(
     }
 }
 
-async fn client(
-    stream: UnixStream,
-    requests: mpsc::Sender<Request>,
-    feed: Feed,
-    health: Arc<Health>,
-) {
-    if let Err(error) = converse(stream, requests, feed, &health).await {
-        log::debug!("a client has gone: {error}");
+/// Tells a client that there is no room, without waiting for it.
+fn turn_away(stream: UnixStream) {
+    let told = stream.into_std().and_then(|mut stream| {
+        let mut line = serde_json::to_string(&refused(&format!(
+            "{MAX_CLIENTS} clients are served already; try again when one has gone"
+        )))?;
+        line.push('\n');
+        stream.write_all(line.as_bytes())
+    });
+    if let Err(error) = told {
+        log::debug!("a client that was refused has gone: {error}");
     }
 }
 
-async fn converse(
-    stream: UnixStream,
-    requests: mpsc::Sender<Request>,
-    feed: Feed,
-    health: &Health,
-) -> io::Result<()> {
-    let Some((question, mut send)) = hear(stream).await? else {
+async fn converse(stream: UnixStream, desk: &Desk) -> io::Result<()> {
+    let Desk {
+        requests,
+        hub,
+        followers,
+        health,
+    } = desk;
+    if let Err(error) = setsockopt(&stream, sockopt::SndBuf, &SEND_BUFFER) {
+        log::debug!("cannot limit what is kept for a client: {error}");
+    }
+    let Some((question, receive, mut send)) = ask_back(stream).await? else {
         return Ok(());
     };
     let answer = match question {
@@ -185,10 +271,22 @@ async fn converse(
             version: env!("CARGO_PKG_VERSION").into(),
             health: health.report(),
         },
-        Ask::Events { follow } => return events(&mut send, &feed, follow).await,
+        Ask::Events { follow, packets } => {
+            if let Ok(_place) = followers.try_acquire() {
+                let follower = Follower::new(receive, send, packets);
+                let _present = health.client_present();
+                follower.serve(hub, follow, health).await;
+                return Ok(());
+            }
+            health.client_refused();
+            log::warn!("more than {MAX_FOLLOWERS} clients read events: refused one");
+            refused(&format!(
+                "{MAX_FOLLOWERS} clients read events already; try again when one has gone"
+            ))
+        }
         Ask::Allow { interface, allow } => {
             let role = if allow { Role::Tunnel } else { Role::Uplink };
-            let asked = ask(&requests, |reply| Request::SetRole(interface, role, reply)).await;
+            let asked = ask(requests, |reply| Request::SetRole(interface, role, reply)).await;
             match asked {
                 Some(Ok(changed)) => Answer::Done { changed },
                 Some(Err(error)) => refused(&chain(&error)),
@@ -196,7 +294,7 @@ async fn converse(
             }
         }
         Ask::Confirm {} => refused("an agent needs no confirmation"),
-        Ask::Release {} => return release(&mut send, &requests).await,
+        Ask::Release {} => return release(&mut send, requests).await,
         #[cfg(debug_assertions)]
         Ask::Panic {} => match requests.send(Request::Panic).await {
             Ok(()) => Answer::Done { changed: true },
@@ -208,6 +306,12 @@ async fn converse(
 
 /// What a client asks, and where its answer goes; `None` if it may not ask or asks nothing, which it is told.
 pub(crate) async fn hear(stream: UnixStream) -> io::Result<Option<(Ask, OwnedWriteHalf)>> {
+    let asked = ask_back(stream).await?;
+    Ok(asked.map(|(question, _, send)| (question, send)))
+}
+
+/// The same, with the other half of the connection.
+async fn ask_back(stream: UnixStream) -> io::Result<Option<(Ask, OwnedReadHalf, OwnedWriteHalf)>> {
     let peer = stream.peer_cred()?.uid();
     let (receive, mut send) = stream.into_split();
     if peer != 0 && peer != geteuid().as_raw() {
@@ -219,7 +323,7 @@ pub(crate) async fn hear(stream: UnixStream) -> io::Result<Option<(Ask, OwnedWri
     let mut receive = AsyncReader::new(receive.take(MAX_ASK));
     timeout(PATIENCE, receive.read_line(&mut line)).await??;
     match serde_json::from_str(&line) {
-        Ok(question) => Ok(Some((question, send))),
+        Ok(question) => Ok(Some((question, receive.into_inner().into_inner(), send))),
         Err(error) => {
             answer_to(&mut send, &refused(&format!("not a question: {error}"))).await?;
             Ok(None)
@@ -249,51 +353,14 @@ async fn ask<T>(
     answered.await.ok()
 }
 
-async fn events(
-    send: &mut (impl AsyncWriteExt + Unpin),
-    feed: &Feed,
-    follow: bool,
-) -> io::Result<()> {
-    let (recent, mut live) = feed.subscribe();
-    for event in recent {
-        write_line(send, &event.json).await?;
-    }
-    if !follow {
-        return Ok(());
-    }
-    loop {
-        let (event, missed);
-        let line = match live.recv().await {
-            Ok(published) => {
-                event = published;
-                &event.json
-            }
-            Err(RecvError::Lagged(events)) => {
-                missed = serde_json::to_string(&Answer::Missed { events })?;
-                &missed
-            }
-            Err(RecvError::Closed) => return Ok(()),
-        };
-        // A follower may pause for as long as it likes: it is told how much it missed.
-        send.write_all(line.as_bytes()).await?;
-        send.write_all(b"\n").await?;
-    }
-}
-
 /// Answers a client, which may take some time to listen.
 pub(crate) async fn answer_to(
     send: &mut (impl AsyncWriteExt + Unpin),
     answer: &Answer,
 ) -> io::Result<()> {
-    write_line(send, &serde_json::to_string(answer)?).await
-}
-
-async fn write_line(send: &mut (impl AsyncWriteExt + Unpin), line: &str) -> io::Result<()> {
-    timeout(PATIENCE, async {
-        send.write_all(line.as_bytes()).await?;
-        send.write_all(b"\n").await
-    })
-    .await?
+    let mut line = serde_json::to_string(answer)?;
+    line.push('\n');
+    timeout(PATIENCE, send.write_all(line.as_bytes())).await?
 }
 
 fn refused(message: &str) -> Answer {
@@ -306,7 +373,7 @@ fn refused(message: &str) -> Answer {
 #[derive(Debug)]
 pub struct Conversation {
     path: PathBuf,
-    lines: io::Lines<BufReader<Client>>,
+    reader: BufReader<Client>,
 }
 
 /// Asks the agent; `None` if none listens there.
@@ -338,10 +405,11 @@ pub fn connect(path: &Path, question: &Ask) -> Result<Option<Conversation>, Cont
         #[cfg(debug_assertions)]
         Ask::Panic {} => Some(HELLO_LIMIT),
         // Who follows waits for as long as nothing happens.
-        Ask::Events { follow: true } => None,
-        Ask::Events { follow: false } | Ask::Allow { .. } | Ask::Confirm {} | Ask::Release {} => {
-            Some(ANSWER_LIMIT)
-        }
+        Ask::Events { follow: true, .. } => None,
+        Ask::Events { follow: false, .. }
+        | Ask::Allow { .. }
+        | Ask::Confirm {}
+        | Ask::Release {} => Some(ANSWER_LIMIT),
     };
     stream.set_read_timeout(limit).map_err(error)?;
     let mut line = serde_json::to_string(question)
@@ -355,20 +423,30 @@ pub fn connect(path: &Path, question: &Ask) -> Result<Option<Conversation>, Cont
     }
     Ok(Some(Conversation {
         path: path.to_owned(),
-        lines: BufReader::new(stream).lines(),
+        reader: BufReader::new(stream),
     }))
 }
 
 impl Conversation {
     /// The next line; `None` after the last.
     pub fn line(&mut self) -> Result<Option<String>, ControlError> {
-        self.lines
-            .next()
-            .transpose()
-            .map_err(|source| ControlError::Exchange {
+        let mut line = String::new();
+        match self.reader.read_line(&mut line) {
+            Ok(0) => Ok(None),
+            Ok(_) => {
+                line.truncate(line.trim_end_matches(['\r', '\n']).len());
+                Ok(Some(line))
+            }
+            Err(source) => Err(ControlError::Exchange {
                 path: self.path.clone(),
                 source,
-            })
+            }),
+        }
+    }
+
+    /// Whether a whole line is there already, so that the next need not be waited for.
+    pub fn has_line(&self) -> bool {
+        self.reader.buffer().contains(&b'\n')
     }
 
     /// The one answer.

@@ -23,7 +23,7 @@ use crate::outputs::Counter;
 
 /// How many packets, and how many notices, are kept for `leakguard events`: a flood of the one does not push out the
 /// other.
-const RECENT: usize = 1024;
+pub(super) const RECENT: usize = 1024;
 
 /// How far a client or standard output may fall behind.
 const BACKLOG: usize = 4096;

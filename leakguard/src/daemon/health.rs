@@ -14,6 +14,19 @@ pub struct Health {
     repairs: [AtomicU64; Part::ALL.len()],
     netlink_resyncs: AtomicU64,
     outputs: Tally,
+    clients: AtomicU64,
+    clients_refused: AtomicU64,
+    clients_dropped: AtomicU64,
+}
+
+/// A client that reads events, counted as long as this lives.
+#[derive(Debug)]
+pub(super) struct Present<'a>(&'a AtomicU64);
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Health {
@@ -44,6 +57,22 @@ impl Health {
         self.netlink_resyncs.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a client that reads events, until what is returned is dropped.
+    pub(super) fn client_present(&self) -> Present<'_> {
+        self.clients.fetch_add(1, Ordering::Relaxed);
+        Present(&self.clients)
+    }
+
+    /// Counts a client for which there was no room.
+    pub fn client_refused(&self) {
+        self.clients_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a client that was dropped because it did not read.
+    pub fn client_dropped(&self) {
+        self.clients_dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The counters now.
     pub fn report(&self) -> HealthReport {
         let repairs = self.repairs.iter().zip(Part::ALL);
@@ -53,6 +82,11 @@ impl Health {
                 .collect(),
             netlink_resyncs: self.netlink_resyncs.load(Ordering::Relaxed),
             outputs: self.outputs.report(),
+            clients: ClientCounts {
+                following: self.clients.load(Ordering::Relaxed),
+                refused: self.clients_refused.load(Ordering::Relaxed),
+                dropped: self.clients_dropped.load(Ordering::Relaxed),
+            },
         }
     }
 }
@@ -67,6 +101,20 @@ pub struct HealthReport {
     /// What became of events, by output.
     #[serde(default)]
     pub outputs: BTreeMap<String, OutputReport>,
+    /// Clients that read events.
+    #[serde(default)]
+    pub clients: ClientCounts,
+}
+
+/// Clients that read events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientCounts {
+    /// Those that are there now.
+    pub following: u64,
+    /// Those for which there was no room.
+    pub refused: u64,
+    /// Those that were dropped because they did not read.
+    pub dropped: u64,
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! The agent: one owner of the protection, one of the event ring, and a control socket that asks them.
 //!
-//! Everything runs on one thread. The owner follows the interfaces and carries out requests; the event task decodes
-//! and hands out events, and can lose some; neither ever waits for a client.
+//! All that enforces runs on one thread. The owner follows the interfaces and carries out requests; the event task decodes
+//! and hands out events, and can lose some; neither ever waits for a client. Clients are served by a thread of their own.
 
 mod control;
 mod events;
+mod followers;
 mod handshakes;
 mod health;
 pub mod protocol;
@@ -21,10 +22,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until, timeout};
 
-pub use control::{ControlError, SocketName, connect};
+pub use control::{ControlError, Conversation, SocketName, connect};
 pub(crate) use control::{answer_to, hear, listen};
 pub use events::{Feed, Form, Printer, Published};
-pub use health::{Health, HealthReport};
+pub use health::{ClientCounts, Health, HealthReport};
 
 use crate::config::{Config, OnExit};
 use crate::error::chain;
@@ -149,12 +150,8 @@ pub async fn run(
     if config.kill_switch().handshake_max.is_some() {
         tasks.spawn(handshakes::watch(named, tell));
     }
-    tasks.spawn(control::serve(
-        listener,
-        requests,
-        feed.clone(),
-        Arc::clone(&health),
-    ));
+    let (server, ended) = control::start(listener, requests, feed.clone(), Arc::clone(&health))?;
+    tasks.spawn(async move { drop(ended.await) });
     started(&guard);
 
     let mut readiness = Readiness::new(&place.bpffs, wanted);
@@ -272,6 +269,7 @@ pub async fn run(
     }
     // Its name goes before its listener: a new agent takes a name that nobody listens on for its own.
     drop(socket);
+    drop(server);
     if timeout(DRAIN, tasks.shutdown()).await.is_err() {
         log::warn!("the agent's tasks did not end in time");
     }

@@ -1,6 +1,7 @@
 //! What the agent and its clients say to each other: one JSON object per line.
 
 use super::health::HealthReport;
+use crate::event::Entry;
 use serde::{Deserialize, Serialize};
 
 /// What a client asks; each connection asks once.
@@ -13,6 +14,10 @@ pub enum Ask {
     Events {
         /// Whether to go on.
         follow: bool,
+        /// Whether each event is to come with its packet, as a [`Captured`]. Not written unless it is wanted: an older
+        /// agent does not know it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        packets: bool,
     },
     /// Let an interface carry DNS, or stop it.
     Allow {
@@ -69,6 +74,15 @@ pub enum Answer {
         /// How many.
         events: u64,
     },
+}
+
+/// An event and its packet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Captured {
+    /// The event.
+    pub event: Entry,
+    /// What the kernel copied of the packet, from its transport header on, in base64; empty for what is no packet.
+    pub packet: String,
 }
 
 /// The longest question; no interface name is nearly as long.

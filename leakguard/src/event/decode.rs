@@ -274,6 +274,18 @@ pub(crate) fn protocol_name(number: u8) -> String {
     }
 }
 
+/// The number that [`protocol_name`] gave this name to.
+pub(crate) fn protocol_number(name: &str) -> Option<u8> {
+    match name {
+        "tcp" => Some(protocol::TCP),
+        "udp" => Some(protocol::UDP),
+        "dccp" => Some(protocol::DCCP),
+        "sctp" => Some(protocol::SCTP),
+        "udplite" => Some(protocol::UDP_LITE),
+        number => number.parse().ok(),
+    }
+}
+
 /// An address, with the port where there is one.
 pub(crate) fn endpoint(family: Family, address: [u8; 16], port: u16, protocol: u8) -> String {
     let [a, b, c, d, ..] = address;
@@ -358,6 +370,14 @@ pub(super) mod tests {
         assert_eq!(copied(&whole).len(), usize::from(record().bytes_len));
         assert!(copied(&whole.slice(1..)).is_empty());
         assert!(event.time.ends_with('Z'), "{}", event.time);
+    }
+
+    #[test]
+    fn a_protocol_is_found_by_its_name() {
+        for number in 0..=u8::MAX {
+            assert_eq!(protocol_number(&protocol_name(number)), Some(number));
+        }
+        assert_eq!(protocol_number("smoke"), None);
     }
 
     #[test]

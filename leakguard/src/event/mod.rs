@@ -10,7 +10,7 @@ mod text;
 use serde::{Deserialize, Serialize};
 
 pub use decode::{Decoder, Sequence, Undecodable, copied};
-pub(crate) use decode::{endpoint, protocol_name, read};
+pub(crate) use decode::{endpoint, protocol_name, protocol_number, read};
 pub use notice::{Notice, NoticeKind};
 pub(crate) use query::first_question;
 pub use suppressed::{Suppressed, SuppressedKind, Suppressions};
@@ -95,6 +95,13 @@ pub struct Event {
     pub client: Option<Client>,
     /// Packets of the same sender, destination and reason that no event was made for since the last one that was.
     pub suppressed: u64,
+}
+
+/// The address of an endpoint, without its port.
+pub(crate) fn address_of(endpoint: &str) -> String {
+    endpoint
+        .parse::<std::net::SocketAddr>()
+        .map_or_else(|_| endpoint.to_owned(), |address| address.ip().to_string())
 }
 
 fn one() -> u32 {

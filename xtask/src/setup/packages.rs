@@ -37,6 +37,8 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("/lib/systemd/systemd-journald", "systemd"),
     tool("/usr/lib/podman/aardvark-dns", "aardvark-dns"),
     tool("/usr/lib/podman/netavark", "netavark"),
+    // What `report` makes is looked at in a real browser: with what it depends on, the largest of all (some 400 MB).
+    tool("chromium", "chromium"),
     tool("dhclient", "isc-dhcp-client"),
     tool("dig", "bind9-dnsutils"),
     tool("dnsmasq", "dnsmasq-base"),
@@ -76,6 +78,9 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("runc", "runc"),
     tool("slirp4netns", "slirp4netns"),
     tool("tcpdump", "tcpdump"),
+    // A terminal for `top`, and a dissector for captures.
+    tool("tmux", "tmux"),
+    tool("tshark", "tshark"),
     Tool {
         program: "unbound",
         package: "unbound",

@@ -1,0 +1,188 @@
+//! Many clients that read events at once: each gets all that it reads, and none costs another, or the agent, much.
+
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
+mod device;
+
+use std::fs;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use device::{Device, PATIENCE, RunningAgent};
+use leakguard::lab::wait_until;
+use serde_json::Value;
+
+/// What the documentation promises.
+const MANY: usize = 1000;
+/// The documented limit.
+const LIMIT: usize = 1024;
+const QUESTION: &[u8] = b"{\"command\":\"events\",\"follow\":true}\n";
+
+fn ask(device: &Device, question: &[u8]) -> UnixStream {
+    let mut client = UnixStream::connect(device.control()).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.write_all(question).unwrap();
+    client
+}
+
+fn following(device: &Device) -> u64 {
+    device.status()["health"]["clients"]["following"]
+        .as_u64()
+        .unwrap()
+}
+
+fn await_following(device: &Device, expected: usize) {
+    let expected = u64::try_from(expected).unwrap();
+    let waited = wait_until("all clients are known", PATIENCE, || {
+        Ok(following(device) == expected)
+    });
+    if waited.is_err() {
+        assert_eq!(following(device), expected, "clients that read events");
+    }
+}
+
+/// The agent's memory, in KiB.
+fn resident(agent: &RunningAgent) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_thousand_followers_each_get_every_event() {
+    const PROBES: usize = 20;
+    let mut device = Device::new();
+    let agent = device.agent(&[]);
+    let before = resident(&agent);
+    let mut clients: Vec<_> = (0..MANY).map(|_| ask(&device, QUESTION)).collect();
+    await_following(&device, MANY);
+
+    let started = Instant::now();
+    assert_eq!(device.seen(PROBES), (0, 0));
+    // One of the local socket and one of the container for each.
+    for client in &mut clients {
+        let mut lines = BufReader::new(client).lines();
+        for seq in 1..=2 * PROBES {
+            let event: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+            assert_eq!(event["seq"], seq);
+        }
+    }
+    let took = started.elapsed();
+    let with = resident(&agent);
+
+    // One that leaves without a word makes room, although nothing happens.
+    clients.truncate(MANY / 2);
+    await_following(&device, MANY / 2);
+    println!(
+        "{MANY} followers had {} events each after {took:.1?}; the agent took {before} KiB before and {with} KiB with them",
+        2 * PROBES
+    );
+    assert!(
+        with < before + 64 * 1024,
+        "{before} KiB, then {with} KiB with {MANY} followers"
+    );
+}
+
+#[test]
+fn beyond_the_limit_a_follower_is_told_so_and_a_question_is_still_answered() {
+    let mut device = Device::new();
+    let agent = device.agent(&[]);
+    let clients: Vec<_> = (0..LIMIT).map(|_| ask(&device, QUESTION)).collect();
+    await_following(&device, LIMIT);
+
+    let mut answer = String::new();
+    ask(&device, QUESTION).read_to_string(&mut answer).unwrap();
+    assert!(
+        answer.contains("refused") && answer.contains("1024 clients"),
+        "{answer:?}"
+    );
+    device
+        .leakguard(&["events", "--follow"])
+        .refused(1, &["1024 clients read events already", "try again"]);
+    assert_eq!(device.status()["agent"], agent.pid(), "it still answers");
+    assert_eq!(device.status()["health"]["clients"]["refused"], 2);
+    assert_eq!(device.seen(3), (0, 0));
+
+    // Those who do not even ask fill what room is left, and are told too.
+    let mut mute: Vec<_> = (0..80)
+        .map(|_| UnixStream::connect(device.control()).unwrap())
+        .collect();
+    let told = mute.iter_mut().filter_map(|client| {
+        client
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        let mut answer = [0; 256];
+        match client.read(&mut answer) {
+            Ok(bytes) => Some(String::from_utf8(answer[..bytes].to_vec()).unwrap()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+            Err(error) => unreachable!("{error}"),
+        }
+    });
+    let told: Vec<_> = told.filter(|answer| !answer.is_empty()).collect();
+    assert!(
+        !told.is_empty() && told.iter().all(|answer| answer.contains("refused")),
+        "{told:?}"
+    );
+    drop(mute);
+    drop(clients);
+    await_following(&device, 0);
+    assert_eq!(device.leakguard(&["events"]).code, Some(0));
+}
+
+#[test]
+fn followers_that_never_read_cost_no_memory_that_grows_and_no_attention() {
+    const FLOOD: u64 = 20_000;
+    let mut device = Device::new();
+    let agent = device.agent(&[]);
+    let warm = device.flood();
+    for flood in &warm {
+        flood.go_on(2 * 4096);
+    }
+    let before = resident(&agent);
+    let stuck: Vec<_> = (0..MANY).map(|_| ask(&device, QUESTION)).collect();
+    await_following(&device, MANY);
+    let attentive = ask(&device, QUESTION);
+    let reader = thread::spawn(move || {
+        let (mut events, mut missed) = (0_u64, 0_u64);
+        for line in BufReader::new(attentive).lines() {
+            let Ok(line) = line else { break };
+            let line: Value = serde_json::from_str(&line).unwrap();
+            match line["missed"]["events"].as_u64() {
+                Some(more) => missed += more,
+                None => events += 1,
+            }
+            if events + missed >= FLOOD {
+                break;
+            }
+        }
+        (events, missed)
+    });
+    let [local, forwarded] = warm;
+    local.go_on(FLOOD);
+    let middle = resident(&agent);
+    local.go_on(FLOOD);
+    let after = resident(&agent);
+    let asked = Instant::now();
+    assert_eq!(device.status()["agent"], agent.pid());
+    let answered = asked.elapsed();
+    let flooded = local.stop();
+    forwarded.stop();
+    let attentive = reader.join().unwrap();
+    assert_eq!(flooded.sent, flooded.refused);
+    println!(
+        "{flooded:?}; with {MANY} clients that do not read, status took {answered:.0?} and one that reads got \
+         {attentive:?} (events, missed); the agent took {before} KiB before, {middle} KiB and {after} KiB with them"
+    );
+    assert!(attentive.0 > 0);
+    assert!(
+        after < before + 96 * 1024,
+        "{before} KiB, {middle} KiB, {after} KiB"
+    );
+    assert_eq!(device.seen(3), (0, 0));
+    drop(stuck);
+}
