@@ -152,12 +152,33 @@ impl Outputs {
         thread::Builder::new()
             .name(S::OUTPUT.name().into())
             .spawn(move || {
-                let _running = running;
+                let _ending = Ending {
+                    output: S::OUTPUT,
+                    _running: running,
+                };
                 runtime.block_on(async { sink::run(make(), channels).await });
             })
             .map_err(OutputError::Thread)?;
         self.ended.push(ended);
         Ok(())
+    }
+}
+
+/// Says so if an output ends that nobody has told to.
+struct Ending {
+    output: Output,
+    /// Closed with it.
+    _running: oneshot::Sender<()>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            log::error!(
+                "the output {} has failed: nothing more is written to it, or counted, until the agent is restarted",
+                self.output.name()
+            );
+        }
     }
 }
 

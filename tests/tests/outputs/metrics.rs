@@ -241,6 +241,26 @@ fn whoever_asks_for_nonsense_does_no_harm() {
 }
 
 #[test]
+fn an_address_that_comes_late_keeps_nobody_from_enforcing() {
+    for address in ["192.0.2.77:9853", "[2001:db8::77]:9853"] {
+        let mut desk = Desk::new();
+        desk.start("", &format!("listen = {address:?}\npublic = true"));
+        assert!(desk.bench.agent().is_enforcing().unwrap());
+        let host = desk.bench.topology.host();
+        assert!(
+            get(host, address, "/metrics").is_err(),
+            "control: it is not there"
+        );
+        host.ip_batch("addr add 192.0.2.77/32 dev lo\naddr add 2001:db8::77/128 dev lo nodad\n")
+            .unwrap();
+        wait_until("the page is served", LIMIT, || {
+            Ok(get(host, address, "/metrics").is_ok())
+        })
+        .unwrap();
+    }
+}
+
+#[test]
 fn an_address_that_others_reach_is_refused_with_the_remedy() {
     let desk = Desk::new();
     let start = |arguments: &[&str]| {

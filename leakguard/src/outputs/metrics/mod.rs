@@ -25,7 +25,9 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use leakguard_common::abi::{Outcome, Role, Settings};
-use tokio::net::TcpStream;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::IpFreebind;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
@@ -42,6 +44,8 @@ use page::Seen;
 
 /// The most connections at once.
 const MAX_CONNECTIONS: usize = 16;
+/// How many connections may wait to be accepted.
+const BACKLOG: u32 = 64;
 /// How long a client may take to ask.
 const ASK_LIMIT: Duration = Duration::from_secs(5);
 /// How long a connection may take in all.
@@ -87,8 +91,7 @@ impl Page {
             return Ok(None);
         };
         let failed = |source| MetricsError::Listen { address, source };
-        let listener = TcpListener::bind(address).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
+        let listener = bind(address).map_err(failed)?;
         Ok(Some(Self {
             listener,
             labels: metrics.labels.clone(),
@@ -134,6 +137,18 @@ impl Page {
             .map_err(MetricsError::Thread)?;
         Ok(())
     }
+}
+
+/// Listens at an address, also at one that no interface has yet: early at boot that is no reason to enforce nothing.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    socket.set_reuseaddr(true)?;
+    setsockopt(&socket, IpFreebind, &true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)?.into_std()
 }
 
 async fn accept(listener: TcpListener, source: Source) {
