@@ -4,13 +4,14 @@
 
 mod device;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use device::{Device, Run};
 use leakguard::lab::{Query, address, wait_until};
+use leakguard_tests::agent_binary;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -22,12 +23,17 @@ struct Screen {
 impl Screen {
     /// Starts `leakguard top` in a terminal of 80 columns and 24 rows.
     fn start(device: &Device, arguments: &[&str]) -> Self {
+        Self::start_of(device, &agent_binary(), arguments)
+    }
+
+    /// The same with another build of it.
+    fn start_of(device: &Device, program: &Path, arguments: &[&str]) -> Self {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let screen = Self {
             socket: device.directory().join(format!("tmux-{serial}")),
         };
-        let mut command = device.command(&[&["top"], arguments].concat());
+        let mut command = device.command_of(program, &[&["top"], arguments].concat());
         // As `command` runs it, in words for a shell.
         let words: Vec<String> = std::iter::once(command.get_program())
             .chain(command.get_args())
@@ -45,7 +51,7 @@ impl Screen {
             "24",
         ]);
         command.arg(format!(
-            "sh -c 'echo before; {}; echo \"ended: $?\"; stty -a | tr \" \" \"\\n\" | grep -x -e icanon -e echo; exec cat'",
+            "sh -c 'echo before; RUST_BACKTRACE=0 {}; echo \"ended: $?\"; stty -a | tr \" \" \"\\n\" | grep -x -e icanon -e echo; exec cat'",
             words.join(" ").replace('\'', "")
         ));
         Run::of(command).ok();
@@ -220,6 +226,21 @@ fn a_view_whose_terminal_is_gone_ends() {
     kill.args(["-KILL", &terminal]);
     Run::of(kill).ok();
     wait_until("the view ends", PATIENCE, || Ok(!process.exists())).unwrap();
+}
+
+#[test]
+fn a_panic_gives_the_terminal_back_before_it_is_reported() {
+    let device = Device::new();
+    device
+        .leakguard(&["apply", "--tunnel", device::TUNNEL])
+        .ok();
+    // The panic can be had of debug builds only.
+    let program = Path::new(env!("CARGO_BIN_EXE_leakguard-debug"));
+    let screen = Screen::start_of(&device, program, &[]);
+    screen.await_words(&["level full", "Classes"]);
+    screen.keys("F12");
+    screen.await_words(&["panicked at"]);
+    screen.await_end("ended: 101");
 }
 
 #[test]

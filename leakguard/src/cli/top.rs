@@ -47,12 +47,15 @@ enum News {
     End,
 }
 
-/// Restores the terminal however the view ends; ratatui's panic hook does it before a panic is reported.
+/// Restores the terminal however the view ends.
 struct Screen(ratatui::DefaultTerminal);
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        ratatui::restore();
+        // ratatui's hook has done it before the panic was reported; twice would put the cursor over the report.
+        if !thread::panicking() {
+            ratatui::restore();
+        }
     }
 }
 
@@ -150,6 +153,8 @@ fn show(
                     KeyCode::Char('c') => model.clear(),
                     KeyCode::Char('+') => set_pace(model, pace, model.interval() * 2),
                     KeyCode::Char('-') => set_pace(model, pace, model.interval() / 2),
+                    #[cfg(debug_assertions)]
+                    KeyCode::F(12) => panicking(),
                     _ => {}
                 }
             }
@@ -182,6 +187,13 @@ fn await_key() -> io::Result<Waited> {
     } else {
         Waited::Key
     })
+}
+
+/// Shows what becomes of the terminal then.
+#[cfg(debug_assertions)]
+#[expect(clippy::panic, reason = "it is what was asked for")]
+fn panicking() {
+    panic!("somebody has asked for it");
 }
 
 fn set_pace(model: &mut Model, pace: &watch::Sender<Duration>, wanted: Duration) {
