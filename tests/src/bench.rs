@@ -2,13 +2,18 @@
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use leakguard::lab::{
     Agent, AgentConfig, Bpffs, Cgroup, Directions, Netns, Observer, Resolver, Topology, WireGuard,
-    address,
+    address, wait_until,
 };
+use serde_json::Value;
 
 use super::{Origin, Transport, Volley, agent_binary};
+
+/// How long an event may take to be told; emulated machines are slow.
+const EVENT_LIMIT: Duration = Duration::from_secs(30);
 
 /// Where probes come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +84,19 @@ impl Bench {
         })
         .unwrap();
         self.agent.insert(agent)
+    }
+
+    /// The agent's events of packets that meet a condition; waits until there is one.
+    #[track_caller]
+    pub fn await_packets(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
+        let mut found = Vec::new();
+        let waited = wait_until(what, EVENT_LIMIT, || {
+            found = self.agent().events_json()?;
+            found.retain(|event| event["kind"] == "packet" && wanted(event));
+            Ok(!found.is_empty())
+        });
+        assert!(waited.is_ok(), "{what}: {:#?}", self.agent().events_json());
+        found
     }
 
     /// The tunnel that it was built with, and the namespace it is in.

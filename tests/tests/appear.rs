@@ -14,9 +14,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use leakguard::kernel::enforcement::ReadBack;
 use leakguard::kernel::links::TcAttachment;
 use leakguard::kernel::pins::Pins;
+use leakguard::kernel::read_back::ReadBack;
 use leakguard::lab::{Netns, address, wait_until};
 use leakguard_tests::{Bench, Place, Transport, interface, packets};
 use nix::sys::signal::Signal;

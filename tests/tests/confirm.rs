@@ -15,8 +15,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use device::{Device, PATIENCE, Run, TUNNEL};
-use leakguard::kernel::enforcement::ReadBack;
 use leakguard::kernel::pins::Pins;
+use leakguard::kernel::read_back::ReadBack;
 use leakguard::lab::{Topology, wait_until};
 use leakguard_common::abi::Settings;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};

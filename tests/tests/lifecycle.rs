@@ -8,8 +8,8 @@ use std::fs;
 use std::process::Command;
 
 use device::{Device, Flood, Flooded, PATIENCE, Run, RunningAgent, TUNNEL};
-use leakguard::kernel::enforcement::ReadBack;
 use leakguard::kernel::pins::Pins;
+use leakguard::kernel::read_back::ReadBack;
 use leakguard::lab::{Netns, Topology, wait_until};
 use leakguard_tests::agent_binary;
 use nix::sys::signal::Signal;

@@ -338,7 +338,7 @@ fn programs_are_replaced_without_a_gap() {
         let floods = device.flood();
         go_on(&floods, 200);
         let program = || {
-            let state = kernel::enforcement::ReadBack::open(&pins(&device)).unwrap();
+            let state = kernel::read_back::ReadBack::open(&pins(&device)).unwrap();
             state.unwrap().cgroup.unwrap().program_id
         };
         let started = Instant::now();

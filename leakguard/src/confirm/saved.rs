@@ -7,8 +7,9 @@ use leakguard_common::abi::{Role, Settings};
 use crate::guard::{Guard, GuardError, carry_out};
 use crate::host::cgroup_by_id;
 use crate::interfaces::{RolePatterns, classify, snapshot};
-use crate::kernel::enforcement::{ReadBack, other_versions};
+use crate::kernel::enforcement::other_versions;
 use crate::kernel::pins::Pins;
+use crate::kernel::read_back::ReadBack;
 use crate::kernel::{Exemptions, Recognition};
 
 /// Everything that a change by `apply` can change, read back from the kernel.

@@ -20,8 +20,9 @@ use crate::guard::{GuardError, ipv6_policy, kill_switch_mode, plan};
 use crate::interfaces::{
     self, Exit, Interface, RolePatterns, Snapshot, classify, path_towards, snapshot,
 };
-use crate::kernel::enforcement::{ReadBack, other_versions};
+use crate::kernel::enforcement::other_versions;
 use crate::kernel::pins::Pins;
+use crate::kernel::read_back::ReadBack;
 use crate::kernel::trial::{Asked, Trial, Way, tag_of};
 
 /// What packets are judged by.

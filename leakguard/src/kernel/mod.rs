@@ -21,6 +21,7 @@
 //! | [`links`] | attach, replace and find links, and read back what the kernel has |
 //! | [`enforcement`] | the whole of it: establish, follow the interfaces, release |
 //! | [`rates`] | what got no event of its own |
+//! | [`read_back`] | what enforces, without an agent's help |
 //! | [`ring`] | the event ring as an asynchronous source |
 
 mod btf;
@@ -37,6 +38,7 @@ pub mod object;
 mod overtake;
 pub mod pins;
 pub mod rates;
+pub mod read_back;
 pub mod recognition;
 pub mod requirements;
 pub mod ring;

@@ -10,7 +10,7 @@ use crate::error::chain;
 use crate::guard::{packet_sockets, ruleset};
 use crate::interfaces::Snapshot;
 use crate::kernel::Exemptions;
-use crate::kernel::enforcement::ReadBack;
+use crate::kernel::read_back::ReadBack;
 use crate::netfilter::{self, Egress, Permitted};
 use crate::sockets::Inventory;
 

@@ -50,6 +50,8 @@ pub(super) const END: &str = "guest: end";
 #[derive(Debug)]
 pub(super) struct Payload {
     pub(super) agent: PathBuf,
+    /// The program that a test has packets sent by.
+    pub(super) sender: PathBuf,
     pub(super) suites: Vec<Suite>,
 }
 
@@ -57,7 +59,7 @@ pub(super) struct Payload {
 pub(super) fn write(path: &Path, kernel: &Kernel, payload: &Payload) -> Result<()> {
     let failed = || format!("cannot write {}", path.display());
     let mut tree = Tree::create(path)?;
-    for directory in ["/proc", "/sys", "/dev", "/run", "/tmp", "/var"] {
+    for directory in ["/proc", "/sys", "/dev", "/etc", "/run", "/tmp", "/var"] {
         tree.directory(Path::new(directory)).with_context(failed)?;
     }
     tree.link(Path::new("/var/run"), Path::new("/run"))
@@ -67,6 +69,12 @@ pub(super) fn write(path: &Path, kernel: &Kernel, payload: &Payload) -> Result<(
         tree.program(&program(tool)?, &Path::new(PROGRAMS).join(tool))?;
     }
     tree.stripped(&payload.agent, &Path::new(PROGRAMS).join("leakguard"))?;
+    tree.stripped(
+        &payload.sender,
+        &Path::new(PROGRAMS).join("leakguard-sender"),
+    )?;
+    tree.file(Path::new("/etc/passwd"), b"root:x:0:0:root:/:/bin/sh\n")
+        .with_context(failed)?;
     for Suite { name, binary } in &payload.suites {
         tree.stripped(binary, &Path::new(SUITES).join(name))?;
     }
@@ -85,6 +93,7 @@ fn init(modules: &[String], suites: &[Suite]) -> String {
         "#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH={PROGRAMS}:/bin LEAKGUARD_BIN={PROGRAMS}/leakguard RUST_BACKTRACE=0
+export LEAKGUARD_SENDER={PROGRAMS}/leakguard-sender
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev

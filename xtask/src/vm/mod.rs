@@ -33,7 +33,7 @@ pub(crate) struct Args {
     /// [default: 6.1 6.12]
     #[arg(value_name = "KERNEL")]
     kernels: Vec<String>,
-    /// Run only this suite: kernel, verdicts, carriers or ipvlan
+    /// Run only this suite: attribution, kernel, verdicts, carriers or ipvlan
     #[arg(long, value_name = "NAME")]
     suite: Option<String>,
 }
@@ -52,11 +52,14 @@ pub(crate) fn tally(kernels: &[&str], suite: Option<&str>) -> Result<Tally> {
     setup::ensure_all()?;
     setup::ensure_emulator()?;
     let agent = build::agent(true)?;
+    let target_dir = Metadata::load()?.target_dir()?;
     let payload = Payload {
         agent,
         suites: test::guest_binaries(suite)?,
+        // Built with the tests.
+        sender: target_dir.join("debug/leakguard-sender"),
     };
-    let work_dir = Metadata::load()?.target_dir()?.join("vm");
+    let work_dir = target_dir.join("vm");
 
     let mut total = Tally::default();
     for &name in kernels {

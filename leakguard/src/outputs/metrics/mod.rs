@@ -37,8 +37,8 @@ use crate::error::chain;
 use crate::guard::Interfaces;
 use crate::interfaces::Pattern;
 use crate::kernel::KernelError;
-use crate::kernel::enforcement::ReadBack;
 use crate::kernel::pins::Pins;
+use crate::kernel::read_back::ReadBack;
 use crate::status::Level;
 use page::Seen;
 

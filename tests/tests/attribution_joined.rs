@@ -1,0 +1,168 @@
+//! Who is behind a packet that somebody else sends: clients of local resolvers, processes in containers.
+
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use leakguard::lab::{Netns, Resolver, output_within};
+use leakguard_tests::{Bench, Podman, isp};
+
+/// How long anything that has to happen may take.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Runs a program in a namespace, with a resolver of its own in `/etc/resolv.conf`.
+fn with_resolver(bench: &Bench, netns: &Netns, resolver: &str, program: &[&str]) -> Command {
+    const SCRIPT: &str = r#"
+printf 'nameserver %s\noptions timeout:1 attempts:1\n' "$1" >"$2/resolv.conf"
+resolv=$(readlink -m /etc/resolv.conf)
+[ -e "$resolv" ] || { mount -t tmpfs tmpfs "${resolv%/*}" && : >"$resolv"; }
+mount --bind "$2/resolv.conf" "$resolv"
+printf 'hosts: dns\n' >"$2/nsswitch.conf"
+mount --bind "$2/nsswitch.conf" /etc/nsswitch.conf
+shift 2
+exec "$@"
+"#;
+    let scratch = tempfile::tempdir().unwrap().keep();
+    let mut command = netns.command("unshare");
+    bench.cgroup.attach(&mut command);
+    command
+        .args(["--mount", "sh", "-ec", SCRIPT, "sh", resolver])
+        .arg(scratch)
+        .args(program)
+        .env("GODEBUG", "netdns=go")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
+}
+
+#[test]
+fn who_asked_a_local_resolver_is_named_as_inferred() {
+    let mut bench = Bench::new();
+    let upstream = Resolver::new(bench.topology.isp(), "isp").unwrap();
+    let server: IpAddr = isp(0, 53).ip();
+    let stub = Resolver::forwarding(bench.topology.host(), &bench.cgroup, &[], &[server]).unwrap();
+    bench.protect(&[]);
+    for program in ["getent", "dig"] {
+        let name = format!("{program}.stub.test.");
+        let words: Vec<&str> = match program {
+            "getent" => vec!["getent", "ahostsv4", &name],
+            _ => vec!["dig", "+tries=1", "+timeout=1", &name],
+        };
+        let mut client = with_resolver(&bench, bench.topology.host(), "127.0.0.1", &words)
+            .spawn()
+            .unwrap();
+        let found = bench.await_packets(program, |event| event["query"]["name"] == name);
+        for event in &found {
+            assert_eq!(event["process"]["name"], "unbound", "{event:#}");
+            assert_eq!(event["process"]["attribution"], "sender", "{event:#}");
+            assert_eq!(event["client"]["process"]["name"], program, "{event:#}");
+            assert_eq!(event["client"]["process"]["pid"], client.id(), "{event:#}");
+            assert_eq!(
+                event["client"]["process"]["attribution"], "inferred",
+                "{event:#}"
+            );
+        }
+        client.wait().unwrap();
+    }
+    drop((stub, upstream));
+}
+
+/// A program that resolves a name with musl's resolver.
+fn musl_program(directory: &Path) -> PathBuf {
+    const SOURCE: &str = r"
+#include <netdb.h>
+int main(int argc, char **argv) {
+    struct addrinfo *found;
+    return getaddrinfo(argv[1], 0, 0, &found) != 0;
+}
+";
+    let (source, program) = (directory.join("musl.c"), directory.join("musl-resolver"));
+    fs::write(&source, SOURCE).unwrap();
+    let mut compile = Command::new("musl-gcc");
+    compile.arg("-static").arg("-o").arg(&program).arg(&source);
+    let output = output_within(compile, LIMIT).unwrap();
+    assert!(output.status.success(), "{output:?}");
+    program
+}
+
+#[test]
+fn the_resolvers_of_glibc_musl_and_go_are_named() {
+    let mut bench = Bench::new();
+    bench.protect(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    let musl = musl_program(directory.path());
+    for (program, process, words) in [
+        ("glibc", "getent", vec!["getent", "ahosts", "NAME"]),
+        (
+            "musl",
+            "musl-resolver",
+            vec![musl.to_str().unwrap(), "NAME"],
+        ),
+        // A program in Go, told to use Go's own resolver.
+        (
+            "go",
+            "promtool",
+            vec!["promtool", "query", "instant", "http://NAME:9", "up"],
+        ),
+    ] {
+        let name = format!("{program}.resolver.test");
+        let words: Vec<String> = words
+            .iter()
+            .map(|word| word.replace("NAME", &name))
+            .collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let server = isp(0, 53).ip().to_string();
+        let mut client = with_resolver(&bench, bench.topology.host(), &server, &words)
+            .spawn()
+            .unwrap();
+        let found = bench.await_packets(program, |event| {
+            event["query"]["name"] == format!("{name}.")
+        });
+        for event in &found {
+            assert_eq!(event["process"]["name"], process, "{event:#}");
+            assert_eq!(event["process"]["pid"], client.id(), "{event:#}");
+            assert_eq!(event["process"]["attribution"], "sender", "{event:#}");
+        }
+        println!(
+            "{program}: {process} asked for {name}: {} events",
+            found.len()
+        );
+        client.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_container_is_named_although_its_packets_are_forwarded() {
+    let mut bench = Bench::new();
+    let podman = Podman::new(bench.topology.host(), &bench.cgroup, &["192.0.2.53".into()]);
+    let container = podman.container("attributed", "podman");
+    let id = podman.run(&["inspect", "--format={{.Id}}", "attributed"]);
+    bench.protect(&[]);
+    let server = isp(0, 53).ip().to_string();
+    for (number, transport) in ["+notcp", "+tcp"].into_iter().enumerate() {
+        let name = format!("container{number}.attribution.test");
+        container.exec(&[
+            "sh",
+            "-c",
+            &format!("dig +tries=1 +timeout=2 {transport} @{server} {name} || true"),
+        ]);
+    }
+    for transport in ["udp", "tcp"] {
+        let found = bench.await_packets(transport, |event| {
+            event["protocol"] == transport && event["hook"] == "tc"
+        });
+        for event in &found {
+            assert_eq!(event["process"]["name"], "dig", "{event:#}");
+            assert_eq!(event["process"]["attribution"], "inferred", "{event:#}");
+            assert_eq!(event["container"]["id"], id, "{event:#}");
+            assert_eq!(event["container"]["runtime"], "podman", "{event:#}");
+            if transport == "udp" {
+                assert_eq!(event["query"]["name"], "container0.attribution.test.");
+            }
+        }
+    }
+}
