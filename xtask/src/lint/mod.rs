@@ -1,7 +1,8 @@
-//! `cargo xtask lint`: formatting, architecture rules, systemd units, clippy on both targets, cargo-deny;
+//! `cargo xtask lint`: formatting, architecture rules, tests that documents name, systemd units, clippy on both targets, cargo-deny;
 //! the quick ones first.
 
 mod deny;
+mod references;
 mod tidy;
 mod units;
 
@@ -34,6 +35,7 @@ pub(crate) fn check() -> Result<()> {
 
     say("lint", "architecture rules");
     tidy::check(&metadata)?;
+    references::check(&metadata)?;
     units::check(&metadata)?;
 
     // Leakguard's build script builds the kernel programs also for clippy.

@@ -208,7 +208,7 @@ fn is_aya_name(name: &str) -> bool {
 }
 
 /// All Rust files of a package, in a stable order.
-fn rust_files(dir: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn rust_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut dirs = vec![dir.to_owned()];
     while let Some(dir) = dirs.pop() {
