@@ -98,7 +98,7 @@ impl PacketSocket {
     /// The same by the system call of 32-bit programs.
     #[cfg(target_arch = "x86_64")]
     pub fn bypass_in_32_bits(&self) -> nix::Result<()> {
-        compat::setsockopt(self.socket.as_fd(), SOL_PACKET, PACKET_QDISC_BYPASS, 1)
+        set_option_in_32_bits(self.socket.as_fd(), SOL_PACKET, PACKET_QDISC_BYPASS, &1_u32)
     }
 
     /// Sends a frame to everybody, and says to the kernel that it is of this protocol (an Ethernet type).
@@ -164,6 +164,20 @@ pub fn set_option<T>(socket: impl AsFd, level: c_int, name: c_int, value: &T) ->
         )
     };
     Errno::result(result).map(drop)
+}
+
+/// The same by the system call of 32-bit programs.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn set_option_in_32_bits<T>(
+    socket: BorrowedFd<'_>,
+    level: c_int,
+    name: c_int,
+    value: &T,
+) -> nix::Result<()> {
+    // SAFETY: the bytes of a live value; callers give plain C structures without padding.
+    let bytes =
+        unsafe { std::slice::from_raw_parts(ptr::from_ref(value).cast::<u8>(), size_of::<T>()) };
+    compat::setsockopt(socket, level, name, bytes)
 }
 
 /// Frames that are handed over in turn.
@@ -284,12 +298,12 @@ mod compat {
         socket: BorrowedFd<'_>,
         level: c_int,
         name: c_int,
-        value: u32,
+        value: &[u8],
     ) -> nix::Result<()> {
         let memory = Mapping::low(4096);
-        memory.put(0, value);
+        memory.write(0, value);
         let mut result = SETSOCKOPT;
-        // SAFETY: the kernel reads four bytes at an address below 4 GiB, which are there. It overwrites r8 to r11 and the
+        // SAFETY: the kernel reads so many bytes at an address below 4 GiB, which are there. It overwrites r8 to r11 and the
         // result; rbx, which the compiler keeps for itself, is put back.
         unsafe {
             asm!(
@@ -302,7 +316,7 @@ mod compat {
                 in("rcx") u64::from(level.unsigned_abs()),
                 in("rdx") u64::from(name.unsigned_abs()),
                 in("rsi") memory.at(0) as u64,
-                in("rdi") size_of::<u32>() as u64,
+                in("rdi") value.len() as u64,
                 out("r13") _,
                 lateout("r8") _,
                 lateout("r9") _,

@@ -9,6 +9,8 @@ use nix::errno::Errno;
 use nix::libc;
 
 use super::packet_socket::Mapping;
+#[cfg(target_arch = "x86_64")]
+use super::packet_socket::set_option_in_32_bits;
 use super::{Origin, set_option};
 
 /// Entries of each ring.
@@ -28,6 +30,31 @@ pub struct XdpSocket {
 impl XdpSocket {
     /// Makes one and binds it to the first queue of an interface; whatever the kernel refuses is the error.
     pub fn new(origin: Origin<'_>, interface: &str) -> nix::Result<Self> {
+        Self::with(
+            origin,
+            interface,
+            |fd, area| set_option(fd, SOL_XDP, libc::XDP_UMEM_REG, area),
+            |fd, name| set_option(fd, SOL_XDP, name, &ENTRIES),
+        )
+    }
+
+    /// The same by the system call of 32-bit programs.
+    #[cfg(target_arch = "x86_64")]
+    pub fn in_32_bits(origin: Origin<'_>, interface: &str) -> nix::Result<Self> {
+        Self::with(
+            origin,
+            interface,
+            |fd, area| set_option_in_32_bits(fd, SOL_XDP, libc::XDP_UMEM_REG, area),
+            |fd, name| set_option_in_32_bits(fd, SOL_XDP, name, &ENTRIES),
+        )
+    }
+
+    fn with(
+        origin: Origin<'_>,
+        interface: &str,
+        set_area: impl Fn(BorrowedFd<'_>, &libc::xdp_umem_reg) -> nix::Result<()>,
+        set_entries: impl Fn(BorrowedFd<'_>, c_int) -> nix::Result<()>,
+    ) -> nix::Result<Self> {
         let index = origin
             .netns
             .run_in(|| nix::net::if_::if_nametoindex(interface).unwrap())
@@ -36,7 +63,6 @@ impl XdpSocket {
         let socket = sockets.pop().unwrap();
         let memory = Mapping::low(usize::try_from(FRAME * ENTRIES).unwrap());
         let fd = socket.as_fd();
-        let set = |name: c_int, value: u32| set_option(fd, SOL_XDP, name, &value);
         let area = libc::xdp_umem_reg {
             addr: memory.at(0) as u64,
             len: (FRAME * ENTRIES).into(),
@@ -45,13 +71,13 @@ impl XdpSocket {
             flags: 0,
             tx_metadata_len: 0,
         };
-        set_option(fd, SOL_XDP, libc::XDP_UMEM_REG, &area)?;
+        set_area(fd, &area)?;
         for ring in [
             libc::XDP_UMEM_FILL_RING,
             libc::XDP_UMEM_COMPLETION_RING,
             libc::XDP_TX_RING,
         ] {
-            set(ring, ENTRIES)?;
+            set_entries(fd, ring)?;
         }
         let ring = transmit_ring(fd)?;
         bind(fd, index)?;

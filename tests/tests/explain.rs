@@ -411,6 +411,31 @@ fn what_no_program_judges_is_not_said_to_pass() {
     assert_eq!(said.one("hook"), "cgroup_skb", "{:?}", said.packets);
 }
 
+/// A known issue: rules by source are not known, but a way out can be named.
+#[test]
+fn a_rule_that_looks_at_the_source_is_not_known() {
+    let mut bench = Bench::new();
+    let host = bench.topology.host();
+    host.ip_batch(
+        "link add other0 type veth peer name other1\n\
+         link set other0 up\n\
+         link set other1 up\n\
+         route add default dev other0 table 100\n\
+         rule add from 192.168.77.10 to 8.8.8.8 lookup 100\n",
+    )
+    .unwrap();
+    let real = ["route", "get", "8.8.8.8", "from", "192.168.77.10"];
+    let real = host.ip(&real).unwrap();
+    assert!(real.contains("dev other0"), "control: {real}");
+    bench.protect(&[]);
+    let packet = ["udp", "192.168.77.10:40000", "8.8.8.8:53"];
+    let said = explain(&bench, &packet);
+    assert_eq!(said.packets[0]["interface"]["name"], "eth0");
+    let named = [&packet[..], &["--interface", "other0"]].concat();
+    let said = explain(&bench, &named);
+    assert_eq!(said.packets[0]["interface"]["name"], "other0");
+}
+
 #[test]
 fn where_nothing_is_enforced_the_configuration_is_asked() {
     let mut bench = Bench::new();

@@ -61,6 +61,9 @@ fn a_new_uplink_without_an_agent_is_covered_in_part() {
             let other = seen(&bench, &mut observer, place, isp(0, 8443));
             assert_eq!(other, PROBES, "control: {choice}, {place:?}");
         }
+        // What the second net drops is counted, and no event tells of it.
+        let status = bench.agent().status_json().unwrap();
+        assert_eq!(status["netfilter"]["routed"], PROBES, "{choice}: {status}");
         let local = seen(&bench, &mut observer, Place::Host, resolver);
         assert_eq!(local, 0, "{choice}");
         let forwarded = seen(&bench, &mut observer, Place::Client, resolver);
@@ -77,6 +80,13 @@ fn a_new_uplink_without_an_agent_is_covered_in_part() {
             Ok(status["level"] == "full" && interface(&status, LATE).is_some())
         })
         .unwrap();
+        // What was dropped meanwhile is told of, but for what the second net has dropped.
+        bench.await_packets("local packets are told of", |event| {
+            event["hook"] == "cgroup_skb" && event["interface"]["name"] == LATE
+        });
+        let events = bench.agent().events_json().unwrap();
+        let others = events.iter().filter(|event| event["hook"] == "tc");
+        assert_eq!(others.count(), 0, "{events:?}");
         let forwarded = seen(&bench, &mut observer, Place::Client, resolver);
         assert_eq!(forwarded, 0, "control: {choice}");
         let when = format!("ordinary with an agent, {choice}");
@@ -86,6 +96,35 @@ fn a_new_uplink_without_an_agent_is_covered_in_part() {
         assert_eq!(framed(&bench, &mut observer, &bypassing, &when), expected);
         Carrier::Veth.close(bench.topology.host(), LATE);
     }
+}
+
+/// The row "a tunnel's number and name, both taken over by another device of the same kind".
+#[test]
+fn a_device_of_a_tunnels_kind_with_its_name_and_number_passes_the_second_net_without_an_agent() {
+    let mut bench = Bench::new();
+    let pattern = format!("veth:{LATE}");
+    let first = Carrier::Veth.open(&bench.topology, LATE, Some(NUMBER), "");
+    bench.protect(&["--tunnel", &pattern]);
+    let role = |bench: &mut Bench| {
+        let status = bench.agent().status_json().unwrap();
+        interface(&status, LATE).unwrap()["role"].clone()
+    };
+    assert_eq!(role(&mut bench), "tunnel", "control");
+    bench.agent().kill9().unwrap();
+    drop(first);
+    let remove = format!("link del {LATE}\n");
+    let mut observer = Carrier::Veth.open(&bench.topology, LATE, Some(NUMBER), &remove);
+    let dns = isp(0, 53);
+    let forwarded = seen(&bench, &mut observer, Place::Client, dns);
+    assert_eq!(forwarded, PROBES, "what is known to be open");
+    assert_eq!(seen(&bench, &mut observer, Place::Host, dns), 0);
+
+    // Of another kind it does not.
+    let another = Carrier::Macvlan.open(&bench.topology, LATE, Some(NUMBER), &remove);
+    drop(observer);
+    let mut observer = another;
+    let forwarded = seen(&bench, &mut observer, Place::Client, dns);
+    assert_eq!(forwarded, 0, "control");
 }
 
 /// Asks the resolver in the tunnel; whether the kernel takes the question.

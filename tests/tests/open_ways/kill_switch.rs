@@ -1,21 +1,25 @@
 //! What the kill switch lets through because it has to, or cannot tell.
 
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
-use leakguard::lab::{Netns, WireGuard, address};
+use leakguard::lab::{Netns, WireGuard, address, output_within, wait_until};
 use leakguard_tests::{
-    Bench, ELSEWHERE, Origin, PacketSocket, Place, Transport, join_lan, kill_switch, write_config,
+    Bench, Carrier, ELSEWHERE, Origin, PacketSocket, Place, Transport, Volley, isp, join_lan,
+    kill_switch, write_config,
 };
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
+use nix::unistd::Pid;
 
 use crate::wire::{ETHERTYPE_IPV4, UDP, ethernet, ipv4, udp};
 use crate::{UPLINK, count};
 
-const CARRIER: SocketAddr = SocketAddr::new(
-    std::net::IpAddr::V4(address::VPN_SERVER_V4),
-    address::CARRIER_PORT,
-);
+const PATIENCE: Duration = Duration::from_secs(30);
+const CARRIER: SocketAddr =
+    SocketAddr::new(IpAddr::V4(address::VPN_SERVER_V4), address::CARRIER_PORT);
 
 fn engaged(lines: &str) -> (Bench, tempfile::NamedTempFile) {
     let mut bench = Bench::with_tunnel();
@@ -119,4 +123,65 @@ fn the_remote_of_a_tunnel_that_does_not_encrypt_is_exempt_by_lan_for_everybody()
         }
         bench.unprotect();
     }
+}
+
+/// Packets that wait in an uplink's queue have been judged.
+#[test]
+fn packets_that_wait_in_a_queue_leave_after_it_is_engaged() {
+    const QUEUED: usize = 60;
+    let mut bench = Bench::with_tunnel();
+    let mut limit = bench.topology.host().command("tc");
+    // 100 kB a second, and room for all.
+    let shape = "qdisc replace dev eth0 root tbf rate 160kbit burst 2000 limit 1000000";
+    limit.args(shape.split(' '));
+    assert!(output_within(limit, PATIENCE).unwrap().status.success());
+    let target: SocketAddr = ELSEWHERE[0].parse().unwrap();
+    let socket = bench.origin(Place::Host).udp(target.ip());
+    let filler = [b'.'; 1200];
+    for _ in 0..QUEUED {
+        socket.send_to(&filler, target).unwrap();
+    }
+    socket.send_to(b"the last of the queue", target).unwrap();
+    let config = write_config(&kill_switch("always", ""));
+    bench.protect(&["--config", config.path().to_str().unwrap()]);
+    let refused = socket.send_to(b"of now", target).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::PermissionDenied, "control");
+    let before = bench.observer.drain().unwrap();
+    assert_eq!(
+        count(&before, b"the last of the queue"),
+        0,
+        "control: it waits"
+    );
+    let waited = bench
+        .observer
+        .wait_for(PATIENCE, |frame| frame.ends_with(b"the last of the queue"));
+    assert!(waited.is_ok(), "{waited:?}");
+}
+
+/// The second net cannot know whether the switch is engaged, so it drops what it has to if it is.
+#[test]
+fn forwarded_packets_over_a_new_uplink_are_dropped_until_it_is_covered() {
+    let mut bench = Bench::with_tunnel();
+    let config =
+        write_config(&kill_switch("tunnel-down", "").replace("198.51.100.53", "192.0.2.1"));
+    bench.protect(&["--config", config.path().to_str().unwrap()]);
+    let target = isp(0, 443);
+    let forwarded = bench.seen(Place::Client, Transport::Udp, target, 5);
+    assert_eq!(forwarded, 5, "control: it is not engaged");
+    let pid = Pid::from_raw(bench.agent().pid().cast_signed());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let mut observer = Carrier::Veth.open(&bench.topology, "late0", None, "");
+    let mut seen = |bench: &Bench, place: Place| {
+        let volley = Volley::send(bench.origin(place), Transport::Udp, target, 5);
+        // The fence is forwarded too: it comes by the host's own way.
+        let frames = observer.drain_past_fence(bench.netns(Place::Host)).unwrap();
+        volley.seen(&frames)
+    };
+    assert_eq!(seen(&bench, Place::Client), 0, "although it is not engaged");
+    kill(pid, Signal::SIGCONT).unwrap();
+    wait_until("the uplink is covered", PATIENCE, || {
+        Ok(seen(&bench, Place::Client) == 5)
+    })
+    .unwrap();
+    assert_eq!(seen(&bench, Place::Host), 5);
 }

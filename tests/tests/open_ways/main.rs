@@ -10,6 +10,7 @@ mod device;
 mod encapsulated;
 mod https;
 mod kill_switch;
+mod root;
 mod wire;
 
 use leakguard::lab::Topology;

@@ -1,0 +1,77 @@
+//! What root can undo.
+
+use std::ffi::CString;
+use std::mem::offset_of;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use leakguard::kernel::pins::Pins;
+use leakguard::lab::wait_until;
+use leakguard_common::abi::Settings;
+use leakguard_tests::{Bench, Place, Transport, isp};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const PROBES: usize = 10;
+/// Several times the five seconds after which the agent reads everything back.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Writes a word into the only value of a pinned map.
+fn write_word(pin: &Path, offset: usize, word: u32) {
+    const LOOKUP: libc::c_long = 1;
+    const UPDATE: libc::c_long = 2;
+    const OBJ_GET: libc::c_long = 7;
+    let bpf = |command: libc::c_long, attributes: &[u64; 16]| {
+        // SAFETY: as many bytes as are said; what they point to is live, and has room for the value.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                command,
+                attributes.as_ptr(),
+                size_of_val(attributes),
+            )
+        };
+        i32::try_from(Errno::result(result).unwrap()).unwrap()
+    };
+    let path = CString::new(pin.as_os_str().as_bytes()).unwrap();
+    let mut attributes = [0; 16];
+    attributes[0] = path.as_ptr() as u64;
+    let map = bpf(OBJ_GET, &attributes);
+    // SAFETY: the kernel has just made it, and nobody else knows it.
+    let map = unsafe { OwnedFd::from_raw_fd(map) };
+    let key = 0_u32;
+    let mut value = [0_u8; 4096];
+    let mut element = [0; 16];
+    element[0] = u64::from(map.as_raw_fd().unsigned_abs());
+    element[1] = (&raw const key) as u64;
+    element[2] = value.as_mut_ptr() as u64;
+    bpf(LOOKUP, &element);
+    value[offset..offset + 4].copy_from_slice(&word.to_ne_bytes());
+    bpf(UPDATE, &element);
+}
+
+/// The row "changing roles or settings in the maps".
+#[test]
+fn settings_that_are_changed_in_the_map_hold_until_an_agent_looks() {
+    let mut bench = Bench::new();
+    bench.protect(&[]);
+    let dns = |bench: &mut Bench| bench.seen(Place::Host, Transport::Udp, isp(0, 53), PROBES);
+    assert_eq!(dns(&mut bench), 0, "control");
+    let pid = Pid::from_raw(bench.agent().pid().cast_signed());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let pin = Pins::at(bench.bpffs.path()).map("SETTINGS");
+    write_word(&pin, offset_of!(Settings, mode), Settings::OBSERVE);
+    assert_eq!(dns(&mut bench), PROBES, "what is known to be open");
+    let status = bench.agent().status_json().unwrap();
+    assert_eq!(status["mode"], "observe", "{status}");
+    kill(pid, Signal::SIGCONT).unwrap();
+    wait_until("it is put back", LIMIT, || {
+        Ok(bench.agent().status_json()?["mode"] == "enforce")
+    })
+    .unwrap();
+    assert_eq!(dns(&mut bench), 0);
+}
