@@ -2,13 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
+use std::fs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use leakguard::lab::{Query, Resolver, WHO_NAME, output_within};
+use leakguard::lab::{LAB_NAME, Query, Resolver, WHO_NAME, output_within};
 use leakguard_tests::{Bench, Place, connect, isp};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -49,46 +51,78 @@ fn a_connection_off_the_tunnel_hangs_and_a_datagram_fails_at_once() {
     }
 }
 
-/// Resolves a name by glibc, which is told of this resolver with a time-out of ten seconds.
-fn glibc(bench: &Bench, resolver: &str) -> (bool, Duration) {
+/// What the host's `resolv.conf` says of time.
+const TIME_OUT: Duration = Duration::from_secs(5);
+
+/// Runs a program that resolves a name by its C library, which is told of this resolver; says whether it has, and how
+/// long that took.
+fn resolves(bench: &Bench, resolver: &str, program: &[&str]) -> (bool, Duration) {
     const SCRIPT: &str = r#"
-printf 'nameserver %s\noptions timeout:10 attempts:1\n' "$1" >"$2/resolv.conf"
+printf 'nameserver %s\noptions timeout:5 attempts:1\n' "$1" >"$2/resolv.conf"
 resolv=$(readlink -m /etc/resolv.conf)
 [ -e "$resolv" ] || { mount -t tmpfs tmpfs "${resolv%/*}" && : >"$resolv"; }
 mount --bind "$2/resolv.conf" "$resolv"
 printf 'hosts: dns\n' >"$2/nsswitch.conf"
 mount --bind "$2/nsswitch.conf" /etc/nsswitch.conf
-exec getent ahostsv4 www.lab.test
+shift 2
+exec "$@"
 "#;
     let scratch = tempfile::tempdir().unwrap();
     let mut command: Command = bench.topology.host().command("unshare");
     bench.cgroup.attach(&mut command);
     command
         .args(["--mount", "sh", "-ec", SCRIPT, "sh", resolver])
-        .arg(scratch.path());
+        .arg(scratch.path())
+        .args(program);
     let started = Instant::now();
     let output = output_within(command, LIMIT).unwrap();
     (output.status.success(), started.elapsed())
 }
 
+/// A program that resolves a name with musl's resolver.
+fn musl_program(directory: &Path) -> String {
+    const SOURCE: &str = r"
+#include <netdb.h>
+int main(int argc, char **argv) {
+    struct addrinfo *found;
+    return getaddrinfo(argv[1], 0, 0, &found) != 0;
+}
+";
+    let (source, program) = (directory.join("musl.c"), directory.join("musl"));
+    fs::write(&source, SOURCE).unwrap();
+    let mut compile = Command::new("musl-gcc");
+    compile.arg("-static").arg("-o").arg(&program).arg(&source);
+    let output = output_within(compile, LIMIT).unwrap();
+    assert!(output.status.success(), "{output:?}");
+    program.to_str().unwrap().to_owned()
+}
+
 #[test]
-fn dig_waits_for_its_time_out_and_glibc_fails_at_once() {
+fn dig_and_musl_wait_for_their_time_outs_and_glibc_fails_at_once() {
     let mut bench = Bench::new();
     let server = isp(0, 53).ip();
     let _resolver = Resolver::new(bench.topology.isp(), "isp").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let musl = musl_program(directory.path());
     let dig = |bench: &Bench| {
         let query = Query::new(server, WHO_NAME, "TXT").timeout(WHILE);
         let started = Instant::now();
         let lookup = query.run(bench.topology.host(), Some(&bench.cgroup));
         (lookup.unwrap().is("isp"), started.elapsed())
     };
+    let libraries = |bench: &Bench| {
+        [&["getent", "ahosts", LAB_NAME], &[&*musl, LAB_NAME, ""][..]]
+            .map(|program| resolves(bench, &server.to_string(), program))
+    };
     assert!(dig(&bench).0, "control");
-    assert!(glibc(&bench, &server.to_string()).0, "control");
+    for (answered, elapsed) in libraries(&bench) {
+        assert!(answered && elapsed < TIME_OUT, "control: {elapsed:?}");
+    }
     bench.protect(&[]);
     // The host's resolv.conf is as it was, and names a resolver that is not reached.
     let (answered, elapsed) = dig(&bench);
     assert!(!answered && elapsed >= WHILE, "dig: {elapsed:?}");
-    let (answered, elapsed) = glibc(&bench, &server.to_string());
-    let limit = Duration::from_secs(5);
-    assert!(!answered && elapsed < limit, "glibc: {elapsed:?}");
+    let [(by_glibc, of_glibc), (by_musl, of_musl)] = libraries(&bench);
+    assert!(!by_glibc && of_glibc < TIME_OUT, "glibc: {of_glibc:?}");
+    assert!(!by_musl && of_musl >= TIME_OUT, "musl: {of_musl:?}");
 }

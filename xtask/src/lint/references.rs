@@ -84,8 +84,8 @@ fn findings_in(text: &str, bullets: bool, has_test: impl Fn(&str, &str) -> bool)
 /// The tests that a text names, as file and function: `file.rs::name` between backticks.
 fn references(text: &str) -> impl Iterator<Item = (&str, &str)> {
     text.split('`')
+        .filter(|word| word.contains(".rs::"))
         .filter_map(|word| word.split_once("::"))
-        .filter(|(file, _)| file.ends_with(".rs"))
 }
 
 #[cfg(test)]
