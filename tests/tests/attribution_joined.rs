@@ -2,37 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
-use std::fs;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use leakguard::lab::{Netns, Resolver, output_within};
-use leakguard_tests::{Bench, Podman, isp};
-
-/// How long anything that has to happen may take.
-const LIMIT: Duration = Duration::from_secs(20);
+use leakguard::lab::{Netns, Resolver};
+use leakguard_tests::{Bench, Podman, isp, musl_program};
 
 /// Runs a program in a namespace, with a resolver of its own in `/etc/resolv.conf`.
 fn with_resolver(bench: &Bench, netns: &Netns, resolver: &str, program: &[&str]) -> Command {
-    const SCRIPT: &str = r#"
-printf 'nameserver %s\noptions timeout:1 attempts:1\n' "$1" >"$2/resolv.conf"
-resolv=$(readlink -m /etc/resolv.conf)
-[ -e "$resolv" ] || { mount -t tmpfs tmpfs "${resolv%/*}" && : >"$resolv"; }
-mount --bind "$2/resolv.conf" "$resolv"
-printf 'hosts: dns\n' >"$2/nsswitch.conf"
-mount --bind "$2/nsswitch.conf" /etc/nsswitch.conf
-shift 2
-exec "$@"
-"#;
-    let scratch = tempfile::tempdir().unwrap().keep();
-    let mut command = netns.command("unshare");
-    bench.cgroup.attach(&mut command);
+    let second = Duration::from_secs(1);
+    let mut command = leakguard_tests::with_resolver(bench, netns, resolver, second, program);
     command
-        .args(["--mount", "sh", "-ec", SCRIPT, "sh", resolver])
-        .arg(scratch)
-        .args(program)
         .env("GODEBUG", "netdns=go")
         .stdout(Stdio::null())
         .stderr(Stdio::null());
@@ -69,24 +50,6 @@ fn who_asked_a_local_resolver_is_named_as_inferred() {
         client.wait().unwrap();
     }
     drop((stub, upstream));
-}
-
-/// A program that resolves a name with musl's resolver.
-fn musl_program(directory: &Path) -> PathBuf {
-    const SOURCE: &str = r"
-#include <netdb.h>
-int main(int argc, char **argv) {
-    struct addrinfo *found;
-    return getaddrinfo(argv[1], 0, 0, &found) != 0;
-}
-";
-    let (source, program) = (directory.join("musl.c"), directory.join("musl-resolver"));
-    fs::write(&source, SOURCE).unwrap();
-    let mut compile = Command::new("musl-gcc");
-    compile.arg("-static").arg("-o").arg(&program).arg(&source);
-    let output = output_within(compile, LIMIT).unwrap();
-    assert!(output.status.success(), "{output:?}");
-    program
 }
 
 #[test]

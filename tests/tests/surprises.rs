@@ -2,16 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
-use std::fs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
-use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use leakguard::lab::{LAB_NAME, Query, Resolver, WHO_NAME, output_within};
-use leakguard_tests::{Bench, Place, connect, isp};
+use leakguard_tests::{Bench, Place, connect, isp, musl_program, with_resolver};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -57,44 +54,11 @@ const TIME_OUT: Duration = Duration::from_secs(5);
 /// Runs a program that resolves a name by its C library, which is told of this resolver; says whether it has, and how
 /// long that took.
 fn resolves(bench: &Bench, resolver: &str, program: &[&str]) -> (bool, Duration) {
-    const SCRIPT: &str = r#"
-printf 'nameserver %s\noptions timeout:5 attempts:1\n' "$1" >"$2/resolv.conf"
-resolv=$(readlink -m /etc/resolv.conf)
-[ -e "$resolv" ] || { mount -t tmpfs tmpfs "${resolv%/*}" && : >"$resolv"; }
-mount --bind "$2/resolv.conf" "$resolv"
-printf 'hosts: dns\n' >"$2/nsswitch.conf"
-mount --bind "$2/nsswitch.conf" /etc/nsswitch.conf
-shift 2
-exec "$@"
-"#;
-    let scratch = tempfile::tempdir().unwrap();
-    let mut command: Command = bench.topology.host().command("unshare");
-    bench.cgroup.attach(&mut command);
-    command
-        .args(["--mount", "sh", "-ec", SCRIPT, "sh", resolver])
-        .arg(scratch.path())
-        .args(program);
+    let host = bench.topology.host();
+    let command = with_resolver(bench, host, resolver, TIME_OUT, program);
     let started = Instant::now();
     let output = output_within(command, LIMIT).unwrap();
     (output.status.success(), started.elapsed())
-}
-
-/// A program that resolves a name with musl's resolver.
-fn musl_program(directory: &Path) -> String {
-    const SOURCE: &str = r"
-#include <netdb.h>
-int main(int argc, char **argv) {
-    struct addrinfo *found;
-    return getaddrinfo(argv[1], 0, 0, &found) != 0;
-}
-";
-    let (source, program) = (directory.join("musl.c"), directory.join("musl"));
-    fs::write(&source, SOURCE).unwrap();
-    let mut compile = Command::new("musl-gcc");
-    compile.arg("-static").arg("-o").arg(&program).arg(&source);
-    let output = output_within(compile, LIMIT).unwrap();
-    assert!(output.status.success(), "{output:?}");
-    program.to_str().unwrap().to_owned()
 }
 
 #[test]
@@ -104,6 +68,7 @@ fn dig_and_musl_wait_for_their_time_outs_and_glibc_fails_at_once() {
     let _resolver = Resolver::new(bench.topology.isp(), "isp").unwrap();
     let directory = tempfile::tempdir().unwrap();
     let musl = musl_program(directory.path());
+    let musl = musl.to_str().unwrap();
     let dig = |bench: &Bench| {
         let query = Query::new(server, WHO_NAME, "TXT").timeout(WHILE);
         let started = Instant::now();
@@ -111,8 +76,8 @@ fn dig_and_musl_wait_for_their_time_outs_and_glibc_fails_at_once() {
         (lookup.unwrap().is("isp"), started.elapsed())
     };
     let libraries = |bench: &Bench| {
-        [&["getent", "ahosts", LAB_NAME], &[&*musl, LAB_NAME, ""][..]]
-            .map(|program| resolves(bench, &server.to_string(), program))
+        [vec!["getent", "ahosts", LAB_NAME], vec![musl, LAB_NAME]]
+            .map(|program| resolves(bench, &server.to_string(), &program))
     };
     assert!(dig(&bench).0, "control");
     for (answered, elapsed) in libraries(&bench) {
