@@ -178,7 +178,7 @@ fn settings_of_zeroes_block_every_class() {
         exemptions: 0,
         options: 0,
         packet_sockets: Settings::DENY_NEW,
-        rate_per_key: 10,
+        rate_per_key: 0,
     };
     assert_eq!(zeroed, Settings::default());
     for (blocked, ClassPorts { port, udp, .. }) in known_by_port() {

@@ -120,8 +120,8 @@ fn malformed_toml_is_refused_with_its_place() {
 fn wrong_settings_are_refused_with_their_place_and_what_is_allowed() {
     for (text, problem) in [
         (
-            "mode = 'enforce'\n[metrics]\n",
-            "2:2: unknown field `metrics`, expected one of `mode`, `on_exit`, `preflight`, `interfaces`, `dns`, `kill_switch`, `ipv6`, `hardening`",
+            "mode = 'enforce'\n[metric]\n",
+            "2:2: unknown field `metric`, expected one of `mode`, `on_exit`, `preflight`, `interfaces`, `dns`, `kill_switch`, `ipv6`, `hardening`, `events`, `metrics`",
         ),
         (
             "mode = 'audit'\n",

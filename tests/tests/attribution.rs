@@ -224,6 +224,23 @@ fn a_question_over_tcp_is_read_where_it_passes() {
 }
 
 #[test]
+fn questions_to_neighbours_are_read() {
+    let mut bench = Bench::new();
+    bench.protect(&[]);
+    for (group, class) in [([224, 0, 0, 251], "mdns"), ([224, 0, 0, 252], "llmnr")] {
+        let port = if class == "mdns" { 5353 } else { 5355 };
+        let target = SocketAddr::from((group, port));
+        let mut sender = Sender::prepare(&bench, "sendto", target);
+        let sent = sender.send();
+        let found = bench.await_packets(class, |event| event["reason"] == class);
+        for event in &found {
+            assert_eq!(event["process"]["pid"], sent.pid, "{event:#}");
+            assert_eq!(event["query"]["name"], sender.name, "{event:#}");
+        }
+    }
+}
+
+#[test]
 fn what_comes_from_elsewhere_is_unknown_rather_than_wrong() {
     let mut bench = Bench::new();
     bench.protect(&[]);

@@ -2,12 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
-use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use leakguard::lab::{Netns, Resolver};
+use leakguard::lab::{Daemon, Netns, Resolver, wait_until};
 use leakguard_tests::{Bench, Podman, isp, musl_program};
+
+/// How long anything that has to happen may take.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// Runs a program in a namespace, with a resolver of its own in `/etc/resolv.conf`.
 fn with_resolver(bench: &Bench, netns: &Netns, resolver: &str, program: &[&str]) -> Command {
@@ -20,36 +22,69 @@ fn with_resolver(bench: &Bench, netns: &Netns, resolver: &str, program: &[&str])
     command
 }
 
-#[test]
-fn who_asked_a_local_resolver_is_named_as_inferred() {
-    let mut bench = Bench::new();
-    let upstream = Resolver::new(bench.topology.isp(), "isp").unwrap();
-    let server: IpAddr = isp(0, 53).ip();
-    let stub = Resolver::forwarding(bench.topology.host(), &bench.cgroup, &[], &[server]).unwrap();
-    bench.protect(&[]);
+/// Asks a resolver at 127.0.0.1 in two ways, which asks the ISP's in vain; it has this name.
+fn who_asked_is_named(bench: &mut Bench, resolver: &str) {
     for program in ["getent", "dig"] {
-        let name = format!("{program}.stub.test.");
+        let name = format!("{program}.{resolver}.test.");
         let words: Vec<&str> = match program {
             "getent" => vec!["getent", "ahostsv4", &name],
             _ => vec!["dig", "+tries=1", "+timeout=1", &name],
         };
-        let mut client = with_resolver(&bench, bench.topology.host(), "127.0.0.1", &words)
+        let mut client = with_resolver(bench, bench.topology.host(), "127.0.0.1", &words)
             .spawn()
             .unwrap();
         let found = bench.await_packets(program, |event| event["query"]["name"] == name);
         for event in &found {
-            assert_eq!(event["process"]["name"], "unbound", "{event:#}");
+            assert_eq!(event["process"]["name"], resolver, "{event:#}");
             assert_eq!(event["process"]["attribution"], "sender", "{event:#}");
-            assert_eq!(event["client"]["process"]["name"], program, "{event:#}");
-            assert_eq!(event["client"]["process"]["pid"], client.id(), "{event:#}");
-            assert_eq!(
-                event["client"]["process"]["attribution"], "inferred",
-                "{event:#}"
-            );
+            let by = &event["client"]["process"];
+            assert_eq!(by["name"], program, "{event:#}");
+            assert_eq!(by["pid"], client.id(), "{event:#}");
+            assert_eq!(by["attribution"], "inferred", "{event:#}");
         }
         client.wait().unwrap();
     }
-    drop((stub, upstream));
+}
+
+#[test]
+fn who_asked_unbound_is_named_as_inferred() {
+    let mut bench = Bench::new();
+    let _upstream = Resolver::new(bench.topology.isp(), "isp").unwrap();
+    let server = isp(0, 53).ip();
+    let _unbound =
+        Resolver::forwarding(bench.topology.host(), &bench.cgroup, &[], &[server]).unwrap();
+    bench.protect(&[]);
+    who_asked_is_named(&mut bench, "unbound");
+}
+
+#[test]
+fn who_asked_dnsmasq_is_named_as_inferred() {
+    let mut bench = Bench::new();
+    bench.protect(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    let mut dnsmasq = bench.topology.host().command("dnsmasq");
+    bench.cgroup.attach(&mut dnsmasq);
+    dnsmasq
+        .args([
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--no-resolv",
+        ])
+        .args([
+            "--no-hosts",
+            "--user=root",
+            "--pid-file",
+            "--log-facility=-",
+        ])
+        .args(["--bind-interfaces", "--listen-address=127.0.0.1"])
+        .arg(format!("--server={}", isp(0, 53).ip()));
+    let mut dnsmasq = Daemon::start(dnsmasq, directory.path()).unwrap();
+    wait_until("dnsmasq serves", LIMIT, || {
+        dnsmasq.check_running()?;
+        Ok(dnsmasq.stderr().contains("using nameserver"))
+    })
+    .unwrap();
+    who_asked_is_named(&mut bench, "dnsmasq");
 }
 
 #[test]

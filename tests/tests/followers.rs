@@ -11,7 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use device::{Device, PATIENCE, RunningAgent};
-use leakguard::lab::wait_until;
+use leakguard::lab::{Topology, wait_until};
+use leakguard_tests::agent_binary;
 use serde_json::Value;
 
 /// What the documentation promises.
@@ -27,19 +28,22 @@ fn ask(device: &Device, question: &[u8]) -> UnixStream {
     client
 }
 
-fn following(device: &Device) -> u64 {
-    device.status()["health"]["clients"]["following"]
-        .as_u64()
-        .unwrap()
+/// Unknown while the agent does not answer in time.
+fn following(device: &Device) -> Option<u64> {
+    device.status()["health"]["clients"]["following"].as_u64()
 }
 
 fn await_following(device: &Device, expected: usize) {
     let expected = u64::try_from(expected).unwrap();
     let waited = wait_until("all clients are known", PATIENCE, || {
-        Ok(following(device) == expected)
+        Ok(following(device) == Some(expected))
     });
     if waited.is_err() {
-        assert_eq!(following(device), expected, "clients that read events");
+        assert_eq!(
+            following(device),
+            Some(expected),
+            "clients that read events"
+        );
     }
 }
 
@@ -132,6 +136,41 @@ fn beyond_the_limit_a_follower_is_told_so_and_a_question_is_still_answered() {
     drop(clients);
     await_following(&device, 0);
     assert_eq!(device.leakguard(&["events"]).code, Some(0));
+}
+
+#[test]
+fn clients_leave_the_agent_the_descriptors_that_it_needs() {
+    const DESCRIPTORS: usize = 400;
+    let mut device = Device::new();
+    let limit = format!("--nofile={DESCRIPTORS}:{DESCRIPTORS}");
+    let binary = agent_binary();
+    let run = device.command(&["run", "--tunnel", device::TUNNEL]);
+    let mut command = device.host().command("prlimit");
+    command.arg(limit).arg(binary);
+    let own = run
+        .get_args()
+        .skip_while(|argument| *argument != "run")
+        .map(ToOwned::to_owned);
+    command.args(own);
+    let agent = RunningAgent::spawn(command, device.directory());
+    let agent = device.await_agent(agent);
+
+    let _clients: Vec<_> = (0..DESCRIPTORS).map(|_| ask(&device, QUESTION)).collect();
+    await_following(&device, DESCRIPTORS / 2);
+    let mut answer = String::new();
+    ask(&device, QUESTION).read_to_string(&mut answer).unwrap();
+    assert!(
+        answer.contains("200 clients read events already"),
+        "{answer}"
+    );
+    // It takes descriptors to change what is enforced, and to read it back.
+    let uplink = Topology::UPLINK;
+    device.leakguard(&["allow", "add", uplink]).ok();
+    assert_eq!(device.seen(3), (3, 3));
+    device.leakguard(&["allow", "remove", uplink]).ok();
+    assert_eq!(device.seen(3), (0, 0));
+    assert_eq!(device.status()["agent"], agent.pid());
+    assert_eq!(device.status()["level"], "full");
 }
 
 #[test]

@@ -160,6 +160,17 @@ fn rotated_files_come_in_any_order() {
     let html = String::from_utf8(output.stdout).unwrap();
     assert!(html.contains("The record is complete"), "{html}");
 
+    // By a pipe, as a shell's `<(zcat …)` is one.
+    let mut shell = Command::new("bash");
+    shell
+        .arg("-c")
+        .arg("\"$0\" report <(cat \"$1\") -o -")
+        .arg(agent_binary())
+        .arg(&old);
+    let output = output_within(shell, PATIENCE).unwrap();
+    let html = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text_of(&html, "events"), "3");
+
     let output = report(&[&new, "/nonexistent/file", "-o", "-"]);
     assert_eq!(output.status.code(), Some(1));
     let error = String::from_utf8(output.stderr).unwrap();

@@ -1,8 +1,8 @@
 //! `cargo xtask build`: the agent with its kernel programs embedded.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{fs, path::PathBuf, process::ExitCode};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     report::say,
@@ -12,7 +12,7 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Optimise, and leave the kernel programs' logging out.
+    /// Optimise, as for installing.
     #[arg(long)]
     release: bool,
 }
@@ -44,17 +44,19 @@ pub(crate) fn agent(release: bool) -> Result<PathBuf> {
 /// Builds the agent that stands in for the next version in the tests of an upgrade: another ABI, another layout.
 pub(crate) fn next_agent() -> Result<PathBuf> {
     say("build", "leakguard with the next ABI (debug)");
-    // In a directory of its own: nobody must find it where the real one is expected.
-    let target_dir = Metadata::load()?.target_dir()?.join("next-abi");
+    // Beside the real one, with which it shares what both depend on.
     workspace::cargo("build")
         .args(["--locked", "--package=leakguard", "--bin=leakguard"])
         .arg("--features=next-abi")
-        .arg("--target-dir")
-        .arg(&target_dir)
-        .env("CARGO_PROFILE_DEV_DEBUG", "false")
-        .env("CARGO_PROFILE_DEV_INCREMENTAL", "false")
         .run()?;
-    check(target_dir.join("debug/leakguard"))
+    let target_dir = Metadata::load()?.target_dir()?;
+    let built = check(target_dir.join("debug/leakguard"))?;
+    let binary = target_dir.join("next-abi/leakguard");
+    // Nobody must find it where the real one is expected.
+    fs::create_dir_all(target_dir.join("next-abi"))
+        .and_then(|()| fs::rename(&built, &binary))
+        .with_context(|| format!("cannot put {} away", built.display()))?;
+    check(binary)
 }
 
 fn check(binary: PathBuf) -> Result<PathBuf> {

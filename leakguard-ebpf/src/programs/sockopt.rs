@@ -89,7 +89,7 @@ fn judge(
         1,
     );
     write(1, |event| {
-        describe(event, option, &decision, settings, sign)
+        describe(event, option, &decision, settings, sign);
     });
     if matches!(decision.verdict, Verdict::Drop) {
         REFUSE

@@ -5,7 +5,7 @@ use pcap_parser::traits::{PcapNGPacketBlock as _, PcapReaderIterator as _};
 use pcap_parser::{PcapBlockOwned, PcapNGReader};
 
 use super::*;
-use crate::event::{Container, PacketKind, Process, Query, VERSION};
+use crate::event::{Container, example, process};
 
 /// A question for `example.com A` in a UDP datagram.
 const DATAGRAM: &[u8] =
@@ -13,49 +13,15 @@ const DATAGRAM: &[u8] =
 
 fn event() -> Event {
     Event {
-        v: VERSION,
-        seq: 41,
-        time: "2026-11-23T10:00:00.123456789Z".into(),
-        kind: PacketKind::Packet,
-        verdict: "drop".into(),
-        reason: "dns".into(),
-        hook: "cgroup_skb".into(),
-        interface: InterfaceRef {
-            index: 2,
-            name: Some("eth0".into()),
-            role: "uplink".into(),
-        },
-        netns: "host".into(),
-        family: "ipv4".into(),
-        protocol: "udp".into(),
-        source: "192.0.2.10:40112".into(),
-        destination: "8.8.8.8:53".into(),
-        encapsulation: None,
-        length: 57,
-        query: Some(Query {
-            name: "example.com.".into(),
-            kind: "A".into(),
-        }),
-        option: None,
-        packets: 1,
-        process: Some(Process {
-            pid: Some(4242),
-            name: Some("di\ng".into()),
-            exe: Some("/usr/bin/dig".into()),
-            cmdline: None,
-            uid: 1000,
-            user: Some("alice".into()),
-            attribution: None,
-        }),
-        cgroup: None,
+        process: process("di\ng"),
         unit: Some("app.service".into()),
         container: Some(Container {
             id: "0123abcd".into(),
             runtime: Some("podman".into()),
             pod: None,
         }),
-        client: None,
         suppressed: 3,
+        ..example()
     }
 }
 

@@ -1,6 +1,6 @@
 //! `leakguard report`: a page from recorded events.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -63,11 +63,13 @@ pub(super) fn run(args: &ReportArgs) -> anyhow::Result<Exit> {
 fn in_order(files: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     let mut dated = Vec::new();
     for file in files {
-        // Standard input cannot be looked at before it is read: it is what comes now, after what was before.
-        let begins = if file == Path::new("-") {
+        let reading = || format!("cannot read {}", file.display());
+        // A pipe cannot be looked at before it is read: what comes by it stays where it was given, behind the rest.
+        let is_pipe =
+            file == Path::new("-") || !fs::metadata(file).with_context(reading)?.is_file();
+        let begins = if is_pipe {
             None
         } else {
-            let reading = || format!("cannot read {}", file.display());
             let mut input = input(file).with_context(reading)?;
             if input.fill_buf().with_context(reading)?.starts_with(&GZIP) {
                 return Err(anyhow!(

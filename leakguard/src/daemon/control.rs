@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use leakguard_common::abi::Role;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::geteuid;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader as AsyncReader};
@@ -33,11 +34,12 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// How long a client waits to learn whether an agent is there at all.
 const HELLO_LIMIT: Duration = Duration::from_secs(1);
 
-/// The most clients at once that read events.
+/// The most clients at once that read events; less, where the agent may not have twice as many descriptors: those that
+/// enforce need some too.
 const MAX_FOLLOWERS: usize = 1024;
 
-/// The most clients at once: however many read events, there is room for those who have a short question.
-const MAX_CLIENTS: usize = MAX_FOLLOWERS + 64;
+/// How many clients there may be besides: however many read events, there is room for those who have a short question.
+const OTHERS: usize = 64;
 
 /// What the kernel may keep for a client that does not read (it doubles this); its default would add up.
 const SEND_BUFFER: usize = 32 * 1024;
@@ -176,10 +178,12 @@ pub(super) fn start(
                     }
                 };
                 let hub = Arc::new(Hub::new());
+                let most = most_followers();
                 let desk = Arc::new(Desk {
                     requests,
                     hub: Arc::clone(&hub),
-                    followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
+                    most,
+                    followers: Semaphore::new(most),
                     health,
                 });
                 tokio::select! {
@@ -201,16 +205,26 @@ pub(super) fn start(
 struct Desk {
     requests: mpsc::Sender<Request>,
     hub: Arc<Hub>,
-    followers: Arc<Semaphore>,
+    /// The most clients that may read events.
+    most: usize,
+    followers: Semaphore,
     health: Arc<Health>,
+}
+
+fn most_followers() -> usize {
+    let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    usize::try_from(descriptors / 2).map_or(MAX_FOLLOWERS, |half| half.min(MAX_FOLLOWERS))
 }
 
 async fn serve(listener: &UnixListener, desk: &Arc<Desk>) {
     let mut clients = JoinSet::new();
+    let most = desk.most + OTHERS;
+    let mut failing = false;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) if clients.len() < MAX_CLIENTS => {
+                Ok((stream, _)) if clients.len() < most => {
+                    failing = false;
                     let desk = Arc::clone(desk);
                     clients.spawn(async move {
                         if let Err(error) = converse(stream, &desk).await {
@@ -220,11 +234,14 @@ async fn serve(listener: &UnixListener, desk: &Arc<Desk>) {
                 }
                 Ok((stream, _)) => {
                     desk.health.client_refused();
-                    log::warn!("more than {MAX_CLIENTS} clients at once: refused one");
-                    turn_away(stream);
+                    log::debug!("more than {most} clients at once: refused one");
+                    turn_away(stream, most);
                 }
                 Err(error) => {
-                    log::error!("cannot accept a client: {error}");
+                    if !failing {
+                        log::error!("cannot accept clients: {error}");
+                    }
+                    failing = true;
                     // The cause may go away: those who are served now may leave.
                     sleep(ACCEPT_PAUSE).await;
                 }
@@ -239,10 +256,10 @@ async fn serve(listener: &UnixListener, desk: &Arc<Desk>) {
 }
 
 /// Tells a client that there is no room, without waiting for it.
-fn turn_away(stream: UnixStream) {
+fn turn_away(stream: UnixStream, most: usize) {
     let told = stream.into_std().and_then(|mut stream| {
         let mut line = serde_json::to_string(&refused(&format!(
-            "{MAX_CLIENTS} clients are served already; try again when one has gone"
+            "{most} clients are served already; try again when one has gone"
         )))?;
         line.push('\n');
         stream.write_all(line.as_bytes())
@@ -256,6 +273,7 @@ async fn converse(stream: UnixStream, desk: &Desk) -> io::Result<()> {
     let Desk {
         requests,
         hub,
+        most,
         followers,
         health,
     } = desk;
@@ -279,9 +297,9 @@ async fn converse(stream: UnixStream, desk: &Desk) -> io::Result<()> {
                 return Ok(());
             }
             health.client_refused();
-            log::warn!("more than {MAX_FOLLOWERS} clients read events: refused one");
+            log::debug!("more than {most} clients read events: refused one");
             refused(&format!(
-                "{MAX_FOLLOWERS} clients read events already; try again when one has gone"
+                "{most} clients read events already; try again when one has gone"
             ))
         }
         Ask::Allow { interface, allow } => {

@@ -2,6 +2,8 @@
 
 mod attribution;
 mod decode;
+#[cfg(test)]
+mod example;
 mod notice;
 mod query;
 mod suppressed;
@@ -11,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 pub use decode::{Decoder, Sequence, Undecodable, copied};
 pub(crate) use decode::{endpoint, protocol_name, protocol_number, read};
+#[cfg(test)]
+pub(crate) use example::{example, process};
 pub use notice::{Notice, NoticeKind};
 pub(crate) use query::first_question;
 pub use suppressed::{Suppressed, SuppressedKind, Suppressions};

@@ -104,53 +104,13 @@ impl fmt::Display for Event {
 
 #[cfg(test)]
 mod tests {
-    use crate::event::{
-        Attribution, Client, Container, Entry, Event, InterfaceRef, PacketKind, Process, Query,
-        VERSION,
-    };
+    use crate::event::{Attribution, Client, Container, Entry, Event, Process, example, process};
 
     #[test]
     fn a_line_names_what_matters() {
         let event = Event {
-            v: VERSION,
-            seq: 41,
-            time: "2026-11-23T10:00:00.123456789Z".into(),
-            kind: PacketKind::Packet,
-            verdict: "drop".into(),
-            reason: "dns".into(),
-            hook: "cgroup_skb".into(),
-            interface: InterfaceRef {
-                index: 2,
-                name: Some("eth0".into()),
-                role: "uplink".into(),
-            },
-            netns: "host".into(),
-            family: "ipv4".into(),
-            protocol: "udp".into(),
-            source: "192.0.2.10:40112".into(),
-            destination: "8.8.8.8:53".into(),
-            encapsulation: None,
-            length: 71,
-            query: Some(Query {
-                name: "example.com.".into(),
-                kind: "A".into(),
-            }),
-            process: Some(Process {
-                pid: Some(4242),
-                name: Some("dig\n".into()),
-                exe: Some("/usr/bin/dig".into()),
-                uid: 1000,
-                user: Some("alice".into()),
-                cmdline: None,
-                attribution: Some(Attribution::Sender),
-            }),
-            option: None,
-            packets: 1,
-            cgroup: None,
-            unit: None,
-            container: None,
-            client: None,
-            suppressed: 0,
+            process: process("dig\n"),
+            ..example()
         };
         assert_eq!(
             event.to_string(),

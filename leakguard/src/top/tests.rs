@@ -6,9 +6,7 @@ use ratatui::backend::TestBackend;
 
 use super::*;
 use crate::daemon::HealthReport;
-use crate::event::{
-    Container, Entry, Event, InterfaceRef, Notice, NoticeKind, PacketKind, Process, Query, VERSION,
-};
+use crate::event::{Container, Entry, Event, Notice, NoticeKind, Query, example, process};
 use crate::status::{EventCounts, InterfaceStatus, KillSwitch, Level, PacketCount, Status};
 
 /// Writes the pictures anew where it is set.
@@ -87,45 +85,13 @@ fn snapshot(seconds: u64, counts: &[(&'static str, &'static str, u64)]) -> Snaps
 
 fn event(seq: u64, name: &str, query: &str) -> Event {
     Event {
-        v: VERSION,
         seq,
-        time: "2026-11-23T10:00:00.123456789Z".into(),
-        kind: PacketKind::Packet,
-        verdict: "drop".into(),
-        reason: "dns".into(),
-        hook: "cgroup_skb".into(),
-        interface: InterfaceRef {
-            index: 2,
-            name: Some("eth0".into()),
-            role: "uplink".into(),
-        },
-        netns: "host".into(),
-        family: "ipv4".into(),
-        protocol: "udp".into(),
-        source: "192.0.2.10:40112".into(),
-        destination: "8.8.8.8:53".into(),
-        encapsulation: None,
-        length: 57,
         query: Some(Query {
             name: query.into(),
             kind: "A".into(),
         }),
-        option: None,
-        packets: 1,
-        process: Some(Process {
-            pid: Some(4242),
-            name: Some(name.into()),
-            exe: None,
-            cmdline: None,
-            uid: 1000,
-            user: Some("alice".into()),
-            attribution: None,
-        }),
-        cgroup: None,
-        unit: None,
-        container: None,
-        client: None,
-        suppressed: 0,
+        process: process(name),
+        ..example()
     }
 }
 

@@ -43,9 +43,9 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("dig", "bind9-dnsutils"),
     tool("dnsmasq", "dnsmasq-base"),
     tool("ip", "iproute2"),
-    tool("musl-gcc", "musl-tools"),
     // netavark calls it.
     tool("iptables", "iptables"),
+    tool("musl-gcc", "musl-tools"),
     tool("nft", "nftables"),
     tool("nsenter", "util-linux"),
     tool("openssl", "openssl"),
