@@ -12,7 +12,9 @@ use std::process::Output;
 use std::time::Duration;
 
 use leakguard::lab::{Netns, Query, WHO_NAME, WireGuard, address, output_within};
-use leakguard_tests::{Bench, Place, Transport, agent_binary, isp};
+use leakguard_tests::{
+    Bench, ELSEWHERE, Place, Transport, agent_binary, isp, kill_switch, write_config,
+};
 use recording::{PPP, RAW, Recording, pcap};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -409,6 +411,32 @@ fn what_no_program_judges_is_not_said_to_pass() {
     let said = explain(&bench, &late);
     assert_eq!(said.one("verdict"), "drop", "{:?}", said.packets);
     assert_eq!(said.one("hook"), "cgroup_skb", "{:?}", said.packets);
+}
+
+/// A known issue: without enforcement nobody looks at a tunnel's handshakes.
+#[test]
+fn without_enforcement_a_tunnel_that_is_up_is_vouched_for_whatever_its_handshakes() {
+    let mut bench = Bench::with_tunnel();
+    // The tunnel's handshakes cannot be seen: its control socket is in a mount namespace of its own.
+    let text = kill_switch("tunnel-down", "handshake_max = \"10s\"");
+    let config = write_config(&text);
+    let config = ["--config", config.path().to_str().unwrap()];
+    let packet = ["udp", ELSEWHERE[0]];
+    let asked = [&packet[..], &config, &["--tunnel", Bench::TUNNEL]].concat();
+    let said = explain(&bench, &asked);
+    assert_eq!(said.summary["basis"], "configuration", "{}", said.summary);
+    assert_eq!(said.one("verdict"), "pass", "{:?}", said.packets);
+    let host = bench.topology.host();
+    host.ip(&["link", "set", Bench::TUNNEL, "down"]).unwrap();
+    let said = explain(&bench, &asked);
+    assert_eq!(said.one("verdict"), "drop", "control: {:?}", said.packets);
+    let host = bench.topology.host();
+    host.ip(&["link", "set", Bench::TUNNEL, "up"]).unwrap();
+
+    bench.protect(&config);
+    let said = explain(&bench, &packet);
+    assert_eq!(said.summary["basis"], "enforced", "{}", said.summary);
+    assert_eq!(said.one("verdict"), "drop", "{:?}", said.packets);
 }
 
 /// A known issue: rules by source are not known, but a way out can be named.
