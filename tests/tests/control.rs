@@ -15,6 +15,7 @@ use std::thread;
 
 use device::{Device, PATIENCE, RunningAgent, TUNNEL};
 use leakguard::lab::{Bpffs, Topology, wait_until};
+use leakguard_tests::write_config;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -197,7 +198,9 @@ fn a_client_that_does_not_read_holds_up_nobody_and_is_told_what_it_missed() {
     /// More than the agent keeps for a client, and than a socket holds.
     const FLOOD: u64 = 12_000;
     let device = Device::new();
-    let agent = device.agent(&[]);
+    // Every packet is to have its event.
+    let config = write_config("[events]\nrate_per_key = 0\n");
+    let agent = device.agent(&["--config", config.path().to_str().unwrap()]);
     let stuck = follow(&device);
     let attentive = follow(&device);
     let [local, forwarded] = device.flood();

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use device::{Device, PATIENCE, RunningAgent};
 use leakguard::lab::{Topology, wait_until};
-use leakguard_tests::agent_binary;
+use leakguard_tests::{agent_binary, write_config};
 use serde_json::Value;
 
 /// What the documentation promises.
@@ -61,7 +61,9 @@ fn resident(agent: &RunningAgent) -> u64 {
 fn a_thousand_followers_each_get_every_event() {
     const PROBES: usize = 20;
     let mut device = Device::new();
-    let agent = device.agent(&[]);
+    // Every packet is to have its event.
+    let config = write_config("[events]\nrate_per_key = 0\n");
+    let agent = device.agent(&["--config", config.path().to_str().unwrap()]);
     let before = resident(&agent);
     let mut clients: Vec<_> = (0..MANY).map(|_| ask(&device, QUESTION)).collect();
     await_following(&device, MANY);
@@ -177,7 +179,9 @@ fn clients_leave_the_agent_the_descriptors_that_it_needs() {
 fn followers_that_never_read_cost_no_memory_that_grows_and_no_attention() {
     const FLOOD: u64 = 20_000;
     let mut device = Device::new();
-    let agent = device.agent(&[]);
+    // Every packet is to have its event.
+    let config = write_config("[events]\nrate_per_key = 0\n");
+    let agent = device.agent(&["--config", config.path().to_str().unwrap()]);
     let warm = device.flood();
     for flood in &warm {
         flood.go_on(2 * 4096);
