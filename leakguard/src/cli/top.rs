@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use ratatui::crossterm::event::{self, Event as Input, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::event::{
+    self, Event as Input, KeyCode, KeyEvent, KeyEventKind, KeyModifiers,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -132,37 +134,70 @@ fn show(
         let picture = stopped.as_ref().unwrap_or(model);
         screen.0.draw(|frame| draw(picture, frame))?;
         // Asked first: crossterm 0.29 reads without end from a terminal that is gone.
-        match await_key()? {
-            Waited::Gone => return Ok(()),
-            Waited::Key => {}
-            Waited::Nothing => continue,
+        let waited = await_key()?;
+        if waited == Waited::Gone {
+            return Ok(());
         }
-        if event::poll(Duration::ZERO)? {
-            // A change of the size needs no more than the next picture.
-            if let Input::Key(key) = event::read()?
-                && key.kind != KeyEventKind::Release
-            {
-                let control = key.modifiers.contains(KeyModifiers::CONTROL);
-                match key.code {
-                    KeyCode::Char('c') if control => return Ok(()),
-                    KeyCode::Char('q') | KeyCode::Esc => return Ok(()),
-                    KeyCode::Char('p' | ' ') => {
-                        model.toggle_pause();
-                        stopped = model.paused().then(|| model.clone());
-                    }
-                    KeyCode::Char('c') => model.clear(),
-                    KeyCode::Char('+') => set_pace(model, pace, model.interval() * 2),
-                    KeyCode::Char('-') => set_pace(model, pace, model.interval() / 2),
-                    #[cfg(debug_assertions)]
-                    KeyCode::F(12) => panicking(),
-                    _ => {}
+        let mut heard = false;
+        // Whatever there is: a change of the size that is left there is given in place of the next key.
+        while event::poll(Duration::ZERO)? {
+            heard = true;
+            let Input::Key(key) = event::read()? else {
+                // The next picture has the new size.
+                continue;
+            };
+            match wish(&key) {
+                Some(Wish::End) => return Ok(()),
+                Some(Wish::Pause) => {
+                    model.toggle_pause();
+                    stopped = model.paused().then(|| model.clone());
                 }
+                Some(Wish::Clear) => model.clear(),
+                Some(Wish::Slower) => set_pace(model, pace, model.interval() * 2),
+                Some(Wish::Faster) => set_pace(model, pace, model.interval() / 2),
+                #[cfg(debug_assertions)]
+                Some(Wish::Panic) => panicking(),
+                None => {}
             }
+        }
+        if waited == Waited::Key && !heard {
+            // crossterm has not noticed the key: it comes with the next one.
+            thread::sleep(TICK);
         }
     }
 }
 
+/// What a key stands for.
+enum Wish {
+    End,
+    Pause,
+    Clear,
+    Slower,
+    Faster,
+    #[cfg(debug_assertions)]
+    Panic,
+}
+
+fn wish(key: &KeyEvent) -> Option<Wish> {
+    if key.kind == KeyEventKind::Release {
+        return None;
+    }
+    let control = key.modifiers.contains(KeyModifiers::CONTROL);
+    match key.code {
+        KeyCode::Char('c') if control => Some(Wish::End),
+        KeyCode::Char('q') | KeyCode::Esc => Some(Wish::End),
+        KeyCode::Char('p' | ' ') => Some(Wish::Pause),
+        KeyCode::Char('c') => Some(Wish::Clear),
+        KeyCode::Char('+') => Some(Wish::Slower),
+        KeyCode::Char('-') => Some(Wish::Faster),
+        #[cfg(debug_assertions)]
+        KeyCode::F(12) => Some(Wish::Panic),
+        _ => None,
+    }
+}
+
 /// What came of waiting for a key.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Waited {
     Key,
     Nothing,

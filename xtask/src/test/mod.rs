@@ -28,7 +28,7 @@ const SOAK_LIMIT: Duration = Duration::from_mins(30);
 const PRIVILEGED_PACKAGE: &str = "leakguard-tests";
 
 /// Its test targets that depend on what the kernel has; they run on other kernels too (`cargo xtask vm`).
-const KERNEL_TARGETS: &[&str] = &["attribution", "kernel", "verdicts"];
+const KERNEL_TARGETS: &[&str] = &["attribution", "budgets", "kernel", "verdicts"];
 
 /// Those for what the machine's kernel need not have; they run on other kernels only (`cargo xtask vm`).
 const GUEST_TARGETS: &[&str] = &["carriers", "ipvlan"];

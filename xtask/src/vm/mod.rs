@@ -33,7 +33,7 @@ pub(crate) struct Args {
     /// [default: 6.1 6.12]
     #[arg(value_name = "KERNEL")]
     kernels: Vec<String>,
-    /// Run only this suite: attribution, kernel, verdicts, carriers or ipvlan
+    /// Run only this suite: attribution, budgets, kernel, verdicts, carriers or ipvlan
     #[arg(long, value_name = "NAME")]
     suite: Option<String>,
 }
