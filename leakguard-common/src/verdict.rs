@@ -250,6 +250,27 @@ pub fn deeper<B: PacketBytes + ?Sized>(
     if shows { Deeper::Payload } else { Deeper::No }
 }
 
+/// Decides about one packet by its headers alone, where nobody looks at the packet in it: what may carry one counts as
+/// malformed.
+#[inline(always)]
+pub fn decide_alone(
+    parsed: Result<(), ParseError>,
+    packet: &Packet,
+    hook: Hook,
+    settings: &Settings,
+    facts: &impl Facts,
+) -> Decision {
+    let decision = decide(parsed, packet, hook, settings, facts);
+    let may_hide = parsed.is_ok()
+        && !matches!(packet.fragment, Fragment::Later)
+        && may_carry(packet)
+        && !(matches!(hook, Hook::Tc) && facts.is_carrier(EndpointKey::of(packet)));
+    if decision.is_judged() || !may_hide {
+        return decision;
+    }
+    sentence(Reason::Malformed, settings, facts)
+}
+
 /// Decides about the packet in a packet, of which [`parse_inner`](crate::encapsulation::parse_inner) said `parsed`.
 #[inline(always)]
 pub fn decide_inner(

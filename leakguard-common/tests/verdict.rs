@@ -6,7 +6,7 @@ use leakguard_common::abi::{
     Class, ClassSet, Hook, MAX_EXTRA_PORTS, Reason, Role, Settings, Verdict,
 };
 use leakguard_common::packet::{Fragment, Packet, ParseError, has_ports, protocol};
-use leakguard_common::verdict::{ClassPorts, Decision, class, decide, ports};
+use leakguard_common::verdict::{ClassPorts, Decision, class, decide, decide_alone, ports};
 
 use self::facts::known;
 
@@ -312,5 +312,43 @@ fn a_packet_of_another_namespace_is_not_judged() {
         let decision = decide(truncated, &packet, hook, &settings, &known(|| None, false));
         assert!(!decision.is_judged());
         assert_eq!(decision.verdict, Verdict::Pass);
+    }
+}
+
+/// By headers alone nobody knows what is in a packet.
+#[test]
+fn what_may_carry_another_packet_is_dropped_where_nobody_looks_into_it() {
+    let settings = Settings::default();
+    let judged = |packet: &Packet, role, hook| {
+        decide_alone(Ok(()), packet, hook, &settings, &known(|| role, false))
+    };
+    for packet in [
+        to_port(protocol::GRE, 0),
+        to_port(protocol::IPV4, 0),
+        to_port(protocol::IPV6, 0),
+        to_port(protocol::UDP, 4789),
+        to_port(protocol::UDP, 6081),
+    ] {
+        for hook in HOOKS {
+            let decision = judged(&packet, Some(Role::Uplink), hook);
+            assert_eq!(decision.verdict, Verdict::Drop, "{packet:?}");
+            assert_eq!(decision.reason, Reason::Malformed, "{packet:?}");
+            for role in [Role::Tunnel, Role::Local] {
+                let decision = judged(&packet, Some(role), hook);
+                assert_eq!(decision.verdict, Verdict::Pass, "{packet:?}");
+            }
+            assert!(!judged(&packet, None, hook).is_judged(), "{packet:?}");
+        }
+    }
+    // The rest is judged as ever.
+    let uplink = |packet: &Packet| judged(packet, Some(Role::Uplink), Hook::Tc);
+    assert_eq!(uplink(&to_port(protocol::UDP, 53)).reason, Reason::Dns);
+    for packet in [
+        to_port(protocol::UDP, 443),
+        to_port(protocol::TCP, 4789),
+        to_port(ICMP, 0),
+        later_fragment(protocol::GRE),
+    ] {
+        assert!(!uplink(&packet).is_judged(), "{packet:?}");
     }
 }

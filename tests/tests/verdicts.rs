@@ -10,11 +10,12 @@ use std::collections::BTreeSet;
 
 use etherparse::{IpNumber, PacketBuilder};
 use leakguard::error::chain;
-use leakguard::kernel::object::{CgroupVariant, LINK_LAYERS, Loaded, Object, tc_program};
+use leakguard::kernel::object::{CgroupVariant, LINK_LAYERS, Loaded, Object};
 use leakguard::kernel::pins::Pins;
 use leakguard::kernel::{Enforcement, KernelError};
 use leakguard::lab::{Bpffs, Cgroup, Netns};
 use leakguard_common::abi::{Class, ClassSet, Settings};
+use leakguard_common::packet::LinkLayer;
 
 /// A fifth of the kernel's limit of 1,000,000, also with the log lines of a debug build.
 const MOST_INSTRUCTIONS: u32 = 200_000;
@@ -45,6 +46,15 @@ impl Fixture {
     }
 
     fn with<T: Send>(&self, settings: Settings, test: impl FnOnce(&Object, u32) -> T + Send) -> T {
+        self.with_variants(settings, &CgroupVariant::ALL, test)
+    }
+
+    fn with_variants<T: Send>(
+        &self,
+        settings: Settings,
+        variants: &[CgroupVariant],
+        test: impl FnOnce(&Object, u32) -> T + Send,
+    ) -> T {
         self.netns
             .run_in(|| {
                 let pins = Pins::at(self.bpffs.path());
@@ -54,7 +64,7 @@ impl Fixture {
                     .unwrap();
                 let uplink = nix::net::if_::if_nametoindex("up0").unwrap();
                 // A second load shares the pinned maps, and can be run without sending anything.
-                let object = Object::load(&pins).unwrap();
+                let object = Object::load_variants(&pins, variants).unwrap();
                 let result = test(&object, uplink);
                 enforcement.release().unwrap();
                 result
@@ -285,9 +295,20 @@ fn extra_port(port: u16) -> Settings {
 
 #[test]
 fn both_hooks_give_the_same_verdict() {
+    assert_same_verdicts(&CgroupVariant::ALL);
+}
+
+#[test]
+fn the_lean_programs_give_the_same_verdict() {
+    assert_same_verdicts(&[CgroupVariant::Lean]);
+}
+
+fn assert_same_verdicts(variants: &[CgroupVariant]) {
     let fixture = Fixture::new();
-    fixture.with(extra_port(8053), |object, uplink| {
+    fixture.with_variants(extra_port(8053), variants, |object, uplink| {
         let egress = object.variant().program();
+        let [tc_ethernet, tc_any] =
+            [LinkLayer::Ethernet, LinkLayer::Unknown].map(|link| object.variant().tc_program(link));
         for Case {
             name,
             packet,
@@ -305,18 +326,61 @@ fn both_hooks_give_the_same_verdict() {
             let expected = if blocked { TC_DROP } else { TC_NEXT };
             for tags in [&[][..], &[0x8100], &[0x88a8, 0x8100], &[0x8100; 4]] {
                 let framed = ethernet(&packet, tags);
-                let verdict = object.test_run("tc_ethernet", &framed, uplink).unwrap();
-                assert_eq!(
-                    verdict,
-                    expected,
-                    "tc_ethernet with {} tags: {name}",
-                    tags.len()
-                );
-                let verdict = object.test_run("tc_any", &framed, uplink).unwrap();
-                assert_eq!(verdict, expected, "tc_any with {} tags: {name}", tags.len());
+                for program in [tc_ethernet, tc_any] {
+                    let verdict = object.test_run(program, &framed, uplink).unwrap();
+                    assert_eq!(
+                        verdict,
+                        expected,
+                        "{program} with {} tags: {name}",
+                        tags.len()
+                    );
+                }
             }
         }
     });
+}
+
+/// Of a packet in a packet, they know nothing.
+#[test]
+fn the_lean_programs_drop_what_may_carry_others() {
+    let inner = udp(ipv4(), 443);
+    let mut carried = Vec::new();
+    for (protocol, head) in [
+        (IpNumber::IPV4, &[][..]),
+        // No flags, and IPv4 in it.
+        (IpNumber::GRE, &[0, 0, 8, 0]),
+    ] {
+        let mut packet = Vec::new();
+        let payload = [head, &inner].concat();
+        ipv4().write(&mut packet, protocol, &payload).unwrap();
+        carried.push(packet);
+    }
+    let frame = ethernet(&inner, &[]);
+    let mut packet = Vec::new();
+    let payload = [&[8, 0, 0, 0, 0, 0, 7, 0][..], &frame].concat();
+    ipv4()
+        .udp(40_000, 4789)
+        .write(&mut packet, &payload)
+        .unwrap();
+    carried.push(packet);
+    let fixture = Fixture::new();
+    for (variants, expected) in [
+        (&CgroupVariant::ALL[..], (CGROUP_PASS, TC_NEXT)),
+        (&[CgroupVariant::Lean], (CGROUP_DROP, TC_DROP)),
+    ] {
+        fixture.with_variants(Settings::default(), variants, |object, uplink| {
+            let variant = object.variant();
+            for packet in &carried {
+                let framed = ethernet(packet, &[]);
+                let run = |program| object.test_run(program, &framed, uplink).unwrap();
+                let verdicts = (
+                    run(variant.program()),
+                    run(variant.tc_program(LinkLayer::Ethernet)),
+                );
+                assert_eq!(verdicts, expected, "{packet:x?}");
+            }
+        });
+    }
 }
 
 #[test]
@@ -399,9 +463,12 @@ fn observe_mode_and_exempt_classes_let_packets_pass() {
 
 #[test]
 fn there_is_a_program_for_every_link_layer() {
-    let names: BTreeSet<_> = LINK_LAYERS.into_iter().map(tc_program).collect();
-    assert_eq!(names.len(), LINK_LAYERS.len(), "one of its own: {names:?}");
     Fixture::new().with(Settings::default(), |object, _| {
+        let names: BTreeSet<_> = LINK_LAYERS
+            .into_iter()
+            .map(|link| object.variant().tc_program(link))
+            .collect();
+        assert_eq!(names.len(), LINK_LAYERS.len(), "one of its own: {names:?}");
         let loaded: BTreeSet<_> = object.loaded().iter().map(|program| program.name).collect();
         assert!(names.is_subset(&loaded), "{names:?} of {loaded:?}");
     });

@@ -7,7 +7,7 @@ use leakguard_common::abi::{Hook, LOOPBACK_IFINDEX, Role, Settings};
 use leakguard_common::packet::{LinkLayer, Packet, protocol};
 
 use super::context::Skb;
-use super::gate::{self, Gate, judge, steps};
+use super::gate::{self, Gate, Steps, judge, judge_alone, steps};
 use super::maps::{LOCALS, TUNNELS};
 use super::netns;
 
@@ -22,6 +22,12 @@ pub(super) fn egress_cookie(context: SkBuffContext) -> i32 {
 #[cgroup_skb(egress)]
 pub(super) fn egress_inode(context: SkBuffContext) -> i32 {
     judge::<ByInode>(Skb::new(context.skb.skb))
+}
+
+/// For kernels that refuse both of those: by headers alone.
+#[cgroup_skb(egress)]
+pub(super) fn egress_lean(context: SkBuffContext) -> i32 {
+    judge_alone::<ByInode>(Skb::new(context.skb.skb))
 }
 
 /// How a variant recognises the managed namespace, and what it can say of the sender.
@@ -86,9 +92,9 @@ macro_rules! egress {
             fn netns_cookie(skb: Skb) -> u64 {
                 <$gate as Identity>::netns_cookie(skb)
             }
-
-            steps!($gate, $($step),+);
         }
+
+        steps!($gate, $($step),+);
     };
 }
 

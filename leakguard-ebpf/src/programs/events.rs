@@ -34,6 +34,14 @@ impl Report<'_> {
         }
     }
 
+    /// Writes an event, however many there were of the same, or counts that it was lost.
+    #[inline(always)]
+    pub(super) fn tell_anyway(&self) {
+        write(u64::from(self.skb.segments()), |event| {
+            self.describe(event, Told::UNLIMITED);
+        });
+    }
+
     /// Writes a question that passes where user space can look it up. It is woken only before it would be too late.
     #[inline(always)]
     pub(super) fn note(&self) {

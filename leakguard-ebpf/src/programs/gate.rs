@@ -10,7 +10,7 @@ use leakguard_common::counter::Series;
 use leakguard_common::encapsulation::{Inner, find_inner, parse_inner};
 use leakguard_common::packet::{LinkLayer, Packet, ParseError, parse};
 use leakguard_common::verdict::{
-    Decision, Deeper, decide, decide_inner, decide_payload, deeper, is_elsewhere,
+    Decision, Deeper, decide, decide_alone, decide_inner, decide_payload, deeper, is_elsewhere,
 };
 
 use super::context::Skb;
@@ -41,7 +41,10 @@ pub(super) trait Gate {
 
     /// The cookie of the sender's namespace; 0 if it is not known.
     fn netns_cookie(skb: Skb) -> u64;
+}
 
+/// The steps of a gate.
+pub(super) trait Steps: Gate {
     /// [`headers`] as a global function.
     fn headers(skb: *mut __sk_buff, packet: *mut Packet) -> u64;
 
@@ -55,47 +58,53 @@ pub(super) trait Gate {
     fn conclude(skb: *mut __sk_buff, packet: *const Packet, found: u64) -> u64;
 }
 
-/// The steps of a gate, as methods that call global functions of these names.
+/// The steps of a gate, which call global functions of these names.
 macro_rules! steps {
     ($gate:ty, $headers:ident, $inside:ident, $payload:ident, $conclude:ident) => {
-        #[inline(always)]
-        fn headers(skb: *mut __sk_buff, packet: *mut Packet) -> u64 {
-            #[unsafe(no_mangle)]
-            #[inline(never)]
-            extern "C" fn $headers(skb: *mut __sk_buff, packet: *mut Packet) -> u64 {
-                gate::headers::<$gate>(Skb::new(skb), packet)
+        impl Steps for $gate {
+            #[inline(always)]
+            fn headers(skb: *mut __sk_buff, packet: *mut Packet) -> u64 {
+                #[unsafe(no_mangle)]
+                #[inline(never)]
+                extern "C" fn $headers(skb: *mut __sk_buff, packet: *mut Packet) -> u64 {
+                    gate::headers::<$gate>(Skb::new(skb), packet)
+                }
+                $headers(skb, packet)
             }
-            $headers(skb, packet)
-        }
 
-        #[inline(always)]
-        fn inside(skb: *mut __sk_buff, packet: *mut Packet, found: u64) -> u64 {
-            #[unsafe(no_mangle)]
-            #[inline(never)]
-            extern "C" fn $inside(skb: *mut __sk_buff, packet: *mut Packet, found: u64) -> u64 {
-                gate::inside::<$gate>(Skb::new(skb), packet, found)
+            #[inline(always)]
+            fn inside(skb: *mut __sk_buff, packet: *mut Packet, found: u64) -> u64 {
+                #[unsafe(no_mangle)]
+                #[inline(never)]
+                extern "C" fn $inside(skb: *mut __sk_buff, packet: *mut Packet, found: u64) -> u64 {
+                    gate::inside::<$gate>(Skb::new(skb), packet, found)
+                }
+                $inside(skb, packet, found)
             }
-            $inside(skb, packet, found)
-        }
 
-        #[inline(always)]
-        fn payload(skb: *mut __sk_buff, packet: *const Packet) -> u64 {
-            #[unsafe(no_mangle)]
-            #[inline(never)]
-            extern "C" fn $payload(skb: *mut __sk_buff, packet: *const Packet) -> u64 {
-                gate::payload::<$gate>(Skb::new(skb), packet)
+            #[inline(always)]
+            fn payload(skb: *mut __sk_buff, packet: *const Packet) -> u64 {
+                #[unsafe(no_mangle)]
+                #[inline(never)]
+                extern "C" fn $payload(skb: *mut __sk_buff, packet: *const Packet) -> u64 {
+                    gate::payload::<$gate>(Skb::new(skb), packet)
+                }
+                $payload(skb, packet)
             }
-            $payload(skb, packet)
-        }
 
-        #[inline(always)]
-        fn conclude(skb: *mut __sk_buff, packet: *const Packet, found: u64) -> u64 {
-            #[unsafe(no_mangle)]
-            #[inline(never)]
-            extern "C" fn $conclude(skb: *mut __sk_buff, packet: *const Packet, found: u64) -> u64 {
-                gate::conclude::<$gate>(Skb::new(skb), packet, found)
+            #[inline(always)]
+            fn conclude(skb: *mut __sk_buff, packet: *const Packet, found: u64) -> u64 {
+                #[unsafe(no_mangle)]
+                #[inline(never)]
+                extern "C" fn $conclude(
+                    skb: *mut __sk_buff,
+                    packet: *const Packet,
+                    found: u64,
+                ) -> u64 {
+                    gate::conclude::<$gate>(Skb::new(skb), packet, found)
+                }
+                $conclude(skb, packet, found)
             }
-            $conclude(skb, packet, found)
         }
     };
 }
@@ -116,7 +125,7 @@ const KIND: u64 = 0xff;
 
 /// Judges a packet.
 #[inline(always)]
-pub(super) fn judge<G: Gate>(skb: Skb) -> i32 {
+pub(super) fn judge<G: Steps>(skb: Skb) -> i32 {
     let Some(settings) = SETTINGS.get(0) else {
         return G::DROP;
     };
@@ -134,6 +143,44 @@ pub(super) fn judge<G: Gate>(skb: Skb) -> i32 {
         found = G::conclude(skb.as_ptr(), &raw const packet, found);
     }
     if found == PASS { G::PASS } else { G::DROP }
+}
+
+/// Judges a packet by its headers alone and in one piece, for kernels that refuse the steps.
+#[inline(always)]
+pub(super) fn judge_alone<G: Gate>(skb: Skb) -> i32 {
+    let Some(settings) = SETTINGS.get(0) else {
+        return G::DROP;
+    };
+    if skb.is_plainly_other(G::LINK, settings, is_engaged(settings)) {
+        return G::PASS;
+    }
+    let mut packet = Packet::UNKNOWN;
+    let parsed = parse(&skb, G::LINK, &mut packet);
+    let facts = HookFacts::<G>::new(skb, settings);
+    let decision = decide_alone(parsed, &packet, G::HOOK, settings, &facts);
+    if !decision.is_judged() {
+        return G::PASS;
+    }
+    count_packets(
+        &Series::new(G::HOOK, &decision, &packet),
+        u64::from(skb.segments()),
+    );
+    if decision.is_reported() {
+        let report = Report {
+            skb,
+            hook: G::HOOK,
+            decision: &decision,
+            packet: &packet,
+            sender: Sender::new(G::is_current(skb, &packet), owner(skb)),
+            netns_cookie: G::netns_cookie(skb),
+        };
+        report.tell_anyway();
+    }
+    if matches!(decision.verdict, Verdict::Drop) {
+        G::DROP
+    } else {
+        G::PASS
+    }
 }
 
 /// Parses the packet, and decides by its headers.

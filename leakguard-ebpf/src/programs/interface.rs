@@ -10,7 +10,7 @@ use leakguard_common::abi::{Hook, Role, Settings};
 use leakguard_common::packet::{LinkLayer, Packet};
 
 use super::context::Skb;
-use super::gate::{self, Gate, judge, steps};
+use super::gate::{self, Gate, Steps, judge, judge_alone, steps};
 
 /// `TCX_NEXT` and `TC_ACT_UNSPEC`: the next program decides; anything else would end the chain for others.
 const NEXT: i32 = -1;
@@ -35,6 +35,28 @@ pub(super) fn tc_any(context: TcContext) -> i32 {
     let skb = Skb::new(context.skb.skb);
     match judge::<Ethernet>(skb) {
         NEXT => judge::<Unknown>(skb),
+        verdict => verdict,
+    }
+}
+
+/// As [`tc_ethernet`], for kernels that refuse it: by headers alone.
+#[classifier]
+pub(super) fn tc_lean_ethernet(context: TcContext) -> i32 {
+    judge_alone::<Ethernet>(Skb::new(context.skb.skb))
+}
+
+/// As [`tc_ip`], for kernels that refuse it.
+#[classifier]
+pub(super) fn tc_lean_ip(context: TcContext) -> i32 {
+    judge_alone::<Ip>(Skb::new(context.skb.skb))
+}
+
+/// As [`tc_any`], for kernels that refuse it.
+#[classifier]
+pub(super) fn tc_lean_any(context: TcContext) -> i32 {
+    let skb = Skb::new(context.skb.skb);
+    match judge_alone::<Ethernet>(skb) {
+        NEXT => judge_alone::<Unknown>(skb),
         verdict => verdict,
     }
 }
@@ -66,9 +88,9 @@ macro_rules! uplink {
             fn netns_cookie(_skb: Skb) -> u64 {
                 0
             }
-
-            steps!($gate, $($step),+);
         }
+
+        steps!($gate, $($step),+);
     };
 }
 

@@ -12,7 +12,7 @@ use super::inherit::inherit;
 use super::links::{self, Links, Standing};
 use super::maps::Maps;
 use super::netns::Identity;
-use super::object::{LINK_LAYERS, Loaded, Object, ProgramHandle, Reports, Twins, tc_program};
+use super::object::{LINK_LAYERS, Loaded, Object, ProgramHandle, Reports, Twins};
 use super::overtake::{MOST, Overtakings};
 use super::pins::{Lock, Pins};
 use super::recognition::Recognition;
@@ -77,7 +77,8 @@ struct Programs {
 
 impl Programs {
     fn of(object: &Object) -> Result<Self, KernelError> {
-        let [ethernet, ip, unknown] = LINK_LAYERS.map(|link| object.handle(tc_program(link)));
+        let [ethernet, ip, unknown] =
+            LINK_LAYERS.map(|link| object.handle(object.variant().tc_program(link)));
         Ok(Self {
             cgroup: object.handle(object.variant().program())?,
             setsockopt: object

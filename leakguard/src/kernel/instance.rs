@@ -13,7 +13,7 @@ use nix::libc;
 
 use super::KernelError;
 use super::netns::Offsets;
-use super::object::{CgroupVariant, LINK_LAYERS, Loaded, owner_program, tc_program};
+use super::object::{CgroupVariant, LINK_LAYERS, Loaded, owner_program};
 use super::requirements::kernel_btf;
 use super::syscall::CgroupHook;
 use crate::error::chain;
@@ -103,7 +103,7 @@ impl Instance {
         let mut first = |program: fn(CgroupVariant) -> &'static str| {
             load_first(&mut ebpf, variants, program, has_offsets, &mut loaded)
         };
-        let variant = first(CgroupVariant::program)?;
+        let mut variant = first(CgroupVariant::program)?;
         // What it keeps from happening takes privileges: without it the rest is still worth having.
         let setsockopt = first(CgroupVariant::setsockopt_program)
             .inspect_err(|error| log::debug!("{}", chain(error)))
@@ -115,8 +115,15 @@ impl Instance {
                 Err(error) => log::debug!("{}", chain(&error)),
             }
         }
-        for link in LINK_LAYERS {
-            loaded.push(load_program(&mut ebpf, tc_program(link))?);
+        if let Err(error) = load_tc(&mut ebpf, variant, &mut loaded) {
+            // What a kernel takes at a cgroup it may still refuse at TC: one variant for both, or none.
+            if variant == CgroupVariant::Lean || !variants.contains(&CgroupVariant::Lean) {
+                return Err(error);
+            }
+            log::debug!("{}", chain(&error));
+            variant = CgroupVariant::Lean;
+            loaded.push(load_program(&mut ebpf, variant.program())?);
+            load_tc(&mut ebpf, variant, &mut loaded)?;
         }
         Ok(Self {
             ebpf,
@@ -195,7 +202,7 @@ fn load_first(
 ) -> Result<CgroupVariant, KernelError> {
     let mut refused = None;
     for &variant in variants {
-        if variant == CgroupVariant::Inode && !has_offsets {
+        if variant != CgroupVariant::Cookie && !has_offsets {
             continue;
         }
         let name = program(variant);
@@ -213,10 +220,21 @@ fn load_first(
     Err(KernelError::Missing {
         what: "a way to tell network namespaces apart in programs at cgroups".into(),
         remedy:
-            "use a kernel of 5.12 or later that has BTF (/sys/kernel/btf/vmlinux), or 6.18 or later"
+            "use a kernel of 5.8 or later that has BTF (/sys/kernel/btf/vmlinux), or 6.18 or later"
                 .into(),
         source: refused.map(|error| Box::new(error) as _),
     })
+}
+
+fn load_tc(
+    ebpf: &mut Ebpf,
+    variant: CgroupVariant,
+    loaded: &mut Vec<Loaded>,
+) -> Result<(), KernelError> {
+    for link in LINK_LAYERS {
+        loaded.push(load_program(ebpf, variant.tc_program(link))?);
+    }
+    Ok(())
 }
 
 fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<Loaded, KernelError> {

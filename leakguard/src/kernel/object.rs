@@ -23,25 +23,51 @@ pub enum CgroupVariant {
     Cookie,
     /// Reads the namespace's inode from the socket.
     Inode,
+    /// As the one before, and judges by headers alone, in one piece: for kernels that take no pointers as arguments of global
+    /// functions (before 5.12). Programs at TC are then lean too.
+    Lean,
 }
 
 impl CgroupVariant {
     /// Every variant, best first.
-    pub const ALL: [Self; 2] = [Self::Cookie, Self::Inode];
+    pub const ALL: [Self; 3] = [Self::Cookie, Self::Inode, Self::Lean];
 
     /// The program's name.
     pub const fn program(self) -> &'static str {
         match self {
             Self::Cookie => "egress_cookie",
             Self::Inode => "egress_inode",
+            Self::Lean => LEAN_EGRESS,
         }
+    }
+
+    /// The TC program for a device's link layer, that goes with it.
+    pub const fn tc_program(self, link: LinkLayer) -> &'static str {
+        match (self, link) {
+            (Self::Lean, LinkLayer::Ethernet) => "tc_lean_ethernet",
+            (Self::Lean, LinkLayer::Ip) => "tc_lean_ip",
+            (Self::Lean, LinkLayer::Unknown) => "tc_lean_any",
+            (Self::Cookie | Self::Inode, LinkLayer::Ethernet) => "tc_ethernet",
+            (Self::Cookie | Self::Inode, LinkLayer::Ip) => "tc_ip",
+            (Self::Cookie | Self::Inode, LinkLayer::Unknown) => "tc_any",
+        }
+    }
+
+    /// The variants to be tried.
+    fn wanted() -> &'static [Self] {
+        // For the test of a kernel that refuses the others, of which there is none among those that are tested.
+        #[cfg(debug_assertions)]
+        if std::env::var_os("LEAKGUARD_LEAN").is_some() {
+            return &[Self::Lean];
+        }
+        &Self::ALL
     }
 
     /// The name of the program that judges socket options.
     pub const fn setsockopt_program(self) -> &'static str {
         match self {
             Self::Cookie => "setsockopt_cookie",
-            Self::Inode => "setsockopt_inode",
+            Self::Inode | Self::Lean => "setsockopt_inode",
         }
     }
 }
@@ -56,13 +82,12 @@ pub(super) const fn owner_program(hook: CgroupHook) -> Option<&'static str> {
     }
 }
 
-/// The TC program for a device's link layer.
-pub const fn tc_program(link: LinkLayer) -> &'static str {
-    match link {
-        LinkLayer::Ethernet => "tc_ethernet",
-        LinkLayer::Ip => "tc_ip",
-        LinkLayer::Unknown => "tc_any",
-    }
+/// The lean program for local sockets.
+const LEAN_EGRESS: &str = "egress_lean";
+
+/// Whether a program in the kernel is one that judges by headers alone.
+pub(super) fn is_lean(program: &ProgramInfo) -> bool {
+    program.name() == LEAN_EGRESS.as_bytes()
 }
 
 /// The link layers that there is a TC program for.
@@ -98,7 +123,7 @@ pub struct Object {
 impl Object {
     /// Loads every program, reusing the maps that are pinned and pinning the rest.
     pub fn load(pins: &Pins) -> Result<Self, KernelError> {
-        Self::load_variants(pins, &CgroupVariant::ALL)
+        Self::load_variants(pins, CgroupVariant::wanted())
     }
 
     /// Loads with the first of the given cgroup variants that this kernel takes.

@@ -5,6 +5,7 @@ use leakguard_common::abi::Settings;
 use super::inherit::{self, check_namespace, used_maps};
 use super::links::{self, CgroupAttachment, TcAttachment};
 use super::maps::Maps;
+use super::object::{is_lean, programs};
 use super::pins::Pins;
 use super::syscall::CgroupHook;
 use super::{KernelError, clsact};
@@ -19,6 +20,8 @@ pub struct ReadBack {
     pub cgroup: Option<CgroupAttachment>,
     /// The program that judges socket options, if it is attached.
     pub setsockopt: Option<CgroupAttachment>,
+    /// Whether the programs judge by headers alone, because the kernel refuses the others.
+    pub lean: bool,
     /// The hooks where nothing records who uses a socket.
     pub unrecorded: Vec<&'static str>,
     /// The maps that the programs work on, for roles and counters.
@@ -53,6 +56,7 @@ impl ReadBack {
             here: check_namespace(pins).is_ok(),
             cgroup,
             setsockopt: links::cgroup_attachment(pins, CgroupHook::Setsockopt)?,
+            lean: programs(&first.into_iter().collect()).any(|program| is_lean(&program)),
             unrecorded: unrecorded(pins, cgroup.map(|found| found.cgroup_id))?,
             maps,
             gaps: inherit::gaps(pins, &used),

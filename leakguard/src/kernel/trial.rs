@@ -21,7 +21,7 @@ pub use super::instance::Way;
 use super::instance::{Instance, Limit};
 use super::maps::{self, Maps};
 use super::netns::Identity;
-use super::object::{CgroupVariant, map_ids, programs, tc_program};
+use super::object::{CgroupVariant, map_ids, programs};
 use super::pins::Pins;
 use super::recognition::Recognition;
 use super::requirements::{check_privileges, lift_limits};
@@ -222,7 +222,7 @@ impl Trial {
     pub fn program(&self, asked: Asked) -> &'static str {
         match asked {
             Asked::Cgroup => self.instance.variant.program(),
-            Asked::Tc(link) => tc_program(link),
+            Asked::Tc(link) => self.instance.variant.tc_program(link),
         }
     }
 

@@ -316,11 +316,20 @@ async fn examine(pins: &Pins, state: &ReadBack, snapshot: &Snapshot) -> Result<P
         Some(_) if cgroup.is_none() => {
             causes.push("local sockets are not judged: the cgroup was removed".into());
         }
-        Some(_) if !state.unrecorded.is_empty() => causes.push(format!(
+        Some(_) => {}
+    }
+    if state.lean {
+        causes.push(
+            "this kernel refuses the full programs: packets that carry others are dropped on uplinks, DNS over HTTPS is \
+             known by address only, and nothing is reported of other ports"
+                .to_owned(),
+        );
+    }
+    if id.is_some() && !state.unrecorded.is_empty() {
+        causes.push(format!(
             "events cannot always say who sent: nothing records the users of sockets at {}",
             state.unrecorded.join(", ")
-        )),
-        Some(_) => {}
+        ));
     }
     let interfaces = interfaces(state, snapshot, &mut causes)?;
     let exemptions = state.maps.exemptions()?;
