@@ -7,7 +7,7 @@ use leakguard_common::abi::{Hook, LOOPBACK_IFINDEX, Role, Settings};
 use leakguard_common::packet::{LinkLayer, Packet, protocol};
 
 use super::context::Skb;
-use super::gate::{self, Gate, Steps, judge, judge_alone, steps};
+use super::gate::{self, Alone, Gate, Steps, alone, judge, judge_alone, steps};
 use super::maps::{LOCALS, TUNNELS};
 use super::netns;
 
@@ -112,6 +112,8 @@ egress!(
     inode_payload,
     inode_conclude
 );
+
+alone!(ByInode, lean_headers, lean_conclude);
 
 /// The role of an interface of the managed namespace; unknown ones are uplinks.
 #[inline(always)]

@@ -58,6 +58,43 @@ pub(super) trait Steps: Gate {
     fn conclude(skb: *mut __sk_buff, packet: *const Packet, found: u64) -> u64;
 }
 
+/// The steps of a gate where global functions take no pointers but to their context (5.6).
+pub(super) trait Alone: Gate {
+    /// [`headers_alone`] as a global function.
+    fn headers_alone(skb: *mut __sk_buff) -> u64;
+
+    /// [`conclude_alone`] as a global function.
+    fn conclude_alone(skb: *mut __sk_buff, found: u64) -> u64;
+}
+
+/// Those steps, which call global functions of these names.
+macro_rules! alone {
+    ($gate:ty, $headers:ident, $conclude:ident) => {
+        impl Alone for $gate {
+            #[inline(always)]
+            fn headers_alone(skb: *mut __sk_buff) -> u64 {
+                #[unsafe(no_mangle)]
+                #[inline(never)]
+                extern "C" fn $headers(skb: *mut __sk_buff) -> u64 {
+                    gate::headers_alone::<$gate>(Skb::new(skb))
+                }
+                $headers(skb)
+            }
+
+            #[inline(always)]
+            fn conclude_alone(skb: *mut __sk_buff, found: u64) -> u64 {
+                #[unsafe(no_mangle)]
+                #[inline(never)]
+                extern "C" fn $conclude(skb: *mut __sk_buff, found: u64) -> u64 {
+                    gate::conclude_alone::<$gate>(Skb::new(skb), found)
+                }
+                $conclude(skb, found)
+            }
+        }
+    };
+}
+pub(super) use alone;
+
 /// The steps of a gate, which call global functions of these names.
 macro_rules! steps {
     ($gate:ty, $headers:ident, $inside:ident, $payload:ident, $conclude:ident) => {
@@ -145,22 +182,42 @@ pub(super) fn judge<G: Steps>(skb: Skb) -> i32 {
     if found == PASS { G::PASS } else { G::DROP }
 }
 
-/// Judges a packet by its headers alone and in one piece, for kernels that refuse the steps.
+/// Judges a packet by its headers alone, for kernels that refuse the steps.
 #[inline(always)]
-pub(super) fn judge_alone<G: Gate>(skb: Skb) -> i32 {
+pub(super) fn judge_alone<G: Alone>(skb: Skb) -> i32 {
     let Some(settings) = SETTINGS.get(0) else {
         return G::DROP;
     };
     if skb.is_plainly_other(G::LINK, settings, is_engaged(settings)) {
         return G::PASS;
     }
+    let mut found = G::headers_alone(skb.as_ptr());
+    if found & KIND == JUDGED {
+        found = G::conclude_alone(skb.as_ptr(), found);
+    }
+    if found == PASS { G::PASS } else { G::DROP }
+}
+
+/// Decides by the headers.
+#[inline(always)]
+pub(super) fn headers_alone<G: Gate>(skb: Skb) -> u64 {
+    let Some(settings) = SETTINGS.get(0) else {
+        return DROP;
+    };
     let mut packet = Packet::UNKNOWN;
     let parsed = parse(&skb, G::LINK, &mut packet);
     let facts = HookFacts::<G>::new(skb, settings);
-    let decision = decide_alone(parsed, &packet, G::HOOK, settings, &facts);
-    if !decision.is_judged() {
-        return G::PASS;
-    }
+    pack_decision(&decide_alone(parsed, &packet, G::HOOK, settings, &facts))
+}
+
+/// Counts and reports a judged packet, which is parsed once more for that, and says what becomes of it.
+#[inline(always)]
+pub(super) fn conclude_alone<G: Gate>(skb: Skb, found: u64) -> u64 {
+    let Some(decision) = unpack_decision(found) else {
+        return DROP;
+    };
+    let mut packet = Packet::UNKNOWN;
+    let _judged = parse(&skb, G::LINK, &mut packet);
     count_packets(
         &Series::new(G::HOOK, &decision, &packet),
         u64::from(skb.segments()),
@@ -177,9 +234,9 @@ pub(super) fn judge_alone<G: Gate>(skb: Skb) -> i32 {
         report.tell_anyway();
     }
     if matches!(decision.verdict, Verdict::Drop) {
-        G::DROP
+        DROP
     } else {
-        G::PASS
+        PASS
     }
 }
 

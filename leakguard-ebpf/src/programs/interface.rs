@@ -10,7 +10,7 @@ use leakguard_common::abi::{Hook, Role, Settings};
 use leakguard_common::packet::{LinkLayer, Packet};
 
 use super::context::Skb;
-use super::gate::{self, Gate, Steps, judge, judge_alone, steps};
+use super::gate::{self, Alone, Gate, Steps, alone, judge, judge_alone, steps};
 
 /// `TCX_NEXT` and `TC_ACT_UNSPEC`: the next program decides; anything else would end the chain for others.
 const NEXT: i32 = -1;
@@ -109,3 +109,7 @@ uplink!(
     unknown_payload,
     unknown_conclude
 );
+
+alone!(Ethernet, ethernet_headers_alone, ethernet_conclude_alone);
+alone!(Ip, ip_headers_alone, ip_conclude_alone);
+alone!(Unknown, unknown_headers_alone, unknown_conclude_alone);

@@ -23,8 +23,8 @@ pub enum CgroupVariant {
     Cookie,
     /// Reads the namespace's inode from the socket.
     Inode,
-    /// As the one before, and judges by headers alone, in one piece: for kernels that take no pointers as arguments of global
-    /// functions (before 5.12). Programs at TC are then lean too.
+    /// As the one before, and judges by headers alone: for kernels that take no pointers as arguments of global functions
+    /// (before 5.12). Programs at TC are then lean too.
     Lean,
 }
 
