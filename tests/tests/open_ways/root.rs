@@ -1,17 +1,14 @@
 //! What root can undo.
 
-use std::ffi::CString;
 use std::mem::offset_of;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
 use leakguard::kernel::pins::Pins;
 use leakguard::lab::wait_until;
 use leakguard_common::abi::Settings;
-use leakguard_tests::{Bench, Place, Transport, isp};
-use nix::errno::Errno;
+use leakguard_tests::{Bench, Place, Transport, bpf, isp, open_pin};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -24,25 +21,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 fn write_word(pin: &Path, offset: usize, word: u32) {
     const LOOKUP: libc::c_long = 1;
     const UPDATE: libc::c_long = 2;
-    const OBJ_GET: libc::c_long = 7;
-    let bpf = |command: libc::c_long, attributes: &[u64; 16]| {
-        // SAFETY: as many bytes as are said; what they point to is live, and has room for the value.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                command,
-                attributes.as_ptr(),
-                size_of_val(attributes),
-            )
-        };
-        i32::try_from(Errno::result(result).unwrap()).unwrap()
-    };
-    let path = CString::new(pin.as_os_str().as_bytes()).unwrap();
-    let mut attributes = [0; 16];
-    attributes[0] = path.as_ptr() as u64;
-    let map = bpf(OBJ_GET, &attributes);
-    // SAFETY: the kernel has just made it, and nobody else knows it.
-    let map = unsafe { OwnedFd::from_raw_fd(map) };
+
+    let map = open_pin(pin);
     let key = 0_u32;
     let mut value = [0_u8; 4096];
     let mut element = [0; 16];

@@ -12,9 +12,7 @@ mod forms;
 mod inventory;
 mod strict;
 
-use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,7 +22,9 @@ use forms::{ETHERTYPE_IPV4, FORMS, UDP};
 use leakguard::kernel::pins::Pins;
 use leakguard::lab::{Topology, address, wait_until};
 use leakguard_common::hardening::{SOL_PACKET, SOL_XDP};
-use leakguard_tests::{Bench, Origin, PacketSocket, Place, XdpSocket, packets, set_option};
+use leakguard_tests::{
+    Bench, Origin, PacketSocket, Place, XdpSocket, bpf, open_pin, packets, set_option,
+};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
@@ -309,28 +309,12 @@ fn a_missing_setsockopt_program_is_one_cause_and_is_put_back() {
 
 /// Detaches a pinned link, as `bpftool link detach` does.
 fn detach(pin: &Path) {
-    const BPF_OBJ_GET: libc::c_long = 7;
     const BPF_LINK_DETACH: libc::c_long = 34;
-    let bpf = |command: libc::c_long, attributes: &[u64; 16]| {
-        // SAFETY: as many bytes as are said; what they point to is live.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                command,
-                attributes.as_ptr(),
-                size_of_val(attributes),
-            )
-        };
-        i32::try_from(Errno::result(result).unwrap()).unwrap()
-    };
-    let path = CString::new(pin.as_os_str().as_bytes()).unwrap();
-    let mut attributes = [0; 16];
-    attributes[0] = path.as_ptr() as u64;
-    let link = bpf(BPF_OBJ_GET, &attributes);
-    // SAFETY: the kernel has just made it, and nobody else knows it.
-    let link = unsafe { OwnedFd::from_raw_fd(link) };
+
+    let link = open_pin(pin);
     let mut number = [0; 8];
     number[..4].copy_from_slice(&link.as_raw_fd().to_ne_bytes());
+    let mut attributes = [0; 16];
     attributes[0] = u64::from_ne_bytes(number);
     bpf(BPF_LINK_DETACH, &attributes);
 }

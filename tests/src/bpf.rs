@@ -1,0 +1,35 @@
+//! bpf(2) on what is pinned, as a tool of an administrator's would call it.
+
+use std::ffi::CString;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::libc;
+
+/// Calls it, which has to succeed; pointers among the attributes have to be live.
+pub fn bpf(command: libc::c_long, attributes: &[u64; 16]) -> i32 {
+    // SAFETY: as many bytes as are said; what they point to is live, and has room for the answer.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            attributes.as_ptr(),
+            size_of_val(attributes),
+        )
+    };
+    i32::try_from(Errno::result(result).unwrap()).unwrap()
+}
+
+/// Opens what is pinned at a path.
+pub fn open_pin(pin: &Path) -> OwnedFd {
+    const BPF_OBJ_GET: libc::c_long = 7;
+
+    let path = CString::new(pin.as_os_str().as_bytes()).unwrap();
+    let mut attributes = [0; 16];
+    attributes[0] = path.as_ptr() as u64;
+    let opened = bpf(BPF_OBJ_GET, &attributes);
+    // SAFETY: the kernel has just made it, and nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(opened) }
+}
