@@ -86,13 +86,11 @@ impl Decoder {
     pub fn decode(&mut self, bytes: &[u8], interfaces: &Interfaces) -> Result<Event, Undecodable> {
         // Whatever becomes of it, it has been an event.
         let seq = self.sequence.next();
-        let undecodable = Undecodable { len: bytes.len() };
-        let record = read(bytes).ok_or(undecodable)?;
         let undecodable = || Undecodable { len: bytes.len() };
+        let record = read(bytes).ok_or_else(undecodable)?;
         let mut event = event(seq, &record, interfaces).ok_or_else(undecodable)?;
-        self.attribute(&record, &mut event);
         event.suppressed = self.suppressions.before(&record);
-        self.suppressions.name(&record, &event);
+        self.attribute(&record, &mut event);
         Ok(event)
     }
 
@@ -101,7 +99,8 @@ impl Decoder {
         let Self {
             attributor,
             questions,
-            ..
+            suppressions,
+            sequence: _,
         } = self;
         let mut sender = attributor.sender(record);
         if record.sender() == 0
@@ -126,6 +125,7 @@ impl Decoder {
                 container,
             });
         }
+        suppressions.name(record, &sender);
         let Sender {
             process,
             cgroup,

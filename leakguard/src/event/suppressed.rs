@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use leakguard_common::abi::{Event as Record, MAX_RATES, Rate, RateKey, Reason, Verdict};
 use serde::{Deserialize, Serialize};
 
-use super::{Container, Event, Process, VERSION};
+use super::attribution::Sender;
+use super::{Container, Process, VERSION};
 use crate::error::escape_control;
 
 /// What tells it from packets and notices.
@@ -31,9 +32,9 @@ pub struct Suppressed {
     pub time: String,
     /// `suppressed`.
     pub kind: SuppressedKind,
-    /// As in [`Event::verdict`].
+    /// As in [`super::Event::verdict`].
     pub verdict: String,
-    /// As in [`Event::reason`].
+    /// As in [`super::Event::reason`].
     pub reason: String,
     /// The destination address.
     pub destination: String,
@@ -49,47 +50,38 @@ pub struct Suppressed {
     pub packets: u64,
 }
 
-/// Who a key stands for, as the last event had it.
-#[derive(Clone, Debug)]
-struct Named {
-    process: Option<Process>,
-    cgroup: Option<String>,
-    unit: Option<String>,
-    container: Option<Container>,
-}
-
 /// What has been told of a key.
 #[derive(Clone, Debug)]
 struct Told {
     created: u64,
     suppressed: u64,
-    named: Option<Named>,
+    /// Who the key stands for, as the last event had it.
+    sender: Sender,
 }
 
 /// What of the suppressed packets has been told: the kernel only ever adds.
 #[derive(Debug, Default)]
-pub struct Suppressions(HashMap<RateKey, Told>);
+pub struct Suppressions {
+    told: HashMap<RateKey, Told>,
+    /// What was told of keys from before was forgotten for want of room, by [`Rate::created`].
+    forgotten: u64,
+}
 
 impl Suppressions {
     /// Takes what an earlier agent has told, or has not, for told.
     pub fn begin(rates: impl IntoIterator<Item = (RateKey, Rate)>) -> Self {
         let told = rates.into_iter().map(|(key, rate)| {
-            let Rate {
-                created,
-                suppressed,
-                ..
-            } = rate;
-            let named = None;
-            (
-                key,
-                Told {
-                    created,
-                    suppressed,
-                    named,
-                },
-            )
+            let told = Told {
+                created: rate.created,
+                suppressed: rate.suppressed,
+                sender: Sender::default(),
+            };
+            (key, told)
         });
-        Self(told.collect())
+        Self {
+            told: told.collect(),
+            forgotten: 0,
+        }
     }
 
     /// How many packets were suppressed since the last event of the same key.
@@ -101,14 +93,9 @@ impl Suppressions {
     }
 
     /// Remembers who a record's key stands for.
-    pub(super) fn name(&mut self, record: &Record, event: &Event) {
-        if let Some(told) = self.0.get_mut(&RateKey::of(record)) {
-            told.named = Some(Named {
-                process: event.process.clone(),
-                cgroup: event.cgroup.clone(),
-                unit: event.unit.clone(),
-                container: event.container.clone(),
-            });
+    pub(super) fn name(&mut self, record: &Record, sender: &Sender) {
+        if let Some(told) = self.told.get_mut(&RateKey::of(record)) {
+            told.sender.clone_from(sender);
         }
     }
 
@@ -119,7 +106,7 @@ impl Suppressions {
         now: u64,
     ) -> Vec<Suppressed> {
         let mut found = Vec::new();
-        let mut listed = HashMap::with_capacity(self.0.len());
+        let mut listed = HashMap::with_capacity(self.told.len());
         for (key, rate) in rates {
             let is_quiet = now.saturating_sub(rate.window) >= 2 * Rate::WINDOW;
             if is_quiet {
@@ -129,22 +116,26 @@ impl Suppressions {
                 }
             }
             // Keys that the kernel has forgotten are forgotten here too.
-            if let Some(told) = self.0.remove(&key) {
+            if let Some(told) = self.told.remove(&key) {
                 listed.insert(key, told);
             }
         }
-        self.0 = listed;
+        self.told = listed;
         found
     }
 
     fn advance(&mut self, key: RateKey, created: u64, suppressed: u64) -> u64 {
-        if self.0.len() >= 2 * MAX_RATES as usize {
-            self.0.clear();
+        if self.told.len() >= 2 * MAX_RATES as usize {
+            let newest = self.told.values().map(|told| told.created).max();
+            self.forgotten = self.forgotten.max(newest.unwrap_or_default());
+            self.told.clear();
         }
-        let told = self.0.entry(key).or_insert(Told {
+        // Rather not told of than told twice: the counters have it.
+        let is_forgotten = created <= self.forgotten;
+        let told = self.told.entry(key).or_insert(Told {
             created,
-            suppressed: 0,
-            named: None,
+            suppressed: if is_forgotten { suppressed } else { 0 },
+            sender: Sender::default(),
         });
         if told.created != created {
             (told.created, told.suppressed) = (created, 0);
@@ -155,18 +146,12 @@ impl Suppressions {
     }
 
     fn tell(&self, key: &RateKey, packets: u64) -> Option<Suppressed> {
-        let named = self.0.get(key).and_then(|told| told.named.clone());
-        let Named {
+        let Sender {
             process,
             cgroup,
             unit,
             container,
-        } = named.unwrap_or(Named {
-            process: None,
-            cgroup: None,
-            unit: None,
-            container: None,
-        });
+        } = self.told.get(key)?.sender.clone();
         Some(Suppressed {
             v: VERSION,
             seq: 0,
@@ -279,6 +264,27 @@ mod tests {
         let mut suppressions = Suppressions::default();
         suppressions.before(&told(1));
         suppressions.rest([], SECOND);
-        assert!(suppressions.0.is_empty());
+        assert!(suppressions.told.is_empty());
+    }
+
+    #[test]
+    fn what_was_forgotten_for_want_of_room_is_not_told_again() {
+        let mut suppressions = Suppressions::default();
+        assert_eq!(suppressions.before(&told(7)), 7);
+        for pid in 1..=2 * MAX_RATES {
+            let mut other = told(0);
+            other.pid = pid;
+            suppressions.before(&other);
+        }
+        assert!(
+            suppressions.told.len() <= 2 * MAX_RATES as usize,
+            "it is bounded"
+        );
+        assert_eq!(suppressions.before(&told(7)), 0, "it was told before");
+        assert_eq!(suppressions.before(&told(9)), 2);
+        let mut newer = told(3);
+        newer.rate_created += 1;
+        newer.destination[3] = 9;
+        assert_eq!(suppressions.before(&newer), 3, "begun since");
     }
 }
