@@ -2,18 +2,6 @@
 
 use super::{Event, Family};
 
-wire_enum! {
-    /// Where the owner of a socket was recorded last.
-    Origin {
-        /// Nowhere: the socket is older than the programs, or of no family that they see.
-        Unknown = 0 => "unknown",
-        /// At `cgroup/sock_create`.
-        Create = 1 => "create",
-        /// At `cgroup/connect4` or `connect6`.
-        Connect = 2 => "connect",
-    }
-}
-
 /// The task that created a socket, or connected it; a value of [`super::map::OWNERS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -26,23 +14,17 @@ pub struct Owner {
     pub pid: u32,
     /// Its user id.
     pub uid: u32,
-    /// An [`Origin`].
-    pub origin: u8,
-    /// 0; keeps the size a multiple of the alignment.
-    pub padding: [u8; 7],
     /// Its command name, NUL-padded.
     pub comm: [u8; 16],
 }
 
 impl Owner {
-    /// Nobody.
+    /// Nobody: the socket is older than the programs, or of no family that they see.
     pub const NOBODY: Self = Self {
         boot_time: 0,
         cgroup_id: 0,
         pid: 0,
         uid: 0,
-        origin: Origin::Unknown as u8,
-        padding: [0; 7],
         comm: [0; 16],
     };
 }
@@ -72,20 +54,37 @@ pub struct RateKey {
 }
 
 impl RateKey {
-    /// The key of what an event tells of, as the program had it.
-    pub fn of(event: &Event) -> Self {
-        let pid = event.sender();
+    /// The key of a packet by its sender and addresses; the last are reason, verdict, hook and family.
+    #[inline(always)]
+    pub fn new(
+        pid: u32,
+        source: &[u8; 16],
+        destination: &[u8; 16],
+        ingress_ifindex: u32,
+        [reason, verdict, hook, family]: [u8; 4],
+    ) -> Self {
         Self {
-            source: if pid == 0 { event.source } else { [0; 16] },
-            destination: event.destination,
+            source: if pid == 0 { *source } else { [0; 16] },
+            destination: *destination,
             pid,
-            ingress_ifindex: event.ingress_ifindex,
-            reason: event.reason,
-            verdict: event.verdict,
-            hook: event.hook,
-            family: event.family,
+            ingress_ifindex,
+            reason,
+            verdict,
+            hook,
+            family,
             padding: 0,
         }
+    }
+
+    /// The key of what an event tells of, as the program had it.
+    pub fn of(event: &Event) -> Self {
+        Self::new(
+            event.sender(),
+            &event.source,
+            &event.destination,
+            event.ingress_ifindex,
+            [event.reason, event.verdict, event.hook, event.family],
+        )
     }
 
     /// The IP version, if it is one.
@@ -125,7 +124,7 @@ impl Rate {
 pub const MAX_RATES: u32 = 8192;
 
 const _: () = {
-    assert!(size_of::<Owner>() == 48);
+    assert!(size_of::<Owner>() == 40);
     assert!(size_of::<RateKey>() == 48);
     assert!(size_of::<Rate>() == 32);
 };

@@ -125,7 +125,7 @@ macro_rules! wire_enum {
 mod attribution;
 mod keys;
 
-pub use attribution::{MAX_RATES, Origin, Owner, Rate, RateKey};
+pub use attribution::{MAX_RATES, Owner, Rate, RateKey};
 pub use keys::{
     Endpoint, EndpointKey, FirstFragment, FragmentKey, LanKey, NAME_BYTES, NAME_LEN, NameKey,
 };
@@ -497,7 +497,7 @@ const _: () = {
     assert!(size_of::<EndpointKey>() == 28);
     assert!(size_of::<LanKey>() == 24);
     assert!(size_of::<Endpoint>() == 16);
-    assert!(size_of::<Event>() == 32 + 24 + 12 + 4 + 48 + 48 + 16 + EVENT_BYTES);
+    assert!(size_of::<Event>() == 32 + 24 + 12 + 4 + 48 + 40 + 16 + EVENT_BYTES);
     assert!(size_of::<NameKey>() == 4 + NAME_BYTES && NAME_LEN as usize == NAME_BYTES);
     assert!(size_of::<FragmentKey>() == 40);
     assert!(size_of::<FirstFragment>() == 16);
@@ -544,7 +544,7 @@ mod tests {
     #[test]
     fn enums_and_their_numbers_and_names_correspond() {
         check!(
-            Class, Reason, Verdict, Hook, Role, Family, Protocol, Carrier, Outcome, Origin
+            Class, Reason, Verdict, Hook, Role, Family, Protocol, Carrier, Outcome
         );
     }
 

@@ -61,22 +61,18 @@ impl Report<'_> {
 
     #[inline(always)]
     fn key(&self) -> RateKey {
-        let pid = self.sender.known();
-        RateKey {
-            source: if pid == 0 {
-                self.packet.source
-            } else {
-                [0; 16]
-            },
-            destination: self.packet.destination,
-            pid,
-            ingress_ifindex: self.skb.ingress_ifindex(),
-            reason: self.decision.reason as u8,
-            verdict: self.decision.verdict as u8,
-            hook: self.hook as u8,
-            family: self.packet.family as u8,
-            padding: 0,
-        }
+        RateKey::new(
+            self.sender.known(),
+            &self.packet.source,
+            &self.packet.destination,
+            self.skb.ingress_ifindex(),
+            [
+                self.decision.reason as u8,
+                self.decision.verdict as u8,
+                self.hook as u8,
+                self.packet.family as u8,
+            ],
+        )
     }
 
     #[inline(always)]

@@ -223,21 +223,9 @@ pub(super) fn conclude_alone<G: Gate>(skb: Skb, found: u64) -> u64 {
         u64::from(skb.segments()),
     );
     if decision.is_reported() {
-        let report = Report {
-            skb,
-            hook: G::HOOK,
-            decision: &decision,
-            packet: &packet,
-            sender: Sender::new(G::is_current(skb, &packet), owner(skb)),
-            netns_cookie: G::netns_cookie(skb),
-        };
-        report.tell_anyway();
+        report_of::<G>(skb, &decision, &packet).tell_anyway();
     }
-    if matches!(decision.verdict, Verdict::Drop) {
-        DROP
-    } else {
-        PASS
-    }
+    outcome(&decision)
 }
 
 /// Parses the packet, and decides by its headers.
@@ -323,20 +311,36 @@ pub(super) fn conclude<G: Gate>(skb: Skb, packet: *const Packet, found: u64) -> 
         decision
     };
     if decision.is_reported() || decision.is_asked(G::HOOK) {
-        let report = Report {
-            skb,
-            hook: G::HOOK,
-            decision: &decision,
-            packet,
-            sender: Sender::new(G::is_current(skb, packet), owner(skb)),
-            netns_cookie: G::netns_cookie(skb),
-        };
+        let report = report_of::<G>(skb, &decision, packet);
         if decision.is_reported() {
             report.tell(settings);
         } else {
             report.note();
         }
     }
+    outcome(&decision)
+}
+
+/// What there is to tell of a packet.
+#[inline(always)]
+fn report_of<'packet, G: Gate>(
+    skb: Skb,
+    decision: &'packet Decision,
+    packet: &'packet Packet,
+) -> Report<'packet> {
+    Report {
+        skb,
+        hook: G::HOOK,
+        decision,
+        packet,
+        sender: Sender::new(G::is_current(skb, packet), owner(skb)),
+        netns_cookie: G::netns_cookie(skb),
+    }
+}
+
+/// What becomes of a judged packet.
+#[inline(always)]
+fn outcome(decision: &Decision) -> u64 {
     if matches!(decision.verdict, Verdict::Drop) {
         DROP
     } else {

@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
-use leakguard_common::abi::{Origin, Owner};
+use leakguard_common::abi::Owner;
 
 use super::context::Skb;
 use super::maps::OWNERS;
@@ -22,21 +22,21 @@ const PASS: i32 = 1;
 /// Every new socket of IP: the only hook that sees those of raw sockets.
 #[cgroup_sock(sock_create)]
 pub(super) fn owner_create(context: SockContext) -> i32 {
-    record(context.sock.cast(), Origin::Create);
+    record(context.sock.cast());
     PASS
 }
 
 /// Where a socket is connected, which the packets of a TCP connection all come from.
 #[cgroup_sock_addr(connect4)]
 pub(super) fn owner_connect4(context: SockAddrContext) -> i32 {
-    record(socket(context.sock_addr), Origin::Connect);
+    record(socket(context.sock_addr));
     PASS
 }
 
 /// As [`owner_connect4`].
 #[cgroup_sock_addr(connect6)]
 pub(super) fn owner_connect6(context: SockAddrContext) -> i32 {
-    record(socket(context.sock_addr), Origin::Connect);
+    record(socket(context.sock_addr));
     PASS
 }
 
@@ -56,7 +56,7 @@ fn socket(context: *const bpf_sock_addr) -> *mut c_void {
 }
 
 #[inline(always)]
-fn record(socket: *mut c_void, origin: Origin) {
+fn record(socket: *mut c_void) {
     if socket.is_null() {
         return;
     }
@@ -72,7 +72,6 @@ fn record(socket: *mut c_void, origin: Origin) {
         owner.uid = bpf_get_current_uid_gid() as u32;
     }
     owner.pid = current_pid();
-    owner.origin = origin as u8;
     name_current(&mut owner.comm);
 }
 
