@@ -209,7 +209,7 @@ Example:
   leakguard top --interval 500ms")]
 pub struct TopArgs {
     /// How often the counters are read, from 250ms to 60s
-    #[arg(long, value_name = "TIME", value_parser = super::top::interval, default_value = "1s")]
+    #[arg(long, value_name = "TIME", value_parser = crate::cli::top::interval, default_value = "1s")]
     pub interval: Duration,
     /// Where to look.
     #[command(flatten)]
