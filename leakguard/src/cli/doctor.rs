@@ -92,6 +92,10 @@ fn print(report: &Report, output: &mut Output) -> Result<(), OutputError> {
         let subjects: Vec<&str> = report.ok.iter().map(|subject| subject.name()).collect();
         output.line(format_args!("{:<9} {}", "ok", subjects.join(", ")))?;
     }
+    if !report.unseen.is_empty() {
+        let subjects: Vec<&str> = report.unseen.iter().map(|subject| subject.name()).collect();
+        output.line(format_args!("{:<9} {}", "not seen", subjects.join(", ")))?;
+    }
     let count = |severity: Severity| {
         let findings = report.findings.iter();
         findings

@@ -13,6 +13,8 @@ use crate::error::chain;
 pub(super) struct Configuration {
     /// Why it cannot be used, and whether others could have written it.
     pub(super) refused: Option<Refused>,
+    /// Why it cannot be read by who asks, which says nothing of it.
+    pub(super) unseen: Option<String>,
     /// Its permission bits; absent if it is.
     pub(super) mode: Option<u32>,
     /// Paths of leakguard's that others may write, with their permission bits.
@@ -92,13 +94,20 @@ pub(super) fn collect(
         Some(source) => std::fs::metadata(source.path()).ok(),
         None => root.metadata(DEFAULT_PATH),
     };
-    let refused = loaded.as_ref().err().map(|error| Refused {
-        unsafe_hands: matches!(
-            error,
-            ConfigError::File(FileError::Owner { .. } | FileError::Writable { .. })
-        ),
-        why: chain(error),
-    });
+    let (mut refused, mut unseen) = (None, None);
+    match &loaded {
+        Ok(_) => {}
+        Err(error @ ConfigError::File(FileError::Forbidden { .. })) => unseen = Some(chain(error)),
+        Err(error) => {
+            refused = Some(Refused {
+                unsafe_hands: matches!(
+                    error,
+                    ConfigError::File(FileError::Owner { .. } | FileError::Writable { .. })
+                ),
+                why: chain(error),
+            });
+        }
+    }
     let config = match loaded.or_else(|_| Config::new(over)) {
         Ok(config) => config,
         Err(_) => Config::new(Layer::default())?,
@@ -111,6 +120,7 @@ pub(super) fn collect(
     });
     let configuration = Configuration {
         refused,
+        unseen,
         mode: metadata.map(|metadata| metadata.mode() & 0o7777),
         open: open.collect(),
         names_tunnel: config.tunnels_named(),
@@ -121,6 +131,7 @@ pub(super) fn collect(
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let Configuration {
         refused,
+        unseen,
         mode,
         open,
         names_tunnel,
@@ -146,7 +157,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         ));
     }
     let enforced = facts.enforcement.enforced().is_some();
-    if !names_tunnel && !enforced && refused.is_none() {
+    if !names_tunnel && !enforced && refused.is_none() && unseen.is_none() {
         let visible = &facts.network.visible;
         let evidence = if visible.is_empty() {
             "no interface looks like a tunnel".to_owned()

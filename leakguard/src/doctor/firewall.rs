@@ -130,7 +130,7 @@ pub(super) fn about_dns(ruleset: &Value) -> Vec<(Verdict, String)> {
             let verdict = expressions.iter().find_map(verdict)?;
             let text = |key: &str| rule[key].as_str().unwrap_or("?").to_owned();
             let place = format!(
-                "nft list chain {} {} {}: handle {}",
+                "{} {} {} handle {}",
                 text("family"),
                 text("table"),
                 text("chain"),
@@ -199,10 +199,15 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
             .map(|(_, place)| place.clone())
             .collect();
         if !places.is_empty() {
-            found.push(rule.found(
-                places,
-                "nft -a list ruleset; if it is not wanted: nft delete rule FAMILY TABLE CHAIN handle NUMBER",
-            ));
+            let delete: Vec<String> = places
+                .iter()
+                .map(|place| format!("nft delete rule {place}"))
+                .collect();
+            let shown = places
+                .iter()
+                .map(|place| format!("nft -a list ruleset: {place}"));
+            let remedy = format!("{} # if it is not wanted", delete.join("; "));
+            found.push(rule.found(shown, remedy));
         }
     }
     if !legacy.is_empty() {
@@ -250,7 +255,7 @@ mod tests {
             verdicts,
             [Verdict::Drop, Verdict::Redirect, Verdict::Accept]
         );
-        assert_eq!(found[0].1, "nft list chain inet filter output: handle 4");
+        assert_eq!(found[0].1, "inet filter output handle 4");
         assert_eq!(about_dns(&Value::Null), []);
     }
 }

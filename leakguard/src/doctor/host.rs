@@ -7,7 +7,10 @@ use ipnet::IpNet;
 use leakguard_common::abi::Role;
 
 use crate::config::Config;
-use crate::interfaces::{Interface, NetlinkError, RouteEntry, Tables, classify, snapshot, tables};
+use crate::interfaces::{
+    Interface, NetlinkError, RouteEntry, Snapshot, Tables, classify, snapshot, tables,
+    visible_tunnels,
+};
 use crate::preflight::{Nameserver, Seen, Sources, Way, interface_towards, resolvers};
 use crate::status::Status;
 
@@ -152,6 +155,37 @@ fn is_everywhere(net: &IpNet) -> bool {
     }
 }
 
+/// The interfaces with their roles. Where no tunnel is named, what is enforced knows better; where nothing is, what looks
+/// like a tunnel counts as one.
+fn interfaces(
+    snapshot: &Snapshot,
+    config: &Config,
+    status: Option<&Status>,
+) -> BTreeMap<u32, Interface> {
+    let mut interfaces = classify(snapshot, &config.role_patterns());
+    if config.tunnels_named() {
+        return interfaces;
+    }
+    let enforced = status.filter(|status| status.mode.is_some());
+    let tunnels: BTreeSet<u32> = match enforced {
+        Some(status) => {
+            let known = status.interfaces.iter();
+            let known = known.filter(|known| known.role == Role::Tunnel.name());
+            known.map(|known| known.index).collect()
+        }
+        None => visible_tunnels(snapshot)
+            .into_iter()
+            .map(|link| link.ifindex)
+            .collect(),
+    };
+    for interface in interfaces.values_mut() {
+        if tunnels.contains(&interface.ifindex) {
+            interface.role = Role::Tunnel;
+        }
+    }
+    interfaces
+}
+
 /// Looks, and asks the kernel for the way to each of these addresses.
 pub(super) async fn collect(
     config: &Config,
@@ -160,18 +194,7 @@ pub(super) async fn collect(
     of_interest: BTreeSet<IpAddr>,
 ) -> Result<Network, NetlinkError> {
     let snapshot = snapshot().await?;
-    let mut interfaces = classify(&snapshot, &config.role_patterns());
-    if !config.tunnels_named() {
-        // What is enforced knows better than a file that is not there.
-        let enforced = status.filter(|status| status.mode.is_some()).into_iter();
-        for known in enforced.flat_map(|status| &status.interfaces) {
-            if known.role == Role::Tunnel.name()
-                && let Some(interface) = interfaces.get_mut(&known.index)
-            {
-                interface.role = Role::Tunnel;
-            }
-        }
-    }
+    let interfaces = interfaces(&snapshot, config, status);
     let unmet = config.tunnel().iter().filter(|pattern| {
         let mut links = snapshot.links.values();
         !links.any(|link| pattern.names(link))
@@ -203,7 +226,7 @@ pub(super) async fn collect(
         tables,
         wanted: config.tunnel().iter().map(ToString::to_string).collect(),
         unmet: unmet.map(ToString::to_string).collect(),
-        visible: crate::interfaces::visible_tunnels(&snapshot)
+        visible: visible_tunnels(&snapshot)
             .into_iter()
             .map(|link| link.name.clone())
             .collect(),

@@ -229,10 +229,12 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// The subjects that there is nothing to say of.
     pub ok: Vec<Subject>,
+    /// The subjects that there may be more to say of, to whoever may look.
+    pub unseen: Vec<Subject>,
 }
 
 impl Report {
-    fn new(findings: Vec<Finding>) -> Self {
+    fn new(findings: Vec<Finding>, unseen: Vec<Subject>) -> Self {
         let worst = findings.iter().map(|finding| finding.rule.severity).max();
         let said = |subject: &Subject| {
             findings
@@ -244,8 +246,9 @@ impl Report {
             worst: worst.unwrap_or(Severity::Ok),
             ok: Subject::ALL
                 .into_iter()
-                .filter(|subject| !said(subject))
+                .filter(|subject| !said(subject) && !unseen.contains(subject))
                 .collect(),
+            unseen,
             findings,
         }
     }
@@ -295,7 +298,15 @@ pub async fn examine(request: &Request) -> Result<Report, DoctorError> {
         facts.kernel.refusal = refusal(&config).await;
     }
     facts.privileges.unseen = root.unseen();
-    Ok(Report::new(facts.judge()))
+    let unreadable = facts.configuration.unseen.clone();
+    facts.privileges.unseen.extend(unreadable.clone());
+    let mut unseen = Vec::new();
+    if facts.enforcement.status.is_none() {
+        // What is enforced, other firewalls' rules and other processes' sockets are for root to see.
+        unseen.extend([Subject::Enforcement, Subject::Firewall, Subject::OpenWays]);
+    }
+    unseen.extend(unreadable.map(|_| Subject::Configuration));
+    Ok(Report::new(facts.judge(), unseen))
 }
 
 /// What is enforced, and whether an agent answers.

@@ -245,7 +245,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     if !search.is_empty() {
         found.push(SEARCH.found(
             search,
-            format!("sed -i '/^search/d;/^domain/d' {PATH}, or where its writer takes it from"),
+            format!("sed -i '/^search/d;/^domain/d' {PATH} # or where its writer takes it from"),
         ));
     }
     let ResolvConf {
@@ -268,7 +268,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         found.push(if stuck {
             STUCK.found(shown, format!("chattr -i {PATH} && {}", write(facts)))
         } else {
-            IMMUTABLE.found(shown, format!("to change it: chattr -i {PATH}"))
+            IMMUTABLE.found(shown, format!("chattr -i {PATH} # where it has to change"))
         });
     }
     if let Some((number, writer)) = resolv_conf.writer() {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use leakguard_common::abi::Role;
 
 use super::Facts;
@@ -129,8 +130,8 @@ fn defaults(network: &Network, ipv6_blocked: bool) -> Vec<Finding> {
         found.push(V6_OFF.found(
             v6_off,
             format!(
-                "ip -6 route add ::/1 dev {tunnel}; ip -6 route add 8000::/1 dev {tunnel}; or policy = \
-                 \"block-off-tunnel\" in [ipv6]"
+                "ip -6 route add ::/1 dev {tunnel}; ip -6 route add 8000::/1 dev {tunnel} # or in [ipv6]: policy = \
+                 \"block-off-tunnel\""
             ),
         ));
     } else if v4 == [false; 2] && !v4_off.is_empty() {
@@ -170,31 +171,45 @@ fn past(network: &Network) -> Option<Finding> {
     (!evidence.is_empty()).then(|| PAST.found(evidence, commands.join("; ")))
 }
 
-/// Networks of the tunnel that are also at an uplink.
+/// Networks of the tunnel that are also at an uplink, but for those whose resolvers have routes of their own.
 fn overlap(network: &Network) -> Option<Finding> {
     let mut evidence = Vec::new();
+    let mut commands = Vec::new();
     for (uplink, lan) in network.on_link(Role::Uplink) {
         let uplink = network.name(uplink);
         for (tunnel, net) in network.on_link(Role::Tunnel) {
             // Halves of the default route are meant to cover everything.
             let overlaps = net.contains(&lan) || lan.contains(&net);
-            if net.prefix_len() > 7 && overlaps {
-                evidence.push(format!(
-                    "{net} at {} overlaps {lan} at {uplink}",
-                    network.name(tunnel)
-                ));
+            if net.prefix_len() <= 7 || !overlaps {
+                continue;
+            }
+            let tunnel = network.name(tunnel);
+            let both = if net.contains(&lan) { lan } else { net };
+            let resolvers = network.resolvers.iter().map(|seen| seen.server.address);
+            let inside: Vec<IpNet> = resolvers
+                .filter(|address| both.contains(address))
+                .map(IpNet::from)
+                .collect();
+            let is_settled = |host: &IpNet| {
+                network.tables.routes.iter().any(|route| {
+                    let by = route.ifindex.map(|ifindex| network.role(ifindex));
+                    route.net == *host && by == Some(Role::Tunnel)
+                })
+            };
+            let open = inside.iter().filter(|host| !is_settled(host));
+            let open: Vec<String> = open
+                .map(|host| format!("ip route replace {host} dev {tunnel}"))
+                .collect();
+            if inside.is_empty() || !open.is_empty() {
+                evidence.push(format!("{net} at {tunnel} overlaps {lan} at {uplink}"));
+                commands.extend(open);
             }
         }
     }
-    evidence.sort_unstable();
-    evidence.dedup();
-    (!evidence.is_empty()).then(|| {
-        OVERLAP.found(
-            evidence,
-            format!(
-                "ip route replace {}/32 dev TUNNEL, and in the long run another prefix for the LAN or the VPN",
-                network.resolver_to_use()
-            ),
-        )
-    })
+    for list in [&mut evidence, &mut commands] {
+        list.sort_unstable();
+        list.dedup();
+    }
+    commands.push("# in the long run: another prefix for the LAN or the VPN".to_owned());
+    (!evidence.is_empty()).then(|| OVERLAP.found(evidence, commands.join("; ")))
 }

@@ -86,7 +86,7 @@ fn an_empty_tree_is_survived() {
 fn a_report_has_each_subject_once() {
     let host = Host::new();
     host.write("etc/resolv.conf", "nameserver 10.8.0.1\nsearch home\n");
-    let report = super::Report::new(host.findings());
+    let report = super::Report::new(host.findings(), Vec::new());
     assert_eq!(report.worst, Severity::Note);
     assert!(!report.ok.contains(&super::Subject::ResolvConf));
     assert_eq!(report.ok.len(), super::Subject::ALL.len() - 1);
@@ -96,7 +96,10 @@ fn a_report_has_each_subject_once() {
     assert_eq!(finding["id"], "resolv-conf-search");
     assert_eq!(finding["subject"], "resolv-conf");
     assert_eq!(finding["evidence"][0], "/etc/resolv.conf:2: home");
-    assert_eq!(super::Report::new(Vec::new()).worst, Severity::Ok);
+    assert_eq!(
+        super::Report::new(Vec::new(), Vec::new()).worst,
+        Severity::Ok
+    );
     for subject in super::Subject::ALL {
         let json = serde_json::to_value(subject).unwrap();
         assert_eq!(json, subject.name());
