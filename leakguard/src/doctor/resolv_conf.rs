@@ -221,7 +221,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         (None, Some(link)) => found.push(ABSENT.found(
             [format!("{PATH} -> {link}, which is not there")],
             format!(
-                "start the program that writes {link}; or: rm {PATH} && {}",
+                "rm {PATH} && {} # or start the program that writes {link}",
                 write(facts)
             ),
         )),

@@ -117,7 +117,8 @@ pub(super) const RULES: &[&Rule] = &[
 
 pub(super) fn collect(root: &Root) -> Resolved {
     let mut links: BTreeMap<u32, Link> = BTreeMap::new();
-    // What programs told it over D-Bus, and what systemd-networkd knows.
+    // What programs told it over D-Bus, and what systemd-networkd knows: both call these files private, and there is no
+    // other place to read it without waking the daemon.
     for (directory, servers, domains) in [
         ("/run/systemd/resolve/netif", "SERVERS", "DOMAINS"),
         ("/run/systemd/netif/links", "DNS", "ROUTE_DOMAINS"),
@@ -134,7 +135,9 @@ pub(super) fn collect(root: &Root) -> Resolved {
                     link.servers.extend(words.filter_map(server));
                     link.path.clone_from(&path);
                 } else if setting.key == domains {
-                    link.domains.extend(words.map(str::to_owned));
+                    // systemd-networkd leaves the mark of a domain for routing out.
+                    let plain = words.map(|word| word.trim_start_matches('~'));
+                    link.domains.extend(plain.map(str::to_owned));
                 }
             }
         }
@@ -214,7 +217,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     for tunnel in network.of_role(Role::Tunnel) {
         let told = resolved.links.get(&tunnel.ifindex);
         if let Some(link) = told.filter(|link| !link.servers.is_empty())
-            && !link.domains.iter().any(|domain| domain == "~.")
+            && !link.domains.iter().any(|domain| domain == ".")
         {
             found.push(NO_DEFAULT.found(
                 [format!(

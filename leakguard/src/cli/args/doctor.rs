@@ -23,7 +23,13 @@ pub struct DoctorArgs {
     #[arg(long)]
     pub json: bool,
     /// Say what a message means that a program prints, and whether leakguard is the cause
-    #[arg(long, visible_alias = "explain", value_name = "TEXT")]
+    // What wget prints begins with a hyphen.
+    #[arg(
+        long,
+        visible_alias = "explain",
+        value_name = "TEXT",
+        allow_hyphen_values = true
+    )]
     pub error: Option<String>,
     /// Look for files in this directory in place of /; interfaces and enforcement are those of this host
     #[arg(

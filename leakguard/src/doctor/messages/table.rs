@@ -370,6 +370,15 @@ pub(super) const MESSAGES: &[Message] = &[
         "leakguard explain tcp ADDRESS:PORT",
     ),
     message(
+        "Failed to connect to * port *",
+        "curl, git",
+        "no connection has come about: it was refused at once, or nobody has answered",
+        When(
+            "it was to port 53 or 853 or to a known resolver of DoH, or the kill switch is engaged",
+        ),
+        "leakguard explain tcp ADDRESS:PORT",
+    ),
+    message(
         "System has not been booted with systemd as init system",
         "systemctl, resolvectl, timedatectl",
         "this is a container, WSL or another init system: commands for systemd do not work here",
