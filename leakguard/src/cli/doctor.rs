@@ -86,7 +86,10 @@ fn print(report: &Report, output: &mut Output) -> Result<(), OutputError> {
             output.line(format_args!("          {}", escape_control(line)))?;
         }
         output.line(format_args!("     why  {why}"))?;
-        output.line(format_args!("      do  {}", escape_control(remedy)))?;
+        for (number, line) in remedy.lines().enumerate() {
+            let word = if number == 0 { "do" } else { "" };
+            output.line(format_args!("{word:>8}  {}", escape_control(line)))?;
+        }
     }
     if !report.ok.is_empty() {
         let subjects: Vec<&str> = report.ok.iter().map(|subject| subject.name()).collect();

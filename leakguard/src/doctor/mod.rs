@@ -184,8 +184,29 @@ impl Facts {
                 finding.rule.subject,
             )
         });
-        findings
+        merged(findings)
     }
+}
+
+/// One finding for each kind, with all the evidence and all the commands.
+fn merged(findings: Vec<Finding>) -> Vec<Finding> {
+    let mut merged: Vec<Finding> = Vec::new();
+    for finding in findings {
+        let known = merged
+            .iter_mut()
+            .find(|known| known.rule.id == finding.rule.id);
+        match known {
+            Some(known) => {
+                known.evidence.extend(finding.evidence);
+                if !known.remedy.lines().any(|line| line == finding.remedy) {
+                    known.remedy.push('\n');
+                    known.remedy.push_str(&finding.remedy);
+                }
+            }
+            None => merged.push(finding),
+        }
+    }
+    merged
 }
 
 /// Every kind of finding, in the order of subjects.

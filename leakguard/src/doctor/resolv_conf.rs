@@ -348,19 +348,22 @@ fn servers(facts: &Facts) -> Vec<Finding> {
 
 /// What puts another resolver in the place of one.
 fn mend(facts: &Facts, address: IpAddr) -> String {
-    let by = facts.network.resolver_to_use();
-    match (&facts.resolv_conf.writer(), facts.resolv_conf.names_stub()) {
-        (_, true) => {
-            "resolvectl dns UPLINK ''; resolvectl dns TUNNEL ADDRESS; resolvectl domain TUNNEL '~.'"
-                .to_owned()
-        }
-        (None, false) if facts.network.resolver_in_tunnel().is_some() => {
+    let network = &facts.network;
+    let by = network.resolver_to_use();
+    if facts.resolv_conf.names_stub() {
+        let tunnel = network.of_role(Role::Tunnel).next();
+        let tunnel = tunnel.map_or("TUNNEL", |tunnel| tunnel.name.as_str());
+        let uplink = network.uplink_towards(address).unwrap_or("UPLINK");
+        return format!(
+            "resolvectl dns {uplink} ''; resolvectl dns {tunnel} {by}; resolvectl domain {tunnel} '~.'"
+        );
+    }
+    match facts.resolv_conf.writer() {
+        Some((_, writer)) => format!("tell {writer} to use {by} in place of {address}"),
+        None if network.resolver_in_tunnel().is_some() => {
             format!("sed -i '/^nameserver {address}$/d' {PATH}")
         }
-        (None, false) => format!("sed -i 's/^nameserver {address}$/nameserver {by}/' {PATH}"),
-        (Some((_, writer)), false) => {
-            format!("tell {writer} to use {by} in place of {address}")
-        }
+        None => format!("sed -i 's/^nameserver {address}$/nameserver {by}/' {PATH}"),
     }
 }
 

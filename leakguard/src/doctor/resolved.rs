@@ -221,8 +221,14 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         {
             found.push(NO_DEFAULT.found(
                 [format!(
-                    "{}: {}: domains {:?}",
-                    link.path, tunnel.name, link.domains
+                    "{}: {}: domains: {}",
+                    link.path,
+                    tunnel.name,
+                    if link.domains.is_empty() {
+                        "none".to_owned()
+                    } else {
+                        link.domains.join(" ")
+                    }
                 )],
                 format!("resolvectl domain {} '~.'", tunnel.name),
             ));

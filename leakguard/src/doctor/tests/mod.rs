@@ -58,6 +58,34 @@ fn names_of_findings_are_stable_words_and_unique() {
 }
 
 #[test]
+fn findings_of_one_kind_are_one_with_all_the_commands() {
+    let host = Host::new();
+    host.run("dhclient");
+    host.run("dhcpcd");
+    let findings = host.findings();
+    assert_eq!(findings.len(), 1, "{findings:#?}");
+    assert_eq!(findings[0].evidence.len(), 2, "{findings:#?}");
+    assert_eq!(findings[0].remedy.lines().count(), 2, "{findings:#?}");
+}
+
+#[test]
+fn a_resolver_of_systemd_resolveds_is_mended_where_it_comes_from() {
+    let host = Host::new();
+    host.write("etc/resolv.conf", "nameserver 127.0.0.53\n");
+    let facts = host.facts_with(|facts| {
+        let way = sound::uplink();
+        let seen = sound::resolver("192.168.1.1", way.clone(), None);
+        facts.network.ways.insert(seen.server.address, way);
+        facts.network.resolvers.push(seen);
+    });
+    let findings = facts.judge();
+    assert_eq!(
+        findings[0].remedy,
+        "resolvectl dns eth0 ''; resolvectl dns wg0 10.8.0.1; resolvectl domain wg0 '~.'"
+    );
+}
+
+#[test]
 fn garbage_in_every_file_is_survived() {
     let noise: Vec<u8> = (0..4096_u32)
         .map(|number| u8::try_from(number.wrapping_mul(2_654_435_761) >> 24).unwrap())
