@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod confirm;
 pub mod daemon;
+pub mod doctor;
 pub mod doh;
 pub mod error;
 pub mod event;

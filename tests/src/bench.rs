@@ -111,6 +111,11 @@ impl Bench {
         self.agent = None;
     }
 
+    /// Whether an agent was started.
+    pub fn is_protected(&self) -> bool {
+        self.agent.is_some()
+    }
+
     /// The agent that was started.
     pub fn agent(&mut self) -> &mut Agent {
         self.agent.as_mut().unwrap()

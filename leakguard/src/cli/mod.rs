@@ -19,6 +19,7 @@ mod audit;
 mod config;
 mod confirm;
 mod demo;
+mod doctor;
 mod errors;
 mod events;
 mod explain;
@@ -78,6 +79,8 @@ enum Command {
     Report(args::ReportArgs),
     /// Say what would become of a packet, and why, without sending it
     Explain(args::ExplainArgs),
+    /// Find what is wrong with this host, why it matters, and what to do
+    Doctor(args::DoctorArgs),
     /// Add, remove or list tunnels at run time
     Allow(args::AllowArgs),
     /// Find out whether an audit log was changed
@@ -112,6 +115,7 @@ pub fn main() -> ExitCode {
         Command::Top(args) => top::run(args),
         Command::Report(args) => report::run(args),
         Command::Explain(args) => explain::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Allow(args) => allow::run(args),
         Command::Audit(args) => audit::run(args),
         Command::Release(args) => release::run(args),

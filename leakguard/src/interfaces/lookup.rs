@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use netlink_packet_core::{DecodeError, parse_u32};
 use nix::libc;
 
-use super::netlink::{self, Dumper, NetlinkError, Request};
+use super::netlink::{self, AF_INET, AF_INET6, Dumper, NetlinkError, Request};
 
 /// Where packets to a destination go.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -88,7 +88,7 @@ fn parse(payload: &[u8]) -> Result<Path, DecodeError> {
     netlink::attributes(attributes, |kind, value| {
         match kind {
             libc::RTA_OIF => interface = Some(parse_u32(value)?),
-            libc::RTA_PREFSRC => source = address(value),
+            libc::RTA_PREFSRC => source = netlink::address(value),
             _ => {}
         }
         Ok(())
@@ -103,16 +103,6 @@ fn parse(payload: &[u8]) -> Result<Path, DecodeError> {
     };
     Ok(Path { exit, source })
 }
-
-fn address(bytes: &[u8]) -> Option<IpAddr> {
-    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
-    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
-        .ok()
-}
-
-/// `AF_INET` and `AF_INET6` as they stand in a route message.
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
 
 #[cfg(test)]
 mod tests {

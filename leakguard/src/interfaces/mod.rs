@@ -16,6 +16,7 @@ mod pattern;
 mod role;
 mod routes;
 mod snapshot;
+mod table;
 mod tunnels;
 mod watch;
 
@@ -28,6 +29,7 @@ pub use self::{
     role::{Interface, RolePatterns, classify},
     routes::{Reach, Routes},
     snapshot::{Link, Snapshot, is_up, snapshot},
+    table::{Address, PolicyRule, RouteEntry, Tables, tables},
     tunnels::visible_tunnels,
     watch::{Changes, WatchError, Watcher},
 };

@@ -5,6 +5,7 @@
 //! turn an uplink into a local interface, so this module reads the few attributes it needs itself.
 
 use std::io;
+use std::net::IpAddr;
 
 use bytes::BytesMut;
 use netlink_packet_core::{
@@ -114,6 +115,10 @@ pub enum Request {
     NextHops,
     /// `RTM_GETROUTE` for one destination
     RouteTo,
+    /// `RTM_GETADDR`
+    Addresses,
+    /// `RTM_GETRULE`
+    Rules,
 }
 
 impl Request {
@@ -122,6 +127,8 @@ impl Request {
             Self::Links | Self::Link => 18,
             Self::Routes | Self::RouteTo => 26,
             Self::NextHops => 106,
+            Self::Addresses => 22,
+            Self::Rules => 34,
         }
     }
 
@@ -134,7 +141,9 @@ impl Request {
     fn flags(self) -> u16 {
         match self {
             Self::Link | Self::RouteTo => NLM_F_ACK,
-            Self::Links | Self::Routes | Self::NextHops => NLM_F_DUMP,
+            Self::Links | Self::Routes | Self::NextHops | Self::Addresses | Self::Rules => {
+                NLM_F_DUMP
+            }
         }
     }
 
@@ -143,6 +152,8 @@ impl Request {
             Self::Links | Self::Link => "links",
             Self::Routes | Self::RouteTo => "routes",
             Self::NextHops => "next hops",
+            Self::Addresses => "addresses",
+            Self::Rules => "policy rules",
         }
     }
 }
@@ -285,6 +296,17 @@ pub(super) fn u16_at(bytes: &[u8], offset: usize) -> Result<u16, DecodeError> {
         .map(|bytes| u16::from_ne_bytes(*bytes))
         .ok_or_else(|| DecodeError::buffer_too_small(bytes.len(), offset + 2))
 }
+
+/// An address, which is as long as its family's.
+pub(super) fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .ok()
+}
+
+/// `AF_INET` and `AF_INET6` as they stand in a message.
+pub(super) const AF_INET: u8 = 2;
+pub(super) const AF_INET6: u8 = 10;
 
 /// Splits off `length` bytes and the padding behind them.
 pub(super) fn split_aligned(bytes: &[u8], length: usize) -> (&[u8], &[u8]) {

@@ -44,7 +44,8 @@ pub(super) fn lift_limits() {
     }
 }
 
-fn effective_capabilities(status: &str) -> Option<u64> {
+/// The effective capabilities in the text of `/proc/PID/status`.
+pub(crate) fn effective_capabilities(status: &str) -> Option<u64> {
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))?;

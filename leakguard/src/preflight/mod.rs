@@ -13,8 +13,8 @@ use std::path::PathBuf;
 
 use leakguard_common::abi::{Class, Role};
 
-use self::probe::Asked;
-use self::resolvers::Nameserver;
+pub(crate) use self::probe::Asked;
+pub(crate) use self::resolvers::Nameserver;
 use crate::config::{Config, KillSwitchMode};
 use crate::interfaces::{Exit, Interface, NetlinkError, classify, exit_towards, snapshot};
 
@@ -107,22 +107,31 @@ pub async fn look(config: &Config, sources: &Sources) -> Result<Report, NetlinkE
 
 /// Where packets to an address go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Way {
+pub(crate) enum Way {
+    /// To this host itself.
     Here,
-    Over { name: String, role: Role },
+    /// Out by an interface.
+    Over {
+        /// Its name.
+        name: String,
+        /// Its role.
+        role: Role,
+    },
+    /// There is no route.
     Nowhere,
 }
 
 /// A resolver, and what is known of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Seen {
-    server: Nameserver,
-    way: Way,
+pub(crate) struct Seen {
+    pub(crate) server: Nameserver,
+    pub(crate) way: Way,
     /// Present if it is behind a tunnel.
-    asked: Option<Asked>,
+    pub(crate) asked: Option<Asked>,
 }
 
-async fn resolvers(
+/// Whom programs on this host ask, and what becomes of it; only who is behind a tunnel is asked.
+pub(crate) async fn resolvers(
     interfaces: &BTreeMap<u32, Interface>,
     sources: &Sources,
 ) -> Result<Vec<Seen>, NetlinkError> {
@@ -156,7 +165,8 @@ async fn resolvers(
     Ok(seen)
 }
 
-async fn interface_towards(
+/// Where packets to an address go; `scope` is the interface of a link-local one.
+pub(crate) async fn interface_towards(
     interfaces: &BTreeMap<u32, Interface>,
     address: IpAddr,
     scope: Option<&str>,
@@ -223,7 +233,8 @@ fn is_unknown(seen: &Seen) -> bool {
     }
 }
 
-fn describe(seen: &Seen) -> String {
+/// What was seen, in words.
+pub(crate) fn describe(seen: &Seen) -> String {
     let Seen { server, way, asked } = seen;
     let unknown = "whom it asks is not known: it must ask through a tunnel";
     match way {

@@ -21,7 +21,7 @@ const ANSWER_MAX: usize = 512;
 
 /// What became of the question.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(crate) enum Asked {
     /// It was answered.
     Answered,
     /// It was answered with an error of the resolver.

@@ -12,12 +12,12 @@ const STUBS: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 53), Ipv4Addr::new(127, 0
 
 /// A resolver.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Nameserver {
-    pub(super) address: IpAddr,
+pub(crate) struct Nameserver {
+    pub(crate) address: IpAddr,
     /// The interface that a link-local address belongs to, by name or number.
-    pub(super) scope: Option<String>,
+    pub(crate) scope: Option<String>,
     /// Whether it is systemd-resolved that asks it.
-    pub(super) behind_stub: bool,
+    pub(crate) behind_stub: bool,
 }
 
 impl fmt::Display for Nameserver {

@@ -58,7 +58,7 @@ fn numbers(directory: &Path) -> impl Iterator<Item = u32> + use<> {
 }
 
 /// The inode of a socket, by what /proc says a descriptor is.
-fn inode(link: &str) -> Option<u64> {
+pub(crate) fn inode(link: &str) -> Option<u64> {
     let number = link.strip_prefix("socket:[")?.strip_suffix(']')?;
     number.parse().ok()
 }

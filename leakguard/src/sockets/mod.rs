@@ -13,6 +13,7 @@ use std::{fmt, fs};
 
 use serde::Serialize;
 
+pub(crate) use self::holders::inode;
 use self::holders::{Holder, holders};
 use self::probe::Probed;
 use crate::error::escape_control;

@@ -35,10 +35,13 @@ impl Tool {
 pub(crate) const TOOLS: &[Tool] = &[
     // The tests start it in a mount namespace of its own.
     tool("/lib/systemd/systemd-journald", "systemd"),
+    // What they say when names do not resolve is looked up.
+    tool("/usr/bin/python3", "python3"),
     tool("/usr/lib/podman/aardvark-dns", "aardvark-dns"),
     tool("/usr/lib/podman/netavark", "netavark"),
     // What `report` makes is looked at in a real browser: with what it depends on, the largest of all (some 400 MB).
     tool("chromium", "chromium"),
+    tool("curl", "curl"),
     tool("dhclient", "isc-dhcp-client"),
     tool("dig", "bind9-dnsutils"),
     tool("dnsmasq", "dnsmasq-base"),
@@ -50,6 +53,7 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("nsenter", "util-linux"),
     tool("openssl", "openssl"),
     tool("pasta", "passt"),
+    tool("ping", "iputils-ping"),
     Tool {
         program: "podman",
         package: "podman",
@@ -88,6 +92,7 @@ pub(crate) const TOOLS: &[Tool] = &[
         services: &["unbound.service"],
     },
     tool("wg", "wireguard-tools"),
+    tool("wget", "wget"),
     tool("wireguard-go", "wireguard-go"),
 ];
 

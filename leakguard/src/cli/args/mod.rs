@@ -22,6 +22,10 @@ use crate::{
     status::Level,
 };
 
+mod doctor;
+
+pub use self::doctor::DoctorArgs;
+
 /// Where the agent listens unless told otherwise.
 pub const DEFAULT_CONTROL: &str = "/run/leakguard/control.sock";
 
