@@ -21,10 +21,10 @@ pub struct Series {
     pub protocol: Protocol,
 }
 
-const HOOKS: u32 = 3;
+const HOOKS: u32 = 4;
 const ROLES: u32 = 3;
 const REASONS: u32 = 14;
-const VERDICTS: u32 = 3;
+const VERDICTS: u32 = 4;
 const FAMILIES: u32 = 3;
 const PROTOCOLS: u32 = 3;
 

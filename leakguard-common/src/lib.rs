@@ -11,6 +11,7 @@ pub mod encapsulation;
 pub mod hardening;
 pub mod packet;
 pub mod plain;
+pub mod redirect;
 pub mod restriction;
 pub mod server_name;
 pub mod shape;

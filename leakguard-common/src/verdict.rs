@@ -166,7 +166,7 @@ fn suspicion(
         let is_refused = match hook {
             Hook::CgroupSkb => may_hold_ports(packet),
             Hook::Tc => is_orphan(packet, settings, facts),
-            Hook::Setsockopt => false,
+            Hook::Setsockopt | Hook::SockAddr => false,
         };
         return if is_refused {
             Reason::Fragment

@@ -179,6 +179,9 @@ fn settings_of_zeroes_block_every_class() {
         options: 0,
         packet_sockets: Settings::DENY_NEW,
         rate_per_key: 0,
+        redirect: 0,
+        redirect_v4: [0; 4],
+        redirect_v6: [0; 16],
     };
     assert_eq!(zeroed, Settings::default());
     for (blocked, ClassPorts { port, udp, .. }) in known_by_port() {

@@ -14,6 +14,8 @@ pub enum Part {
     Setsockopt,
     /// The programs at the cgroup that record who uses a socket.
     Owners,
+    /// The programs at the cgroup that redirect calls.
+    Redirect,
     /// The program at an interface's TC egress, and its place in the chain.
     Tc,
     /// The pins of the links, and the directory they are in.
@@ -30,10 +32,11 @@ pub enum Part {
 
 impl Part {
     /// Every part.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Cgroup,
         Self::Setsockopt,
         Self::Owners,
+        Self::Redirect,
         Self::Tc,
         Self::Pins,
         Self::Maps,
@@ -48,6 +51,7 @@ impl Part {
             Self::Cgroup => "cgroup",
             Self::Setsockopt => "setsockopt",
             Self::Owners => "owners",
+            Self::Redirect => "redirect",
             Self::Tc => "tc",
             Self::Pins => "pins",
             Self::Maps => "maps",

@@ -4,7 +4,7 @@
 //! [`ABI_VERSION`], which is part of the pin path: an older agent's state is then never misread.
 
 /// The version of everything in this module and in [`crate::counter`]; part of the pin directory's name.
-pub const ABI_VERSION: u32 = 4 + NEXT;
+pub const ABI_VERSION: u32 = 5 + NEXT;
 
 /// 1 in the build that stands in for the next version, with another layout, in the tests of an upgrade.
 const NEXT: u32 = cfg!(feature = "next-abi") as u32;
@@ -41,6 +41,12 @@ pub mod map {
     pub const OWNERS: &str = "OWNERS";
     /// `LRU_HASH` from [`super::RateKey`] to [`super::Rate`].
     pub const RATES: &str = "RATES";
+    /// `SK_STORAGE` of [`super::Original`].
+    pub const ORIGINALS: &str = "ORIGINALS";
+    /// `LPM_TRIE` of the [`super::LanKey`]s that this host answers at, and of networks that do not leave it.
+    pub const NEAR: &str = "NEAR";
+    /// `HASH` of [`super::SparedKey`]s.
+    pub const SPARED: &str = "SPARED";
     /// `RINGBUF` of [`super::Event`]: questions to local resolvers and in other namespaces, which pass.
     pub const ASKED: &str = "ASKED";
 }
@@ -59,6 +65,12 @@ pub const MAX_DOH_ADDRESSES: u32 = 4096;
 
 /// How many names of DNS-over-HTTPS resolvers are known at most; each takes two entries, one for the names below it.
 pub const MAX_DOH_NAMES: u32 = 4096;
+
+/// How many cgroups and processes redirection can spare.
+pub const MAX_SPARED: u32 = 64;
+
+/// How many addresses and networks near this host are known; what is beyond is redirected.
+pub const MAX_NEAR: u32 = 8192;
 
 /// How many tunnels that do not encrypt are known at most.
 pub const MAX_CARRIERS: u32 = 1024;
@@ -124,11 +136,13 @@ macro_rules! wire_enum {
 
 mod attribution;
 mod keys;
+mod redirection;
 
 pub use attribution::{MAX_RATES, Owner, Rate, RateKey};
 pub use keys::{
     Endpoint, EndpointKey, FirstFragment, FragmentKey, LanKey, NAME_BYTES, NAME_LEN, NameKey,
 };
+pub use redirection::{Original, SPARED_LEVELS, SparedKey};
 
 wire_enum! {
     /// A form of DNS, recognised by its destination port; what an operator can choose to block.
@@ -207,6 +221,8 @@ wire_enum! {
         Drop = 1 => "drop",
         /// It goes on because leakguard only observes; in enforce mode it would be dropped.
         WouldDrop = 2 => "would_drop",
+        /// A call goes to the tunnel's resolver ([`crate::redirect`]).
+        Redirect = 3 => "redirect",
     }
 }
 
@@ -219,6 +235,8 @@ wire_enum! {
         Tc = 1 => "tc",
         /// `cgroup/setsockopt`: options that a process sets; no packets.
         Setsockopt = 2 => "setsockopt",
+        /// `cgroup/connect4` and the like: calls that name a destination; no packets.
+        SockAddr = 3 => "sock_addr",
     }
 }
 
@@ -351,6 +369,12 @@ pub struct Settings {
     pub packet_sockets: u32,
     /// Events per second, sender, destination and reason; 0 for no limit.
     pub rate_per_key: u32,
+    /// Which calls are redirected: [`Settings::REDIRECT_V4`], [`Settings::REDIRECT_V6`], [`Settings::SPARE`].
+    pub redirect: u32,
+    /// The tunnel's resolver for calls to IPv4 addresses.
+    pub redirect_v4: [u8; 4],
+    /// The tunnel's resolver for calls to IPv6 addresses.
+    pub redirect_v6: [u8; 16],
 }
 
 impl Settings {
@@ -381,6 +405,13 @@ impl Settings {
     /// Packets that look like DNS questions are reported, whatever their port.
     pub const REPORT_SHAPES: u32 = 2;
 
+    /// There is a resolver for IPv4.
+    pub const REDIRECT_V4: u32 = 1;
+    /// There is a resolver for IPv6.
+    pub const REDIRECT_V6: u32 = 2;
+    /// Somebody is spared.
+    pub const SPARE: u32 = 4;
+
     /// Options that lead packets past TC are refused.
     pub const DENY_NEW: u32 = 0;
     /// They are refused, and netfilter judges what leaves by uplinks.
@@ -406,6 +437,12 @@ impl Liveness {
     #[inline(always)]
     pub fn holds(&self, now: impl FnOnce() -> u64, is_tunnel: impl FnOnce(u32) -> bool) -> bool {
         self.tunnel != 0 && now() < self.until && is_tunnel(self.tunnel)
+    }
+
+    /// Whether a tunnel was up when somebody looked last, and has not gone since.
+    #[inline(always)]
+    pub fn held(&self, is_tunnel: impl FnOnce(u32) -> bool) -> bool {
+        self.tunnel != 0 && is_tunnel(self.tunnel)
     }
 }
 
@@ -473,7 +510,8 @@ pub struct Event {
     pub source: [u8; 16],
     /// IPv4 addresses stand in the first four bytes.
     pub destination: [u8; 16],
-    /// The packet from its transport header on; at [`Hook::Setsockopt`] a [`crate::hardening::SocketOption`].
+    /// The packet from its transport header on; at [`Hook::Setsockopt`] a [`crate::hardening::SocketOption`],
+    /// at [`Hook::SockAddr`] the address that took the destination's place, if one did.
     pub bytes: [u8; EVENT_BYTES],
 }
 
@@ -492,7 +530,7 @@ impl Event {
 }
 
 const _: () = {
-    assert!(size_of::<Settings>() == 80);
+    assert!(size_of::<Settings>() == 104);
     assert!(size_of::<Liveness>() == 16);
     assert!(size_of::<EndpointKey>() == 28);
     assert!(size_of::<LanKey>() == 24);

@@ -108,7 +108,7 @@ impl<G: Gate> Facts for HookFacts<'_, G> {
 
 /// A key as aya's table takes it.
 #[inline(always)]
-fn prefix(key: &LanKey) -> &Key<Prefix> {
+pub(super) fn prefix(key: &LanKey) -> &Key<Prefix> {
     // SAFETY: the same bytes: a length of 32 bits, then the data that it counts (`struct bpf_lpm_trie_key`).
     unsafe { &*ptr::from_ref(key).cast() }
 }

@@ -6,7 +6,8 @@ use aya_ebpf::maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArra
 use leakguard_common::abi::{
     ASKED_RING_BYTES, EVENT_RING_BYTES, Endpoint, EndpointKey, FirstFragment, FragmentKey,
     Liveness, MAX_CARRIERS, MAX_DOH_ADDRESSES, MAX_DOH_NAMES, MAX_ENDPOINTS, MAX_FRAGMENTS,
-    MAX_INTERFACES, MAX_LAN, MAX_RATES, NAME_BYTES, Outcome, Owner, Rate, RateKey, Settings,
+    MAX_INTERFACES, MAX_LAN, MAX_NEAR, MAX_RATES, MAX_SPARED, NAME_BYTES, Original, Outcome, Owner,
+    Rate, RateKey, Settings, SparedKey,
 };
 use leakguard_common::counter::SERIES;
 
@@ -80,6 +81,18 @@ pub(super) static OWNERS: SkStorage<Owner> = SkStorage::new();
 /// counters say stays exact.
 #[map]
 pub(super) static RATES: LruHashMap<RateKey, Rate> = LruHashMap::with_max_entries(MAX_RATES, 0);
+
+/// Whom redirected sockets were to reach. Its memory is the socket's and goes with it.
+#[btf_map]
+pub(super) static ORIGINALS: SkStorage<Original> = SkStorage::new();
+
+/// Addresses of this host, and networks that do not leave it. The value says nothing.
+#[map]
+pub(super) static NEAR: LpmTrie<Prefix, u32> = LpmTrie::with_max_entries(MAX_NEAR, 0);
+
+/// Whose calls are not redirected. The value says nothing.
+#[map]
+pub(super) static SPARED: HashMap<SparedKey, u32> = HashMap::with_max_entries(MAX_SPARED, 0);
 
 /// Questions to local resolvers and in other namespaces, for whoever wants to know who asked.
 #[map]

@@ -6,9 +6,12 @@
 //! | `tc_ethernet`, `tc_ip`, `tc_any` | TC egress | -1 (next program) | 2 |
 //! | `egress_lean`, `tc_lean_ethernet`, `tc_lean_ip`, `tc_lean_any` | the same, where a kernel refuses those | | |
 //! | `setsockopt_cookie`, `setsockopt_inode` | `cgroup/setsockopt` | 1 | 0 (EPERM to the caller) |
-//! | `owner_create`, `owner_connect4`, `owner_connect6` | `cgroup/sock_create`, `connect4`, `connect6` | 1 | never |
+//! | `owner_create` | `cgroup/sock_create` | 1 | never |
+//! | `connect4`, `connect6` | `cgroup/connect4`, `connect6` | 1 | 0 (ENETUNREACH to the caller, EPERM before 6.1) |
+//! | `sendmsg4`, `sendmsg6` | `cgroup/sendmsg4`, `sendmsg6` | 1 | the same |
+//! | `recvmsg4`, `recvmsg6`, `getpeername4`, `getpeername6` | `cgroup/recvmsg4` and so on | 1 | never |
 //!
-//! Of each row but the last one variant is attached: user space tries to load them in order.
+//! Of each row with variants one is attached: user space tries to load them in order.
 
 mod context;
 mod counters;
@@ -22,5 +25,6 @@ mod maps;
 mod netns;
 mod owners;
 mod rates;
+mod redirect;
 mod sender;
 mod sockopt;

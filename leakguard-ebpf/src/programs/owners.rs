@@ -3,13 +3,13 @@
 use core::ffi::c_void;
 use core::ptr;
 
-use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr};
+use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_cgroup_id, bpf_get_current_uid_gid, bpf_sk_storage_get,
 };
-use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
-use aya_ebpf::programs::{SockAddrContext, SockContext};
+use aya_ebpf::macros::cgroup_sock;
+use aya_ebpf::programs::SockContext;
 use leakguard_common::abi::Owner;
 
 use super::context::Skb;
@@ -26,20 +26,6 @@ pub(super) fn owner_create(context: SockContext) -> i32 {
     PASS
 }
 
-/// Where a socket is connected, which the packets of a TCP connection all come from.
-#[cgroup_sock_addr(connect4)]
-pub(super) fn owner_connect4(context: SockAddrContext) -> i32 {
-    record(socket(context.sock_addr));
-    PASS
-}
-
-/// As [`owner_connect4`].
-#[cgroup_sock_addr(connect6)]
-pub(super) fn owner_connect6(context: SockAddrContext) -> i32 {
-    record(socket(context.sock_addr));
-    PASS
-}
-
 /// The owner of a packet's socket, if it has one that was recorded.
 #[inline(always)]
 pub(super) fn owner(skb: Skb) -> Option<&'static Owner> {
@@ -48,15 +34,9 @@ pub(super) fn owner(skb: Skb) -> Option<&'static Owner> {
     unsafe { storage(socket.cast(), 0).as_ref() }
 }
 
+/// Records that the current process uses a socket.
 #[inline(always)]
-fn socket(context: *const bpf_sock_addr) -> *mut c_void {
-    // SAFETY: a context field; the verifier checks the access.
-    let socket: *mut bpf_sock = unsafe { (*context).__bindgen_anon_1.sk };
-    socket.cast()
-}
-
-#[inline(always)]
-fn record(socket: *mut c_void) {
+pub(super) fn record(socket: *mut c_void) {
     if socket.is_null() {
         return;
     }

@@ -27,7 +27,7 @@ pub(super) struct Rebuilt {
 
 /// Puts the header before what was copied; `None` for what is no packet of a known family.
 pub(super) fn rebuild(event: &Event, copied: &[u8]) -> Option<Rebuilt> {
-    if copied.is_empty() || event.option.is_some() {
+    if copied.is_empty() || event.option.is_some() || event.is_call() {
         return None;
     }
     let (source, destination) = (address(&event.source)?, address(&event.destination)?);

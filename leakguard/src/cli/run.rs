@@ -39,16 +39,16 @@ pub(super) fn run(args: &RunArgs, format: LogFormat) -> anyhow::Result<Exit> {
         require_tunnel(&config, "run").await?;
         preflight::check(&config).await?;
         let place = place(cgroup, bpffs.bpffs.clone())?;
-        let ended = daemon::run(
+        let agent = daemon::run(
             &config,
             &place,
             &control.control,
             *min_level,
             printer,
             announce,
-        )
-        .await
-        .map_err(errors::daemon)?;
+        );
+        // All that the agent holds is in it.
+        let ended = Box::pin(agent).await.map_err(errors::daemon)?;
         match ended {
             Ended::Kept => log::info!(
                 "ended; enforcement stays in the kernel, `leakguard release --bpffs {}` lifts it",

@@ -189,7 +189,6 @@ fn a_command_takes_only_the_options_it_uses() {
         "demo --tunnel wg0",
         "config check --tunnel wg0",
         "config show --bpffs /b",
-        "run --redirect 10.8.0.1",
     ] {
         assert!(refused(line).contains("unexpected argument"), "{line}");
     }

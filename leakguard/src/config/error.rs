@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
 };
 
-use leakguard_common::abi::{Class, MAX_ENDPOINTS, MAX_EXTRA_PORTS, MAX_LAN, Role};
+use leakguard_common::abi::{Class, MAX_ENDPOINTS, MAX_EXTRA_PORTS, MAX_LAN, MAX_SPARED, Role};
 
 use super::{FileError, NetlinkBuffer};
 use crate::interfaces::PatternError;
@@ -110,6 +110,36 @@ pub enum RuleError {
         /// What was given.
         text: String,
     },
+    /// An address that no resolver behind a tunnel can have.
+    #[error("{address} cannot be a resolver behind the tunnel; name its address in the tunnel")]
+    RedirectTarget {
+        /// What was given.
+        address: IpAddr,
+    },
+    /// Two resolvers of a family.
+    #[error("{address} is the second resolver of its family in `redirect`; name one for each")]
+    RedirectTwice {
+        /// The second.
+        address: IpAddr,
+    },
+    /// Questions that are let out are not redirected.
+    #[error("`redirect` needs `dns` in `block`; add it, or leave `redirect` out")]
+    RedirectUnblocked,
+    /// Exceptions of nothing.
+    #[error("`redirect_except` has no use without `redirect`; name the tunnel's resolver there")]
+    SparedWithoutRedirect,
+    /// A text that names no process.
+    #[error(
+        "`{text}` names nobody; write the path of a cgroup from the root of the hierarchy on, such as \
+         /system.slice/unbound.service, or a process by its name, such as unbound (up to 15 bytes)"
+    )]
+    Spared {
+        /// What was given.
+        text: String,
+    },
+    /// More exceptions than the kernel programs hold.
+    #[error("too many entries in `redirect_except`; allowed: {MAX_SPARED}")]
+    TooManySpared,
     /// A number that no socket mark can be.
     #[error("{number} is not a mark; allowed: 1 to 0xffffffff")]
     MarkOutOfRange {

@@ -153,7 +153,7 @@ impl Endpoint {
 }
 
 /// An absolute path below the root, which every process is in.
-fn is_cgroup(path: &Path) -> bool {
+pub(super) fn is_cgroup(path: &Path) -> bool {
     let mut components = path.components();
     components.next() == Some(Component::RootDir)
         && path.components().nth(1).is_some()

@@ -3,6 +3,7 @@
 //! Both sources are a [`Layer`], in which everything is optional. The command line wins over the file, and a list
 //! replaces the list below it rather than adding to it, so that what holds can be read off one place.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use leakguard_common::abi::{Class, ClassSet, Role};
@@ -18,6 +19,7 @@ mod names;
 mod netlink;
 mod outputs;
 mod ports;
+mod redirect;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +35,7 @@ pub use self::{
     netlink::NetlinkBuffer,
     outputs::{Events, EventsLayer, Labels, Metrics, MetricsLayer, OtlpEndpoint, RatePerKey},
     ports::ExtraPorts,
+    redirect::{Redirect, Spared},
 };
 
 /// Where the configuration is looked for when no file is named.
@@ -65,6 +68,10 @@ pub struct Layer {
     pub fragments: Option<Fragments>,
     /// See [`Config::report_shaped`].
     pub report_shaped: Option<bool>,
+    /// See [`Config::redirect`].
+    pub redirect: Option<Vec<IpAddr>>,
+    /// See [`Config::spared`].
+    pub spared: Option<Vec<Spared>>,
     /// See [`Config::kill_switch`].
     pub kill_switch: KillSwitchLayer,
     /// See [`Config::ipv6`].
@@ -93,6 +100,8 @@ impl Layer {
             doh_resolvers: self.doh_resolvers.or(below.doh_resolvers),
             fragments: self.fragments.or(below.fragments),
             report_shaped: self.report_shaped.or(below.report_shaped),
+            redirect: self.redirect.or(below.redirect),
+            spared: self.spared.or(below.spared),
             kill_switch: self.kill_switch.over(below.kill_switch),
             ipv6: self.ipv6.or(below.ipv6),
             packet_sockets: self.packet_sockets.or(below.packet_sockets),
@@ -156,6 +165,8 @@ pub struct Config {
     doh_resolvers: DohResolvers,
     fragments: Fragments,
     report_shaped: bool,
+    redirect: Redirect,
+    spared: Vec<Spared>,
     kill_switch: KillSwitch,
     ipv6: Ipv6Policy,
     packet_sockets: PacketSockets,
@@ -186,6 +197,8 @@ impl Config {
             doh_resolvers,
             fragments,
             report_shaped,
+            redirect,
+            spared,
             kill_switch,
             ipv6,
             packet_sockets,
@@ -207,6 +220,8 @@ impl Config {
             doh_resolvers: doh_resolvers.unwrap_or_default(),
             fragments: fragments.unwrap_or_default(),
             report_shaped: report_shaped.unwrap_or_default(),
+            redirect: Redirect::new(redirect.unwrap_or_default())?,
+            spared: spared.unwrap_or_default(),
             kill_switch: kill_switch.complete(|class| block.contains(class))?,
             ipv6: ipv6.unwrap_or_default(),
             packet_sockets: packet_sockets.unwrap_or_default(),
@@ -216,6 +231,12 @@ impl Config {
         };
         if config.blocked_classes().next().is_none() {
             return Err(RuleError::NothingBlocked);
+        }
+        if config.redirect.is_on() && !config.block.contains(Class::Dns) {
+            return Err(RuleError::RedirectUnblocked);
+        }
+        if !config.redirect.is_on() && !config.spared.is_empty() {
+            return Err(RuleError::SparedWithoutRedirect);
         }
         for (role, patterns) in [(Role::Local, &config.local), (Role::Uplink, &config.uplink)] {
             for pattern in patterns {
@@ -301,6 +322,16 @@ impl Config {
     /// Whether packets that look like DNS questions are reported, whatever their port.
     pub fn report_shaped(&self) -> bool {
         self.report_shaped
+    }
+
+    /// Whom questions on port 53 are sent to, whomever a process asks.
+    pub fn redirect(&self) -> Redirect {
+        self.redirect
+    }
+
+    /// Whose questions go where they were sent to, in spite of [`Config::redirect`].
+    pub fn spared(&self) -> &[Spared] {
+        &self.spared
     }
 
     /// What uplinks carry while no tunnel is up, or ever.

@@ -10,7 +10,7 @@ use crate::interfaces::{RolePatterns, classify, snapshot};
 use crate::kernel::enforcement::other_versions;
 use crate::kernel::pins::Pins;
 use crate::kernel::read_back::ReadBack;
-use crate::kernel::{Exemptions, Recognition};
+use crate::kernel::{Exemptions, Recognition, Redirection};
 
 /// Everything that a change by `apply` can change, read back from the kernel.
 #[derive(Clone, Debug)]
@@ -18,6 +18,7 @@ pub struct Saved {
     settings: Settings,
     exemptions: Exemptions,
     recognition: Recognition,
+    redirection: Redirection,
     /// The id of the cgroup whose sockets are judged.
     cgroup: Option<u64>,
     /// By number and name: neither alone says that an interface is the same.
@@ -53,6 +54,7 @@ impl Saved {
             settings: state.settings,
             exemptions: state.maps.exemptions()?,
             recognition: state.maps.recognition()?,
+            redirection: state.maps.redirection()?,
             cgroup: state.cgroup.map(|attachment| attachment.cgroup_id),
             roles: links
                 .map(|link| ((link.ifindex, link.name), state.maps.role(link.ifindex)))
@@ -75,6 +77,7 @@ impl Saved {
         enforcement.recognise(&self.recognition)?;
         enforcement.enforce_sockets(&cgroup, self.settings)?;
         enforcement.judge_options(&cgroup, &self.settings);
+        enforcement.redirect(&cgroup, &self.settings, &self.redirection)?;
         enforcement.record_owners(&cgroup);
         carry_out(enforcement, &interfaces, &self.settings, &self.exemptions)
             .await

@@ -159,6 +159,8 @@ fn event(seq: u64, record: &Record, interfaces: &Interfaces) -> Option<Event> {
     let query = match reason {
         // It is encrypted.
         Reason::Doh => None,
+        // A call names a destination before there is a question.
+        _ if hook == Hook::SockAddr => None,
         _ => first_question(record.protocol, copied),
     };
     Some(Event {
@@ -190,6 +192,10 @@ fn event(seq: u64, record: &Record, interfaces: &Interfaces) -> Option<Event> {
         },
         length: record.length,
         query,
+        redirected_to: (hook == Hook::SockAddr)
+            .then(|| <[u8; 16]>::try_from(copied).ok())
+            .flatten()
+            .map(|target| endpoint(family, target, record.destination_port, record.protocol)),
         option: (hook == Hook::Setsockopt).then(|| option(copied)).flatten(),
         process: None,
         cgroup: None,

@@ -28,6 +28,7 @@ pub(crate) fn example() -> Event {
             name: "example.com.".into(),
             kind: "A".into(),
         }),
+        redirected_to: None,
         option: None,
         packets: 1,
         process: Some(Process {

@@ -80,6 +80,9 @@ pub struct Event {
     pub length: u32,
     /// The first question, where the packet holds one that can be read.
     pub query: Option<Query>,
+    /// Whom the call reaches in place of its destination, at the hook `sock_addr`.
+    #[serde(default)]
+    pub redirected_to: Option<String>,
     /// The socket option that was set, at the hook `setsockopt`.
     #[serde(default)]
     pub option: Option<String>,

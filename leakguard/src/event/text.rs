@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use leakguard_common::abi::Hook;
+
 use super::{Attribution, Client, Container, Entry, Event, InterfaceRef, Process, Query};
 use crate::error::escape_control;
 
@@ -13,6 +15,13 @@ pub(super) fn clock(time: &str) -> &str {
 /// An id as the runtimes print it.
 fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
+}
+
+impl Event {
+    /// Whether it is a call that names a destination, and no packet.
+    pub fn is_call(&self) -> bool {
+        self.hook == Hook::SockAddr.name()
+    }
 }
 
 impl fmt::Display for Entry {
@@ -49,6 +58,16 @@ impl fmt::Display for Event {
         };
         if let Some(option) = &self.option {
             write!(formatter, "{clock} {verdict} {reason} {option}")?;
+        } else if let Some(target) = &self.redirected_to {
+            write!(
+                formatter,
+                "{clock} {verdict} {reason} {protocol} {destination} to {target}"
+            )?;
+        } else if self.is_call() {
+            write!(
+                formatter,
+                "{clock} {verdict} {reason} {protocol} call to {destination}"
+            )?;
         } else {
             write!(
                 formatter,

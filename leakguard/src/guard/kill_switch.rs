@@ -20,7 +20,7 @@ pub struct Switched {
 impl Guard {
     /// Whether there is anything that [`Guard::attend`] would look after.
     pub fn needs_attendance(&self) -> bool {
-        self.vouches() || self.policy.depends_on_cgroups()
+        self.vouches() || self.redirects() || self.policy.depends_on_cgroups()
     }
 
     /// Looks after what has no event, or a late one: says once more that the tunnel is up, or that it is not, and
@@ -43,6 +43,7 @@ impl Guard {
                 self.exemptions = exemptions;
                 self.enforcement.exempt(&self.exemptions)?;
             }
+            self.redirect()?;
         }
         Ok(read)
     }
@@ -58,20 +59,21 @@ impl Guard {
         self.switched.take()
     }
 
-    /// Vouches for a tunnel that is up, where that counts. Who leaves at once vouches for nothing.
+    /// Says which tunnel is up, where that counts. Who leaves at once vouches for nothing.
     pub(super) fn vouch(&mut self) -> Result<(), GuardError> {
-        if !self.vouches() {
-            return Ok(self.enforcement.vouch(None)?);
+        if !self.vouches() && !self.redirects() {
+            return Ok(self.enforcement.vouch(None, false)?);
         }
         let now = SystemTime::now();
         let tunnels = tunnels::up(&self.interfaces, self.handshake_max, &self.handshakes, now);
-        self.enforcement.vouch(tunnels.as_ref().ok().copied())?;
+        let tunnel = tunnels.as_ref().ok().copied();
+        self.enforcement.vouch(tunnel, self.vouches())?;
         let same = match (&self.tunnels, &tunnels) {
             // Why it is down may change, and it grows older: no news.
             (Some(Err(_)), Err(_)) => true,
             (before, now) => before.as_ref() == Some(now),
         };
-        if !same {
+        if !same && self.vouches() {
             let message = match &tunnels {
                 Ok(tunnel) => {
                     let name = self.interfaces.get(tunnel).map_or("?", |found| &found.name);

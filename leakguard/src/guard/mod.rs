@@ -6,18 +6,22 @@ mod names;
 mod plan;
 mod policy;
 mod recognition;
+mod redirection;
 mod tunnels;
+mod unattended;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use leakguard_common::abi::{Role, Settings};
+use leakguard_common::abi::{LanKey, Role};
 
 pub use kill_switch::Switched;
 pub use plan::plan;
 pub use policy::{blocked, ipv6_policy, kill_switch_mode, packet_sockets, ruleset};
 pub use tunnels::Handshakes;
+pub(crate) use unattended::carry_out;
+pub use unattended::{release, set_role};
 
 use self::names::warn_of_names;
 use self::policy::Policy;
@@ -30,9 +34,8 @@ use crate::interfaces::{Interface, NetlinkError, Pattern, RolePatterns, classify
 use crate::kernel::enforcement::{Followed, TcMode};
 use crate::kernel::object::{Loaded, Reports};
 use crate::kernel::pins::Pins;
-use crate::kernel::read_back::ReadBack;
 use crate::kernel::requirements::check_cgroup;
-use crate::kernel::{self, Device, Enforcement, Exemptions, KernelError, Recognition};
+use crate::kernel::{Device, Enforcement, Exemptions, KernelError, Recognition};
 use crate::netfilter::{self, Applied, Egress, NameError, NetfilterError, Permitted, Ruleset};
 
 /// How long new uplinks are covered before the interfaces are looked at again, and a tunnel that has come meanwhile is
@@ -125,6 +128,8 @@ pub struct Guard {
     switched: Option<Switched>,
     patterns: RolePatterns,
     interfaces: Interfaces,
+    /// What redirection leaves alone because of where it is.
+    near: BTreeSet<LanKey>,
     ruleset: Ruleset,
     /// What the second net holds is known to be `ruleset`.
     ruleset_in_place: bool,
@@ -193,6 +198,7 @@ impl Guard {
             switched: None,
             patterns: config.role_patterns(),
             interfaces: Interfaces::new(),
+            near: BTreeSet::new(),
             ruleset,
             ruleset_in_place: false,
             recognised: None,
@@ -211,6 +217,7 @@ impl Guard {
     /// Makes the kernel do what was prepared; says whether anything was different before.
     pub async fn begin(&mut self) -> Result<bool, GuardError> {
         self.interfaces = self.read_interfaces().await?;
+        self.near = self.read_near(&self.interfaces).await?;
         warn_of_names(&Interfaces::new(), &self.interfaces);
         let changed = !self.bring_in_line().await?.is_empty();
         // An interface may have come since the first look.
@@ -228,14 +235,17 @@ impl Guard {
     /// Reads the interfaces again and follows them; says whether anything changed in the kernel.
     pub async fn follow(&mut self) -> Result<bool, GuardError> {
         let interfaces = self.read_interfaces().await?;
-        if interfaces == self.interfaces && self.is_complete() {
+        let near = self.read_near(&interfaces).await?;
+        let same_near = near == self.near;
+        self.near = near;
+        if interfaces == self.interfaces && same_near && self.is_complete() {
             return Ok(false);
         }
         for change in describe(&self.interfaces, &interfaces) {
             log::info!("{change}");
         }
         warn_of_names(&self.interfaces, &interfaces);
-        let again = interfaces == self.interfaces;
+        let again = interfaces == self.interfaces && same_near;
         self.interfaces = interfaces;
         let changes = self.bring_in_line().await?;
         let changed = !changes.is_empty();
@@ -307,6 +317,7 @@ impl Guard {
         let options = self
             .enforcement
             .judge_options(&self.cgroup, &self.policy.settings);
+        let redirected = self.redirect()?;
         let owners = self.enforcement.record_owners(&self.cgroup);
         let mut netfilter = self.update_netfilter().await;
         netfilter |= self.update_egress().await;
@@ -325,6 +336,7 @@ impl Guard {
             recognised.changes,
             sockets.changes,
             options.changes,
+            redirected.changes,
             owners.changes,
         ]
         .concat();
@@ -342,6 +354,7 @@ impl Guard {
             permitted.failures,
             sockets.failures,
             options.failures,
+            redirected.failures,
             owners.failures,
             attached.failures,
         ]
@@ -521,89 +534,6 @@ impl Guard {
             log::warn!("{warning}");
             self.warned.insert(warning);
         }
-    }
-}
-
-/// Lifts protection that no agent holds; says whether there was any.
-pub async fn release(bpffs: &Path) -> Result<bool, GuardError> {
-    let pins = Pins::at(bpffs);
-    // What cannot be read is lifted all the same.
-    let elsewhere = kernel::enforcement::is_elsewhere(&pins).unwrap_or(false);
-    let snapshot = snapshot().await?;
-    let interfaces = snapshot
-        .links
-        .values()
-        .filter(|_| !elsewhere)
-        .map(|link| link.ifindex);
-    let released = kernel::enforcement::release(&pins, interfaces)?;
-    if elsewhere {
-        // The tables here are not of that state, and those there cannot be reached from here.
-        log::warn!(
-            "it was enforced in another network namespace, where the nftables tables stay: run \
-             `nft delete table inet leakguard; nft delete table bridge leakguard; nft delete table netdev leakguard` \
-             there"
-        );
-        return Ok(released);
-    }
-    Ok(release_netfilter().await? || released)
-}
-
-/// Changes one interface's role in state that no agent holds; says whether it was different before.
-pub async fn set_role(bpffs: &Path, name: &str, role: Role) -> Result<bool, GuardError> {
-    let pins = Pins::at(bpffs);
-    let Some(ReadBack { settings, maps, .. }) = ReadBack::open(&pins)? else {
-        return Err(GuardError::NotEnforcing);
-    };
-    let exemptions = maps.exemptions()?;
-    let snapshot = snapshot().await?;
-    let mut interfaces = classify(&snapshot, &RolePatterns::default());
-    if !interfaces.values().any(|interface| interface.name == name) {
-        return Err(GuardError::NoInterface {
-            name: name.to_owned(),
-        });
-    }
-    warn_of_names(&Interfaces::new(), &interfaces);
-    let mut enforcement = Enforcement::prepare(&pins)?;
-    // Without the agent's configuration, what the kernel does is what counts.
-    for interface in interfaces.values_mut() {
-        interface.role = if interface.name == name {
-            role
-        } else {
-            enforcement.role(interface.ifindex)
-        };
-    }
-    carry_out(&mut enforcement, &interfaces, &settings, &exemptions).await
-}
-
-/// Makes the kernel do what these roles call for; says whether it was different before.
-pub(crate) async fn carry_out(
-    enforcement: &mut Enforcement,
-    interfaces: &Interfaces,
-    settings: &Settings,
-    exemptions: &Exemptions,
-) -> Result<bool, GuardError> {
-    let devices: Vec<Device> = interfaces.values().map(device).collect();
-    let permitted = enforcement.permit(&devices)?;
-    let mut ruleset = ruleset(settings, exemptions);
-    ruleset.permitted = of_role(interfaces, |interface| interface.role != Role::Uplink);
-    let netfilter = apply_netfilter(&mut ruleset).await?;
-    let strict = hardening::egress(settings, &ruleset, interfaces);
-    let egress = netfilter::apply_egress(strict.as_ref()).await;
-    let recognised = recognition::recognise_carriers(enforcement, interfaces)?;
-    let attached = enforcement.attach(&devices, Duration::MAX);
-    let mut failures = [permitted.failures, attached.failures].concat();
-    failures.extend(
-        egress
-            .as_ref()
-            .err()
-            .map(|error| format!("cannot put the netdev table in place: {}", chain(error))),
-    );
-    let egress = matches!(egress, Ok(Applied::Replaced));
-    if failures.is_empty() {
-        let changes = [permitted.changes, recognised.changes, attached.changes];
-        Ok(changes.iter().any(|changes| !changes.is_empty()) || netfilter || egress)
-    } else {
-        Err(GuardError::Incomplete { failures })
     }
 }
 

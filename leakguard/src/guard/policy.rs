@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 
 use leakguard_common::abi::{
     Class, ClassSet, Endpoint as Admission, EndpointKey, LanKey, MAX_EXTRA_PORTS, Reason, Settings,
+    SparedKey,
 };
 
+use super::redirection;
 use crate::config::{
     Config, Endpoint, Fragments, Ipv6Policy, KillSwitch, KillSwitchMode, Mode, PacketSockets,
+    Redirect, Spared,
 };
 use crate::kernel::Exemptions;
 use crate::kernel::requirements::check_cgroup;
@@ -22,6 +25,7 @@ pub(super) struct Policy {
     pub(super) settings: Settings,
     endpoints: Vec<Endpoint>,
     lan: BTreeSet<LanKey>,
+    spared: Vec<Spared>,
 }
 
 impl Policy {
@@ -31,14 +35,22 @@ impl Policy {
             settings: settings(config),
             endpoints: endpoints.clone(),
             lan: lan.iter().map(prefix::key).collect(),
+            spared: config.spared().to_vec(),
         }
     }
 
     /// Whether an exemption depends on a cgroup, which comes and goes with its service.
     pub(super) fn depends_on_cgroups(&self) -> bool {
+        let spared = |spared: &Spared| matches!(spared, Spared::Cgroup(_));
         self.endpoints
             .iter()
             .any(|endpoint| endpoint.cgroup.is_some())
+            || self.spared.iter().any(spared)
+    }
+
+    /// Whose calls are not redirected now.
+    pub(super) fn spared(&self, cgroup_root: Option<&Path>) -> BTreeSet<SparedKey> {
+        redirection::spared(&self.spared, cgroup_root)
     }
 
     /// What is exempt now. An endpoint whose cgroup does not exist is exempt for nobody.
@@ -120,6 +132,7 @@ fn settings(config: &Config) -> Settings {
             options |= bit;
         }
     }
+    let Redirect { v4, v6 } = config.redirect();
     Settings {
         mode: match config.mode() {
             Mode::Enforce => Settings::ENFORCE,
@@ -145,6 +158,16 @@ fn settings(config: &Config) -> Settings {
             PacketSockets::Strict => Settings::STRICT,
         },
         rate_per_key: config.rate_per_key(),
+        redirect: [
+            (v4.is_some(), Settings::REDIRECT_V4),
+            (v6.is_some(), Settings::REDIRECT_V6),
+            (!config.spared().is_empty(), Settings::SPARE),
+        ]
+        .into_iter()
+        .filter_map(|(wanted, bit)| wanted.then_some(bit))
+        .sum(),
+        redirect_v4: v4.map(|address| address.octets()).unwrap_or_default(),
+        redirect_v6: v6.map(|address| address.octets()).unwrap_or_default(),
         ..Settings::default()
     }
 }
@@ -237,6 +260,7 @@ mod tests {
             settings: Settings::default(),
             endpoints: endpoints.to_vec(),
             lan: BTreeSet::new(),
+            spared: Vec::new(),
         }
     }
 

@@ -29,7 +29,7 @@ pub use self::{
     role::{Interface, RolePatterns, classify},
     routes::{Reach, Routes},
     snapshot::{Link, Snapshot, is_up, snapshot},
-    table::{Address, PolicyRule, RouteEntry, Tables, tables},
+    table::{Address, PolicyRule, RouteEntry, Tables, addresses, tables},
     tunnels::visible_tunnels,
     watch::{Changes, WatchError, Watcher},
 };

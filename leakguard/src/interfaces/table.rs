@@ -65,6 +65,9 @@ pub struct Tables {
     pub rules: Vec<PolicyRule>,
 }
 
+/// How often a dump that the kernel calls inconsistent is repeated.
+const ATTEMPTS: usize = 8;
+
 /// `struct ifaddrmsg`, `struct rtmsg` and `struct fib_rule_hdr` in bytes.
 const ADDRESS_HEADER: usize = 8;
 const ROUTE_HEADER: usize = 12;
@@ -84,12 +87,7 @@ pub async fn tables() -> Result<Tables, NetlinkError> {
         routes,
         rules,
     } = &mut tables;
-    dumper
-        .dump(Request::Addresses, &[0; ADDRESS_HEADER], |payload| {
-            addresses.extend(address(payload)?);
-            Ok(())
-        })
-        .await?;
+    *addresses = read_addresses(&mut dumper).await?;
     for family in [AF_INET, AF_INET6] {
         let mut body = [0; ROUTE_HEADER];
         body[0] = family;
@@ -114,6 +112,28 @@ pub async fn tables() -> Result<Tables, NetlinkError> {
         }
     }
     Ok(tables)
+}
+
+/// Reads the addresses alone.
+pub async fn addresses() -> Result<Vec<Address>, NetlinkError> {
+    for _ in 1..ATTEMPTS {
+        match read_addresses(&mut Dumper::open()?).await {
+            Err(error) if error.is_interrupted() => {}
+            result => return result,
+        }
+    }
+    read_addresses(&mut Dumper::open()?).await
+}
+
+async fn read_addresses(dumper: &mut Dumper) -> Result<Vec<Address>, NetlinkError> {
+    let mut addresses = Vec::new();
+    dumper
+        .dump(Request::Addresses, &[0; ADDRESS_HEADER], |payload| {
+            addresses.extend(address(payload)?);
+            Ok(())
+        })
+        .await?;
+    Ok(addresses)
 }
 
 fn address(payload: &[u8]) -> Result<Option<Address>, DecodeError> {

@@ -16,6 +16,7 @@ use super::object::{LINK_LAYERS, Loaded, Object, ProgramHandle, Reports, Twins};
 use super::overtake::{MOST, Overtakings};
 use super::pins::{Lock, Pins};
 use super::recognition::Recognition;
+use super::redirection::Redirection;
 use super::requirements::{check_privileges, is_bpffs, lift_limits};
 use super::syscall::CgroupHook;
 use super::versions::{self, Older};
@@ -72,6 +73,8 @@ struct Programs {
     setsockopt: Option<ProgramHandle>,
     /// Those that this kernel takes.
     owners: Vec<(CgroupHook, ProgramHandle)>,
+    /// Likewise.
+    redirection: Vec<(CgroupHook, ProgramHandle)>,
     tc: [ProgramHandle; LINK_LAYERS.len()],
 }
 
@@ -85,7 +88,8 @@ impl Programs {
                 .setsockopt_variant()
                 .map(|variant| object.handle(variant.setsockopt_program()))
                 .transpose()?,
-            owners: object.owners()?,
+            owners: object.at(CgroupHook::OF_OWNERS)?,
+            redirection: object.at(CgroupHook::OF_REDIRECTION)?,
             tc: [ethernet?, ip?, unknown?],
         })
     }
@@ -302,6 +306,45 @@ impl Enforcement {
         followed
     }
 
+    /// Redirects the calls of a cgroup's sockets, or does so no more, as `settings` say.
+    ///
+    /// What is redirected at `connect` is so as soon as owners are recorded: call this before.
+    pub fn redirect(
+        &mut self,
+        cgroup: &Path,
+        settings: &Settings,
+        redirection: &Redirection,
+    ) -> Result<Followed, KernelError> {
+        let mut followed = Followed::default();
+        if self.maps.set_redirection(redirection)? {
+            followed.change(
+                Part::Settings,
+                map::NEAR,
+                "the calls that are left alone were others: written again",
+            );
+        }
+        let Self {
+            links,
+            programs,
+            twins,
+            ..
+        } = self;
+        for (hook, program) in &programs.redirection {
+            let attached = if settings.redirect == 0 {
+                links.detach_cgroup(*hook).map(|detached| {
+                    if detached {
+                        let subject = cgroup.display().to_string();
+                        followed.change(Part::Redirect, subject, "it is not wanted: detached");
+                    }
+                })
+            } else {
+                links.attach_cgroup(*hook, cgroup, program, twins, &mut followed)
+            };
+            followed.note("redirected calls", attached);
+        }
+        Ok(followed)
+    }
+
     /// Whether this kernel has a hook for socket options.
     pub fn can_judge_options(&self) -> bool {
         self.programs.setsockopt.is_some()
@@ -338,17 +381,21 @@ impl Enforcement {
         Ok(followed)
     }
 
-    /// Vouches for a tunnel for the next ten seconds, or for none any more.
-    pub fn vouch(&mut self, tunnel: Option<u32>) -> Result<(), KernelError> {
-        let liveness = match tunnel {
-            None => Liveness::default(),
-            Some(tunnel) => Liveness {
-                until: boot_time()?.saturating_add(LEASE_NANOSECONDS),
-                tunnel,
-                ..Liveness::default()
-            },
+    /// Says which tunnel is up, or that none is; who vouches for it does so for the next ten seconds.
+    ///
+    /// Without that it counts for redirection only, which would send what it redirects to a tunnel that has gone down
+    /// meanwhile to nobody.
+    pub fn vouch(&mut self, tunnel: Option<u32>, vouches: bool) -> Result<(), KernelError> {
+        let until = if vouches && tunnel.is_some() {
+            boot_time()?.saturating_add(LEASE_NANOSECONDS)
+        } else {
+            0
         };
-        self.maps.set_liveness(liveness)
+        self.maps.set_liveness(Liveness {
+            until,
+            tunnel: tunnel.unwrap_or_default(),
+            ..Liveness::default()
+        })
     }
 
     /// Lets exactly the tunnels and local interfaces among the devices carry DNS, at once.
@@ -496,6 +543,7 @@ impl Enforcement {
             programs
                 .owners
                 .iter()
+                .chain(&programs.redirection)
                 .map(|(hook, program)| (*hook, program)),
         );
         self.links.replace_all(&cgroup, &links, &mut followed);

@@ -13,7 +13,8 @@ use nix::libc;
 
 use super::KernelError;
 use super::netns::Offsets;
-use super::object::{CgroupVariant, LINK_LAYERS, Loaded, owner_program};
+use super::object::{CgroupVariant, LINK_LAYERS, Loaded, program_at};
+use super::redirection::can_choose_error;
 use super::requirements::kernel_btf;
 use super::syscall::CgroupHook;
 use crate::error::chain;
@@ -94,6 +95,8 @@ impl Instance {
             loader.override_global("COMM_OFFSET", comm, true);
         }
         loader.override_global("EVERY_EVENT", &every_event, true);
+        let can_set_retval = u32::from(can_choose_error());
+        loader.override_global("CAN_SET_RETVAL", &can_set_retval, true);
         let mut ebpf = loader.load(OBJECT).map_err(|error| KernelError::Load {
             program: "the map layout".into(),
             source: Box::new(error),
@@ -108,8 +111,8 @@ impl Instance {
         let setsockopt = first(CgroupVariant::setsockopt_program)
             .inspect_err(|error| log::debug!("{}", chain(error)))
             .ok();
-        for name in CgroupHook::OF_OWNERS.into_iter().filter_map(owner_program) {
-            // Who sends can be known in other ways, if not as well.
+        for name in CgroupHook::ALL.into_iter().filter_map(program_at) {
+            // Packets are judged without them; what else is missing then is in the status.
             match load_program(&mut ebpf, name) {
                 Ok(program) => loaded.push(program),
                 Err(error) => log::debug!("{}", chain(&error)),

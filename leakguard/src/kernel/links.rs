@@ -359,6 +359,12 @@ const fn part(hook: CgroupHook) -> Part {
         CgroupHook::Egress => Part::Cgroup,
         CgroupHook::Setsockopt => Part::Setsockopt,
         CgroupHook::Create | CgroupHook::Connect4 | CgroupHook::Connect6 => Part::Owners,
+        CgroupHook::Sendmsg4
+        | CgroupHook::Sendmsg6
+        | CgroupHook::Recvmsg4
+        | CgroupHook::Recvmsg6
+        | CgroupHook::Getpeername4
+        | CgroupHook::Getpeername6 => Part::Redirect,
     }
 }
 
@@ -386,6 +392,12 @@ fn create_cgroup(
             CgroupHook::Create => "BPF_LINK_CREATE (cgroup/sock_create)",
             CgroupHook::Connect4 => "BPF_LINK_CREATE (cgroup/connect4)",
             CgroupHook::Connect6 => "BPF_LINK_CREATE (cgroup/connect6)",
+            CgroupHook::Sendmsg4 => "BPF_LINK_CREATE (cgroup/sendmsg4)",
+            CgroupHook::Sendmsg6 => "BPF_LINK_CREATE (cgroup/sendmsg6)",
+            CgroupHook::Recvmsg4 => "BPF_LINK_CREATE (cgroup/recvmsg4)",
+            CgroupHook::Recvmsg6 => "BPF_LINK_CREATE (cgroup/recvmsg6)",
+            CgroupHook::Getpeername4 => "BPF_LINK_CREATE (cgroup/getpeername4)",
+            CgroupHook::Getpeername6 => "BPF_LINK_CREATE (cgroup/getpeername6)",
         };
         KernelError::call(call, subject())(error)
     })

@@ -9,8 +9,8 @@ use aya::maps::{
 use leakguard_common::abi::{
     ASKED_RING_BYTES, EVENT_RING_BYTES, Endpoint, EndpointKey, FirstFragment, FragmentKey, LanKey,
     Liveness, MAX_CARRIERS, MAX_DOH_ADDRESSES, MAX_DOH_NAMES, MAX_ENDPOINTS, MAX_FRAGMENTS,
-    MAX_INTERFACES, MAX_LAN, MAX_RATES, NameKey, Outcome, Owner, Rate, RateKey, Role, Settings,
-    map,
+    MAX_INTERFACES, MAX_LAN, MAX_NEAR, MAX_RATES, MAX_SPARED, NameKey, Original, Outcome, Owner,
+    Rate, RateKey, Role, Settings, SparedKey, map,
 };
 use leakguard_common::counter::{SERIES, Series};
 use leakguard_common::restriction;
@@ -18,6 +18,7 @@ use leakguard_common::restriction;
 use super::exemptions::{ExemptionTables, Exemptions};
 use super::pins::Pins;
 use super::recognition::{Recognition, RecognitionTables};
+use super::redirection::{Redirection, RedirectionTables};
 use super::tables::PrefixSet;
 use super::{KernelError, boot_time};
 
@@ -30,7 +31,7 @@ struct Layout {
     max_entries: u32,
 }
 
-const LAYOUTS: [Layout; 16] = [
+const LAYOUTS: [Layout; 19] = [
     // A devmap's value is an interface number and a program (since 5.8).
     layout(map::TUNNELS, MapType::DevMapHash, 4, 8, MAX_INTERFACES),
     layout(map::LOCALS, MapType::DevMapHash, 4, 8, MAX_INTERFACES),
@@ -76,6 +77,27 @@ const LAYOUTS: [Layout; 16] = [
     layout(map::OUTCOMES, MapType::PerCpuArray, 4, 8, OUTCOMES),
     layout(map::EVENTS, MapType::RingBuf, 0, 0, EVENT_RING_BYTES),
     layout(map::OWNERS, MapType::SkStorage, 4, size_of::<Owner>(), 0),
+    layout(
+        map::ORIGINALS,
+        MapType::SkStorage,
+        4,
+        size_of::<Original>(),
+        0,
+    ),
+    layout(
+        map::NEAR,
+        MapType::LpmTrie,
+        size_of::<LanKey>(),
+        4,
+        MAX_NEAR,
+    ),
+    layout(
+        map::SPARED,
+        MapType::Hash,
+        size_of::<SparedKey>(),
+        4,
+        MAX_SPARED,
+    ),
     layout(
         map::RATES,
         MapType::LruHash,
@@ -135,7 +157,7 @@ pub(super) fn name_of(info: &MapInfo) -> Option<&'static str> {
 }
 
 /// The maps that programs only look into. They write the others, which `leakguard explain` must have for itself.
-const LOOKED_UP: [&str; 9] = [
+const LOOKED_UP: [&str; 11] = [
     map::TUNNELS,
     map::LOCALS,
     map::SETTINGS,
@@ -145,6 +167,8 @@ const LOOKED_UP: [&str; 9] = [
     map::DOH_ADDRESSES,
     map::DOH_NAMES,
     map::CARRIERS,
+    map::NEAR,
+    map::SPARED,
 ];
 
 /// The names of the maps that programs only look into.
@@ -187,6 +211,7 @@ pub struct Maps {
     liveness: Array<MapData, Liveness>,
     exemptions: ExemptionTables,
     recognition: RecognitionTables,
+    redirection: RedirectionTables,
     packets: PerCpuArray<MapData, u64>,
     outcomes: PerCpuArray<MapData, u64>,
 }
@@ -254,6 +279,10 @@ impl Maps {
                 ),
                 carriers: typed(map::CARRIERS, find(map::CARRIERS))?,
             },
+            redirection: RedirectionTables {
+                near: PrefixSet::new(map::NEAR, typed(map::NEAR, find(map::NEAR))?),
+                spared: typed(map::SPARED, find(map::SPARED))?,
+            },
             packets: typed(map::PACKETS, find(map::PACKETS))?,
             outcomes: typed(map::OUTCOMES, find(map::OUTCOMES))?,
         })
@@ -312,6 +341,19 @@ impl Maps {
         recognition: &Recognition,
     ) -> Result<bool, KernelError> {
         self.recognition.write(recognition)
+    }
+
+    /// Which calls are left alone by redirection.
+    pub fn redirection(&self) -> Result<Redirection, KernelError> {
+        self.redirection.read()
+    }
+
+    /// Leaves exactly these calls alone; says whether it was different before.
+    pub(super) fn set_redirection(
+        &mut self,
+        redirection: &Redirection,
+    ) -> Result<bool, KernelError> {
+        self.redirection.write(redirection)
     }
 
     /// The role that the programs give an interface of the managed namespace.
@@ -465,12 +507,13 @@ mod tests {
     /// A new map belongs into one of the lists.
     #[test]
     fn it_is_known_of_each_map_whether_programs_write_it() {
-        const WRITTEN: [&str; 7] = [
+        const WRITTEN: [&str; 8] = [
             map::FRAGMENTS,
             map::PACKETS,
             map::OUTCOMES,
             map::EVENTS,
             map::OWNERS,
+            map::ORIGINALS,
             map::RATES,
             map::ASKED,
         ];

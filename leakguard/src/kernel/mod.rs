@@ -40,6 +40,7 @@ pub mod pins;
 pub mod rates;
 pub mod read_back;
 pub mod recognition;
+pub mod redirection;
 pub mod requirements;
 pub mod ring;
 mod rtnetlink;
@@ -54,6 +55,7 @@ use std::path::PathBuf;
 pub use enforcement::{Device, Enforcement};
 pub use exemptions::Exemptions;
 pub use recognition::Recognition;
+pub use redirection::Redirection;
 
 use crate::host::since_boot;
 

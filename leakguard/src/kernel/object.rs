@@ -72,13 +72,12 @@ impl CgroupVariant {
     }
 }
 
-/// The program that records at a hook who uses a socket; `None` for the other hooks.
-pub(super) const fn owner_program(hook: CgroupHook) -> Option<&'static str> {
+/// The program of a hook that has only one; `None` for those with variants.
+pub(super) const fn program_at(hook: CgroupHook) -> Option<&'static str> {
     match hook {
         CgroupHook::Egress | CgroupHook::Setsockopt => None,
         CgroupHook::Create => Some("owner_create"),
-        CgroupHook::Connect4 => Some("owner_connect4"),
-        CgroupHook::Connect6 => Some("owner_connect6"),
+        hook => Some(hook.name()),
     }
 }
 
@@ -148,12 +147,15 @@ impl Object {
         self.instance.setsockopt
     }
 
-    /// The programs that record who uses a socket, of those that this kernel took.
-    pub(super) fn owners(&self) -> Result<Vec<(CgroupHook, ProgramHandle)>, KernelError> {
+    /// The programs of hooks that have only one, of those that this kernel took.
+    pub(super) fn at(
+        &self,
+        hooks: impl IntoIterator<Item = CgroupHook>,
+    ) -> Result<Vec<(CgroupHook, ProgramHandle)>, KernelError> {
         let taken = |name| self.loaded().iter().any(|loaded| loaded.name == name);
-        CgroupHook::OF_OWNERS
+        hooks
             .into_iter()
-            .filter_map(|hook| Some((hook, owner_program(hook).filter(|&name| taken(name))?)))
+            .filter_map(|hook| Some((hook, program_at(hook).filter(|&name| taken(name))?)))
             .map(|(hook, name)| Ok((hook, self.handle(name)?)))
             .collect()
     }

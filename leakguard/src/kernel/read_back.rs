@@ -22,6 +22,8 @@ pub struct ReadBack {
     pub setsockopt: Option<CgroupAttachment>,
     /// Whether the programs judge by headers alone, because the kernel refuses the others.
     pub lean: bool,
+    /// The hooks where calls are not redirected, though they should be.
+    pub unredirected: Vec<&'static str>,
     /// The hooks where nothing records who uses a socket.
     pub unrecorded: Vec<&'static str>,
     /// The maps that the programs work on, for roles and counters.
@@ -57,7 +59,12 @@ impl ReadBack {
             cgroup,
             setsockopt: links::cgroup_attachment(pins, CgroupHook::Setsockopt)?,
             lean: programs(&first.into_iter().collect()).any(|program| is_lean(&program)),
-            unrecorded: unrecorded(pins, cgroup.map(|found| found.cgroup_id))?,
+            unrecorded: absent(pins, cgroup, &CgroupHook::OF_OWNERS)?,
+            unredirected: if settings.redirect == 0 {
+                Vec::new()
+            } else {
+                absent(pins, cgroup, &CgroupHook::OF_REDIRECTION)?
+            },
             maps,
             gaps: inherit::gaps(pins, &used),
             pins: pins.clone(),
@@ -86,12 +93,17 @@ impl ReadBack {
     }
 }
 
-/// The hooks of a cgroup where nothing records who uses a socket.
-fn unrecorded(pins: &Pins, cgroup: Option<u64>) -> Result<Vec<&'static str>, KernelError> {
+/// Those of the hooks where the cgroup that local sockets are judged in has no program.
+fn absent(
+    pins: &Pins,
+    cgroup: Option<CgroupAttachment>,
+    hooks: &[CgroupHook],
+) -> Result<Vec<&'static str>, KernelError> {
+    let id = |found: Option<CgroupAttachment>| found.map(|found| found.cgroup_id);
     let mut missing = Vec::new();
-    for hook in CgroupHook::OF_OWNERS {
+    for &hook in hooks {
         let found = links::cgroup_attachment(pins, hook)?;
-        if found.is_none() || found.map(|found| found.cgroup_id) != cgroup {
+        if found.is_none() || id(found) != id(cgroup) {
             missing.push(hook.name());
         }
     }

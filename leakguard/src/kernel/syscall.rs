@@ -35,20 +35,48 @@ pub(super) enum CgroupHook {
     Connect4,
     /// `cgroup/connect6`
     Connect6,
+    /// `cgroup/sendmsg4`
+    Sendmsg4,
+    /// `cgroup/sendmsg6`
+    Sendmsg6,
+    /// `cgroup/recvmsg4`
+    Recvmsg4,
+    /// `cgroup/recvmsg6`
+    Recvmsg6,
+    /// `cgroup/getpeername4`
+    Getpeername4,
+    /// `cgroup/getpeername6`
+    Getpeername6,
 }
 
 impl CgroupHook {
     /// All of them.
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Egress,
         Self::Setsockopt,
         Self::Create,
         Self::Connect4,
         Self::Connect6,
+        Self::Sendmsg4,
+        Self::Sendmsg6,
+        Self::Recvmsg4,
+        Self::Recvmsg6,
+        Self::Getpeername4,
+        Self::Getpeername6,
     ];
 
     /// Those where it is recorded who uses a socket.
     pub(super) const OF_OWNERS: [Self; 3] = [Self::Create, Self::Connect4, Self::Connect6];
+
+    /// Those that redirection takes besides `connect`, where the program does both.
+    pub(super) const OF_REDIRECTION: [Self; 6] = [
+        Self::Sendmsg4,
+        Self::Sendmsg6,
+        Self::Recvmsg4,
+        Self::Recvmsg6,
+        Self::Getpeername4,
+        Self::Getpeername6,
+    ];
 
     /// What its link is called among the pins.
     pub(super) const fn name(self) -> &'static str {
@@ -58,6 +86,12 @@ impl CgroupHook {
             Self::Create => "sock_create",
             Self::Connect4 => "connect4",
             Self::Connect6 => "connect6",
+            Self::Sendmsg4 => "sendmsg4",
+            Self::Sendmsg6 => "sendmsg6",
+            Self::Recvmsg4 => "recvmsg4",
+            Self::Recvmsg6 => "recvmsg6",
+            Self::Getpeername4 => "getpeername4",
+            Self::Getpeername6 => "getpeername6",
         }
     }
 
@@ -68,6 +102,12 @@ impl CgroupHook {
             Self::Create => bpf_attach_type::BPF_CGROUP_INET_SOCK_CREATE,
             Self::Connect4 => bpf_attach_type::BPF_CGROUP_INET4_CONNECT,
             Self::Connect6 => bpf_attach_type::BPF_CGROUP_INET6_CONNECT,
+            Self::Sendmsg4 => bpf_attach_type::BPF_CGROUP_UDP4_SENDMSG,
+            Self::Sendmsg6 => bpf_attach_type::BPF_CGROUP_UDP6_SENDMSG,
+            Self::Recvmsg4 => bpf_attach_type::BPF_CGROUP_UDP4_RECVMSG,
+            Self::Recvmsg6 => bpf_attach_type::BPF_CGROUP_UDP6_RECVMSG,
+            Self::Getpeername4 => bpf_attach_type::BPF_CGROUP_INET4_GETPEERNAME,
+            Self::Getpeername6 => bpf_attach_type::BPF_CGROUP_INET6_GETPEERNAME,
         };
         attach_type as u32
     }

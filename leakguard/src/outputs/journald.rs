@@ -137,6 +137,7 @@ fn packet(event: &Event, fields: &mut Fields) {
         encapsulation,
         length,
         query,
+        redirected_to,
         option,
         packets,
         process,
@@ -171,6 +172,7 @@ fn packet(event: &Event, fields: &mut Fields) {
         fields.extend(value.clone().map(|value| (name, value)));
     };
     add("LEAKGUARD_ENCAPSULATION", encapsulation);
+    add("LEAKGUARD_REDIRECTED_TO", redirected_to);
     add("LEAKGUARD_OPTION", option);
     if let Some(Query { name, kind }) = query {
         fields.push(("LEAKGUARD_QUERY_NAME", name.clone()));

@@ -232,6 +232,7 @@ fn packet(event: &Event, record: &mut SdkLogRecord) {
         encapsulation,
         length,
         query,
+        redirected_to,
         option,
         packets,
         process,
@@ -263,6 +264,7 @@ fn packet(event: &Event, record: &mut SdkLogRecord) {
     for (attribute, value) in [
         ("network.interface.name", name),
         ("leakguard.encapsulation", encapsulation),
+        ("leakguard.redirected_to", redirected_to),
         ("leakguard.option", option),
     ] {
         optional(record, attribute, value.as_ref());

@@ -331,6 +331,12 @@ async fn examine(pins: &Pins, state: &ReadBack, snapshot: &Snapshot) -> Result<P
             state.unrecorded.join(", ")
         ));
     }
+    if id.is_some() && !state.unredirected.is_empty() {
+        causes.push(format!(
+            "not every question reaches the tunnel's resolver: nothing redirects calls at {}",
+            state.unredirected.join(", ")
+        ));
+    }
     let interfaces = interfaces(state, snapshot, &mut causes)?;
     let exemptions = state.maps.exemptions()?;
     let mut netfilter = netfilter(state, &exemptions, &mut causes).await;

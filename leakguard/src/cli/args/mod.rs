@@ -1,6 +1,6 @@
 //! The options of every command.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -500,6 +500,9 @@ pub struct PolicyArgs {
     /// What to block off the tunnel, separated by commas [default: all of them]
     #[arg(long, value_name = "CLASS", value_delimiter = ',', value_parser = class_parser())]
     pub block: Option<Vec<Class>>,
+    /// Send questions on port 53 to this resolver behind the tunnel, whomever a process asks; one per family
+    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
+    pub redirect: Option<Vec<IpAddr>>,
     /// When uplinks carry nothing but what the file exempts (VPN endpoints, DHCP, LAN) [default: off]
     #[arg(long, value_name = "MODE", value_enum)]
     pub kill_switch: Option<KillSwitchMode>,
@@ -524,6 +527,7 @@ impl PolicyArgs {
                 .block
                 .as_ref()
                 .map(|classes| classes.iter().copied().collect()),
+            redirect: self.redirect.clone(),
             kill_switch: KillSwitchLayer {
                 mode: self.kill_switch,
                 ..KillSwitchLayer::default()

@@ -1,8 +1,9 @@
 //! The TOML document: its keys, and where in the text something is wrong.
 
+use std::net::IpAddr;
 use std::ops::Range;
 
-use leakguard_common::abi::{ClassSet, Role};
+use leakguard_common::abi::{ClassSet, MAX_SPARED, Role};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
@@ -11,7 +12,8 @@ use self::outputs::{Events, Metrics};
 use self::shape::{List, PortNumber, Table, unplaced};
 use super::{
     Config, DohResolvers, ExtraPorts, Fragments, Ipv6Policy, Layer, Mode, NetlinkBuffer, OnExit,
-    PacketSockets, Position, Preflight, Problem, RuleError, check_role, class_named,
+    PacketSockets, Position, Preflight, Problem, Redirect, RuleError, Spared, check_role,
+    class_named,
 };
 use crate::interfaces::Pattern;
 
@@ -56,6 +58,8 @@ struct Dns {
     doh_resolvers: Option<Spanned<String>>,
     fragments: Option<Spanned<String>>,
     report_shaped: Option<bool>,
+    redirect: Option<List<String>>,
+    redirect_except: Option<List<String>>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -125,6 +129,15 @@ pub(super) fn render(config: &Config) -> Result<String, toml::ser::Error> {
             doh_resolvers: Some(unplaced(config.doh_resolvers().text())),
             fragments: Some(unplaced(config.fragments().name().to_owned())),
             report_shaped: Some(config.report_shaped()),
+            redirect: Some(List::unplaced(
+                config
+                    .redirect()
+                    .addresses()
+                    .map(|address| address.to_string()),
+            )),
+            redirect_except: Some(List::unplaced(
+                config.spared().iter().map(Spared::to_string),
+            )),
         }),
         kill_switch: Table(KillSwitch::of(config.kill_switch())),
         ipv6: Table(Ipv6 {
@@ -164,6 +177,8 @@ impl Document {
             doh_resolvers,
             fragments,
             report_shaped,
+            redirect,
+            redirect_except,
         }) = dns;
 
         let tunnel = tunnel.map(|list| patterns(&list, |_| Ok(()))).transpose()?;
@@ -197,6 +212,8 @@ impl Document {
                 .map(|name| placed(&name, |name| Fragments::named(name)))
                 .transpose()?,
             report_shaped,
+            redirect: redirect.map(|list| targets(&list)).transpose()?,
+            spared: redirect_except.map(|list| spared(&list)).transpose()?,
             kill_switch: kill_switch.into_layer()?,
             ipv6: policy
                 .map(|name| placed(&name, |name| Ipv6Policy::named(name)))
@@ -242,6 +259,35 @@ fn classes(list: &Spanned<List<String>>) -> Result<ClassSet, Placed> {
         .iter()
         .map(|name| placed(name, |name| class_named(name)))
         .collect::<Result<ClassSet, _>>()
+}
+
+fn targets(list: &List<String>) -> Result<Vec<IpAddr>, Placed> {
+    let mut redirect = Redirect::default();
+    for text in &list.0 {
+        placed(text, |text| {
+            let address = text.parse().ok();
+            let refused = || RuleError::Address { text: text.clone() };
+            redirect.add(address.ok_or_else(refused)?)
+        })?;
+    }
+    Ok(redirect.addresses().collect())
+}
+
+/// [`MAX_SPARED`] as a length.
+const MOST_SPARED: usize = MAX_SPARED as usize;
+
+fn spared(list: &List<String>) -> Result<Vec<Spared>, Placed> {
+    let mut spared = Vec::new();
+    for text in &list.0 {
+        placed(text, |text| {
+            if spared.len() >= MOST_SPARED {
+                return Err(RuleError::TooManySpared);
+            }
+            spared.push(Spared::named(text)?);
+            Ok(())
+        })?;
+    }
+    Ok(spared)
 }
 
 fn extra_ports(list: &List<PortNumber>) -> Result<ExtraPorts, Placed> {

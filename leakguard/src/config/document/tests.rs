@@ -38,6 +38,8 @@ fn every_key_is_read() {
         doh_resolvers = "/etc/leakguard/resolvers"
         fragments = "strict"
         report_shaped = true
+        redirect = ["fd00::1", "10.8.0.1"]
+        redirect_except = ["/system.slice/unbound.service", "stubby"]
         [ipv6]
         policy = "block-off-tunnel"
         [hardening]
@@ -88,6 +90,14 @@ fn every_key_is_read() {
         doh_resolvers: Some(DohResolvers::File("/etc/leakguard/resolvers".into())),
         fragments: Some(Fragments::Strict),
         report_shaped: Some(true),
+        redirect: Some(vec![
+            "10.8.0.1".parse().unwrap(),
+            "fd00::1".parse().unwrap(),
+        ]),
+        spared: Some(vec![
+            Spared::Cgroup("/system.slice/unbound.service".into()),
+            Spared::Process("stubby".into()),
+        ]),
         ipv6: Some(Ipv6Policy::BlockOffTunnel),
         packet_sockets: Some(PacketSockets::Strict),
         kill_switch: KillSwitchLayer {
@@ -191,9 +201,9 @@ fn unknown_keys_are_refused_and_the_known_ones_listed() {
         "2:1: unknown field `tunnels`, expected one of `tunnel`, `local`, `uplink`, `netlink_buffer`"
     );
     assert_eq!(
-        error("[dns]\n\nredirect = []"),
-        "3:1: unknown field `redirect`, expected one of `block`, `ports`, `doh_resolvers`, `fragments`, \
-         `report_shaped`"
+        error("[dns]\n\nredirects = []"),
+        "3:1: unknown field `redirects`, expected one of `block`, `ports`, `doh_resolvers`, `fragments`, \
+         `report_shaped`, `redirect`, `redirect_except`"
     );
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use leakguard_common::abi::{Outcome, Role};
+use leakguard_common::abi::{Outcome, Role, Verdict};
 use leakguard_common::counter::Series;
 use prometheus::core::Collector;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
@@ -84,6 +84,25 @@ pub(super) fn render(seen: &Seen, labels: &Labels) -> Result<String, prometheus:
     }
     for &(series, packets) in packets {
         count(series, packets);
+    }
+
+    let counters = page.counters(
+        "leakguard_redirected_total",
+        "Calls to port 53 that reach the tunnel's resolver in place of whom they named.",
+        &["family", "protocol"],
+    )?;
+    let redirected = |series: Series, calls| {
+        if series.verdict == Verdict::Redirect {
+            counters
+                .with_label_values(&[series.family.name(), series.protocol.name()])
+                .inc_by(calls);
+        }
+    };
+    for series in series::all() {
+        redirected(series, 0);
+    }
+    for &(series, calls) in packets {
+        redirected(series, calls);
     }
 
     let counters = page.counters(

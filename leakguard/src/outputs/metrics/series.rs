@@ -14,6 +14,19 @@ pub(super) fn can_occur(series: Series) -> bool {
         protocol,
     } = series;
     let uplink = role == Role::Uplink;
+    if hook == Hook::SockAddr {
+        // Calls to port 53 that go elsewhere, or nowhere; the first are counted as redirected besides.
+        return reason == Reason::Dns
+            && family != Family::Unknown
+            && protocol != Protocol::Other
+            && matches!(
+                (role, verdict),
+                (Role::Tunnel, Verdict::Redirect) | (Role::Uplink, Verdict::Drop)
+            );
+    }
+    if verdict == Verdict::Redirect {
+        return false;
+    }
     // `Decision::of`: nothing is held back but on uplinks, and there everything is but what is only reported.
     let passes = !uplink || reason == Reason::DnsShaped;
     if passes != (verdict == Verdict::Pass) {

@@ -1,0 +1,155 @@
+//! Redirection: which calls are left alone, because they reach this host, a network on it, or are of somebody who is spared.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use ipnet::IpNet;
+use leakguard_common::abi::{LanKey, MAX_NEAR, Role, SparedKey};
+
+use super::{Guard, GuardError, Interfaces};
+use crate::config::Spared;
+use crate::host::cgroup2_root;
+use crate::interfaces::{Address, addresses};
+use crate::kernel::Redirection;
+use crate::kernel::enforcement::Followed;
+use crate::kernel::requirements::check_cgroup;
+use crate::prefix;
+
+impl Guard {
+    /// Whether calls are redirected.
+    pub(super) fn redirects(&self) -> bool {
+        self.policy.settings.redirect != 0
+    }
+
+    /// What is near this host, if that matters.
+    pub(super) async fn read_near(
+        &self,
+        interfaces: &Interfaces,
+    ) -> Result<BTreeSet<LanKey>, GuardError> {
+        if !self.redirects() {
+            return Ok(BTreeSet::new());
+        }
+        Ok(near(&addresses().await?, interfaces))
+    }
+
+    /// Redirects the calls that are to be redirected now, and no others.
+    pub(super) fn redirect(&mut self) -> Result<Followed, GuardError> {
+        let redirection = Redirection {
+            near: self.near.clone(),
+            spared: self.policy.spared(cgroup2_root().ok().as_deref()),
+        };
+        let settings = &self.policy.settings;
+        Ok(self
+            .enforcement
+            .redirect(&self.cgroup, settings, &redirection)?)
+    }
+}
+
+/// Those of the listed that can be known now: a cgroup that does not exist spares nobody.
+pub(super) fn spared(listed: &[Spared], cgroup_root: Option<&Path>) -> BTreeSet<SparedKey> {
+    let key = |spared: &Spared| match spared {
+        Spared::Process(name) => {
+            let mut bytes = [0; 16];
+            bytes
+                .get_mut(..name.len())?
+                .copy_from_slice(name.as_bytes());
+            Some(SparedKey::process(bytes))
+        }
+        Spared::Cgroup(cgroup) => {
+            let below = cgroup.strip_prefix("/").ok()?;
+            let id = check_cgroup(&cgroup_root?.join(below)).ok()?;
+            Some(SparedKey::cgroup(id))
+        }
+    };
+    listed.iter().filter_map(key).collect()
+}
+
+/// The addresses of this host, and the networks on its local interfaces.
+///
+/// A link-local network is every link's: only the address in it is near.
+fn near(addresses: &[Address], interfaces: &Interfaces) -> BTreeSet<LanKey> {
+    let mut near = BTreeSet::new();
+    for Address { ifindex, net } in addresses {
+        near.insert(prefix::key(&IpNet::from(net.addr())));
+        let local = interfaces
+            .get(ifindex)
+            .is_some_and(|interface| interface.role == Role::Local);
+        let link_local = match net {
+            IpNet::V4(net) => net.addr().is_link_local(),
+            IpNet::V6(net) => net.addr().is_unicast_link_local(),
+        };
+        if local && !link_local {
+            near.insert(prefix::key(&net.trunc()));
+        }
+    }
+    // A host with more of them redirects what is beyond, rather than nothing.
+    near.into_iter()
+        .take(usize::try_from(MAX_NEAR).unwrap_or(usize::MAX))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use leakguard_common::packet::LinkLayer;
+
+    use super::*;
+    use crate::interfaces::Interface;
+
+    #[test]
+    fn own_addresses_and_local_networks_are_near() {
+        let interface = |ifindex, role| {
+            let interface = Interface {
+                ifindex,
+                name: String::new(),
+                role,
+                reason: "",
+                kind: None,
+                link_layer: LinkLayer::Ip,
+                up: true,
+                carries: Vec::new(),
+                passed_over: None,
+            };
+            (ifindex, interface)
+        };
+        let interfaces = Interfaces::from([
+            interface(2, Role::Uplink),
+            interface(3, Role::Local),
+            interface(4, Role::Tunnel),
+        ]);
+        let address = |ifindex, net: &str| Address {
+            ifindex,
+            net: net.parse().unwrap(),
+        };
+        let found = near(
+            &[
+                address(2, "192.168.77.10/24"),
+                address(3, "10.88.0.1/16"),
+                address(3, "fe80::1/64"),
+                address(4, "10.8.0.2/24"),
+                address(9, "10.99.0.1/24"),
+            ],
+            &interfaces,
+        );
+        let expected = [
+            "192.168.77.10/32",
+            "10.88.0.1/32",
+            "10.88.0.0/16",
+            "fe80::1/128",
+            "10.8.0.2/32",
+            "10.99.0.1/32",
+        ];
+        let expected = expected.map(|net| prefix::key(&net.parse().unwrap()));
+        assert_eq!(found, BTreeSet::from(expected));
+    }
+
+    #[test]
+    fn a_process_is_spared_by_its_name_and_a_cgroup_only_if_it_is_there() {
+        let listed = [
+            Spared::Process("unbound".into()),
+            Spared::Cgroup("/no/such.service".into()),
+        ];
+        let found = spared(&listed, Some(Path::new("/nonexistent")));
+        let name = *b"unbound\0\0\0\0\0\0\0\0\0";
+        assert_eq!(found, BTreeSet::from([SparedKey::process(name)]));
+    }
+}
