@@ -18,10 +18,12 @@ mod names;
 mod netlink;
 mod outputs;
 mod ports;
+mod resolver;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use self::file::read as read_file;
+pub(crate) use self::resolver::{anchor_path, backlog};
 pub use self::{
     dns::{DohResolvers, Fragments},
     error::{ConfigError, Position, Problem, RuleError},
@@ -33,6 +35,7 @@ pub use self::{
     netlink::NetlinkBuffer,
     outputs::{Events, EventsLayer, Labels, Metrics, MetricsLayer, OtlpEndpoint, RatePerKey},
     ports::ExtraPorts,
+    resolver::{Cache, Resolver, ResolverLayer, Strategy, Word},
 };
 
 /// Where the configuration is looked for when no file is named.
@@ -75,6 +78,8 @@ pub struct Layer {
     pub events: EventsLayer,
     /// See [`Config::metrics`].
     pub metrics: MetricsLayer,
+    /// See [`Config::resolver`].
+    pub resolver: ResolverLayer,
 }
 
 impl Layer {
@@ -98,6 +103,7 @@ impl Layer {
             packet_sockets: self.packet_sockets.or(below.packet_sockets),
             events: self.events.over(below.events),
             metrics: self.metrics.over(below.metrics),
+            resolver: self.resolver.over(below.resolver),
         }
     }
 }
@@ -162,6 +168,7 @@ pub struct Config {
     events: Events,
     rate_per_key: RatePerKey,
     metrics: Metrics,
+    resolver: Resolver,
 }
 
 impl Config {
@@ -191,6 +198,7 @@ impl Config {
             packet_sockets,
             events,
             metrics,
+            resolver,
         } = layer;
         let (events, rate_per_key) = events.complete()?;
         let block: ClassSet = block.unwrap_or_else(|| Class::ALL.iter().copied().collect());
@@ -213,6 +221,7 @@ impl Config {
             events,
             rate_per_key,
             metrics: metrics.complete()?,
+            resolver: resolver.complete()?,
         };
         if config.blocked_classes().next().is_none() {
             return Err(RuleError::NothingBlocked);
@@ -331,6 +340,11 @@ impl Config {
     /// What is measured for Prometheus, and who may read it.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// How this host is to resolve names, as `leakguard resolver` sets it up.
+    pub fn resolver(&self) -> &Resolver {
+        &self.resolver
     }
 
     /// Whether any tunnel is named; without one, all DNS would be dropped.
