@@ -120,7 +120,8 @@ fn revert(args: &ResolverRevertArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn report(done: &Done, wrote: &str, output: &mut Output) -> anyhow::Result<()> {
+/// Says what was changed, and what others had changed.
+pub(super) fn report(done: &Done, wrote: &str, output: &mut Output) -> anyhow::Result<()> {
     for change in &done.changes {
         let what: &dyn std::fmt::Display = if change.restores() {
             &"put back"

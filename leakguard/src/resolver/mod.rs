@@ -20,6 +20,7 @@ mod state;
 mod surroundings;
 mod texts;
 mod units;
+mod watch;
 
 pub use self::{
     change::Change,
@@ -31,4 +32,5 @@ pub use self::{
     root::Root,
     state::{Drift, State},
     surroundings::Surroundings,
+    watch::{Found, Watch},
 };

@@ -50,7 +50,12 @@ impl Unit {
                 systemctl(&["restart", CACHE])?;
                 serves()
             }
-            Self::Resolved | Self::NetworkManager => self.tell(),
+            Self::Resolved => self.tell(),
+            Self::NetworkManager => {
+                self.tell()?;
+                forget_links();
+                Ok(())
+            }
         }
     }
 
@@ -98,6 +103,27 @@ fn serves() -> Result<(), ResolverError> {
             });
         }
         sleep(POLL);
+    }
+}
+
+/// Has systemd-resolved forget what `NetworkManager` had told it of its links: the names of a network's own domain would
+/// go on being asked there. It remembers over a restart.
+fn forget_links() {
+    let listed = Command::new("nmcli")
+        .args(["--terse", "--fields", "DEVICE,STATE", "device"])
+        .output();
+    let Ok(listed) = listed else {
+        return;
+    };
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    for link in listed
+        .lines()
+        .filter_map(|line| line.strip_suffix(":connected"))
+    {
+        let output = Command::new("resolvectl").args(["revert", link]).output();
+        if !output.as_ref().is_ok_and(|output| output.status.success()) {
+            log::debug!("systemd-resolved does not forget {link}: {output:?}");
+        }
     }
 }
 

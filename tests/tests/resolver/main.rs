@@ -7,6 +7,7 @@ mod caches;
 mod foreign;
 mod killed;
 mod tree;
+mod watch;
 
 use std::fs;
 
