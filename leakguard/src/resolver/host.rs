@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::error::ResolverError;
-use super::journal::Journal;
+use super::journal::{Journal, look};
 use super::node::Node;
 use super::root::Root;
 
@@ -19,7 +19,7 @@ pub(super) const DAEMON_JSON: &str = "/etc/docker/daemon.json";
 pub struct Host {
     pub(super) resolv_conf: Node,
     pub(super) daemon_json: Node,
-    /// Whether systemd-resolved is installed.
+    /// Whether systemd-resolved is installed and may run.
     pub(super) has_resolved: bool,
     /// Whether it is in use.
     pub(super) uses_resolved: bool,
@@ -44,10 +44,14 @@ impl Host {
         let any = |paths: &[&str]| paths.iter().any(|path| root.has(path));
         let first = |paths: &[&'static str]| paths.iter().copied().find(|path| root.has(path));
         let resolv_conf = original(RESOLV_CONF)?;
-        let has_resolved = any(&[
+        let installed = any(&[
             "/usr/lib/systemd/systemd-resolved",
             "/lib/systemd/systemd-resolved",
         ]);
+        let masked = look(root, "/etc/systemd/system/systemd-resolved.service")?
+            .target()
+            .is_some_and(|target| target == Path::new("/dev/null"));
+        let has_resolved = installed && !masked;
         let points_at_it = resolv_conf
             .target()
             .is_some_and(|target| target.to_string_lossy().contains("systemd/resolve"));

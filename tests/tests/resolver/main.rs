@@ -198,6 +198,13 @@ fn the_strategy_follows_from_what_is_there() {
         "{applied}"
     );
 
+    // systemd-tmpfiles makes the link also where the service is masked.
+    let tree = Tree::new(&["/usr/lib/systemd/systemd-resolved"]);
+    prepare(&tree, "stub");
+    tree.link("/etc/systemd/system/systemd-resolved.service", "/dev/null");
+    let masked = tree.resolver("plan --json --server 10.8.0.1", None).ok();
+    assert!(masked.contains(r#""what":"static""#), "{masked}");
+
     let tree = Tree::new(&["/usr/lib/systemd/systemd-resolved"]);
     prepare(&tree, "stub");
     tree.resolver("apply --server 10.8.0.1", None).ok();
