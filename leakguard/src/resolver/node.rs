@@ -4,7 +4,9 @@ use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, lchown, symlink};
+use std::os::unix::fs::{
+    MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, lchown, symlink,
+};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -274,6 +276,8 @@ impl Wanted {
             }
             Self::Directory => {
                 fs::create_dir(place)?;
+                // Whatever the caller's umask is: services that are not root have to read what is in it.
+                fs::set_permissions(place, fs::Permissions::from_mode(0o755))?;
                 sync_directory(place)?;
                 seam::changed();
                 Ok(Set::Done)

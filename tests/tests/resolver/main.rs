@@ -1,7 +1,11 @@
 //! `leakguard resolver` on trees: what it writes, and that `revert` has every file as before, to the byte and the
 //! attribute, whatever came in between.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a step that fails is a test that fails"
+)]
 
 mod caches;
 mod foreign;
@@ -10,6 +14,7 @@ mod tree;
 mod watch;
 
 use std::fs;
+use std::path::Path;
 
 use tree::{IMMUTABLE, NODUMP, Tree, assert_same};
 
@@ -182,11 +187,8 @@ fn resolv_conf_cannot_be_changed_and_keeps_its_mode_and_owner() {
     );
     assert!(fs::rename(tree.at("run"), &path).is_err() && fs::remove_file(&path).is_err());
     let seen = &tree.snapshot()[path.strip_prefix(tree.path()).unwrap()];
-    assert_eq!(
-        format!("{seen:?}").contains("owner: (1234, 5678)"),
-        true,
-        "{seen:?}"
-    );
+    let seen = format!("{seen:?}");
+    assert!(seen.contains("owner: (1234, 5678)"), "{seen}");
 }
 
 #[test]
@@ -222,6 +224,17 @@ fn the_strategy_follows_from_what_is_there() {
         assert!(
             dropin.lines().any(|found| found == line),
             "{line} in {dropin}"
+        );
+    }
+    for (path, mode) in [
+        ("resolved.conf.d", 0o040_755),
+        ("resolved.conf.d/zz-leakguard.conf", 0o100_644),
+    ] {
+        let path = Path::new("etc/systemd").join(path);
+        assert_eq!(
+            tree.snapshot()[&path].mode,
+            mode,
+            "the service is not root, whatever umask is"
         );
     }
     assert!(
@@ -279,7 +292,7 @@ fn what_cannot_be_is_refused_and_leaves_no_trace() {
         let said = tree.resolver(line, None);
         assert_eq!(said.code, Some(code), "{line}: {said:?}");
         assert!(said.stderr.contains(message), "{line}: {said:?}");
-        assert_same(&tree.snapshot(), &before, &format!("{line}"));
+        assert_same(&tree.snapshot(), &before, line);
     }
     fs::create_dir(tree.at("/etc/resolv.conf")).unwrap();
     let before = tree.snapshot();

@@ -29,7 +29,7 @@ const ATTRIBUTE: &str = "user.leakguard-test";
 pub(crate) struct Seen {
     kind: &'static str,
     content: Vec<u8>,
-    mode: u32,
+    pub(crate) mode: u32,
     owner: (u32, u32),
     modified: Option<(i64, i64)>,
     flags: libc::c_int,
@@ -191,7 +191,11 @@ impl Tree {
     /// `leakguard resolver`, dying at a change, if one is named.
     pub(crate) fn resolver(&self, line: &str, die: Option<u32>) -> Said {
         let mut words = line.split_whitespace();
-        let mut command = Command::new(agent_binary());
+        // As on a host where nobody may read what root writes, unless it is said.
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "umask 077; exec \"$@\"", "sh"])
+            .arg(agent_binary());
         command.arg("resolver").arg(words.next().unwrap());
         command.arg("--root").arg(self.path()).args(words);
         if let Some(number) = die {

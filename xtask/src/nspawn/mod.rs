@@ -19,7 +19,7 @@ use crate::{
     report::{line, say},
     setup,
     test::libtest::Tally,
-    workspace::Metadata,
+    workspace::{self, Metadata},
 };
 
 /// A container starts in seconds; a machine that is busy or slow may take much longer.
@@ -143,7 +143,7 @@ fn prepare(name: &str, root: &Path, agent: &Path) -> Result<()> {
     }
     Cmd::new("sh", COPY_LIMIT)
         .args(["-c", include_str!("guest/prepare.sh"), "prepare", name])
-        .args([root, agent])
+        .args([root, agent, &workspace::root().join("dist")])
         .label("preparing the root file system")
         .privileged()
         .output()?;

@@ -121,18 +121,13 @@ impl Looking {
             .retain(|path, _| drift.iter().any(|drift| drift.path == *path));
         let mut found = Vec::new();
         for drift in drift {
-            found.extend(self.treat(root, journal.watch, &drift)?);
+            found.extend(self.treat(root, journal.watch, &drift));
         }
         Ok(found)
     }
 
     /// Puts one back, or says why not.
-    fn treat(
-        &mut self,
-        root: &Root,
-        wanted: bool,
-        drift: &Drift,
-    ) -> Result<Option<Found>, ResolverError> {
+    fn treat(&mut self, root: &Root, wanted: bool, drift: &Drift) -> Option<Found> {
         let Drift { path, problem } = drift;
         let now = Instant::now();
         let who = self.writer(root, path);
@@ -140,19 +135,19 @@ impl Looking {
             "left as it is, as `watch` has it".to_owned()
         } else if self.budget.allows(path, now) {
             match put_back(root, &BTreeSet::from([path.clone()])) {
-                Ok(foreign) if foreign.is_empty() => return Ok(None),
+                Ok(foreign) if foreign.is_empty() => return None,
                 Ok(foreign) => {
                     self.budget.spend(path, now);
                     self.told.remove(path);
                     let message = format!("{problem}, by {who}; put back{}", kept(&foreign));
-                    return Ok(Some(Found {
+                    return Some(Found {
                         path: path.clone(),
                         restored: true,
                         message,
-                    }));
+                    });
                 }
                 // It is looked at again.
-                Err(ResolverError::Busy) => return Ok(None),
+                Err(ResolverError::Busy) => return None,
                 Err(error) => format!("it cannot be put back: {}", chain(&error)),
             }
         } else {
@@ -162,15 +157,15 @@ impl Looking {
         };
         let told = format!("{problem}; {outcome}");
         if self.told.get(path) == Some(&told) {
-            return Ok(None);
+            return None;
         }
         self.told.insert(path.clone(), told);
         let message = format!("{problem}, by {who}; {outcome}");
-        Ok(Some(Found {
+        Some(Found {
             path: path.clone(),
             restored: false,
             message,
-        }))
+        })
     }
 
     fn writer(&self, root: &Root, path: &str) -> String {

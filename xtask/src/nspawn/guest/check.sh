@@ -86,6 +86,28 @@ killed() { # options
     as_before "$name (last at $die)"
 }
 
+# The agent in its unit, with the drop-in, and a DHCP client that knows nothing of hooks.
+agent() {
+    mkdir -p /run/bpf /etc/leakguard /var/lib/leakguard
+    mount -t bpf bpf /run/bpf || failed "no bpffs"
+    sed 's/^\( *\)run_hook/\1: run_hook/; s/^\( *\): run_hook\(.*\)() {/\1run_hook\2() {/' /sbin/dhclient-script >/tmp/dhclient-script
+    chmod 755 /tmp/dhclient-script
+    leakguard resolver apply --server $server --strategy static --no-immutable >/tmp/said || failed "agent: $(cat /tmp/said)"
+    wanted=$(cat /etc/resolv.conf)
+    if systemctl start leakguard; then ok "agent: runs"; else failed "agent: $(journalctl -u leakguard -o cat | tail -n 5)"; fi
+    dhclient -1 -sf /tmp/dhclient-script -lf /tmp/leases -pf /tmp/dhclient.pid eth1 >/dev/null 2>&1
+    within 'journalctl -u leakguard -o cat | grep "resolver /etc/resolv.conf: was changed"'
+    notice=$(journalctl -u leakguard -o cat | grep 'resolver /etc/resolv.conf')
+    case $notice in
+    *"by dhclient-script "*"; put back; their version is kept in "*) ok "agent: $notice" ;;
+    *) failed "agent: $notice" ;;
+    esac
+    expect "agent: resolv.conf" "$wanted" "$(cat /etc/resolv.conf)"
+    dhclient -x -sf /tmp/dhclient-script -lf /tmp/leases -pf /tmp/dhclient.pid eth1 >/dev/null 2>&1
+    journalctl -u leakguard -o cat | sed "s/^/agent: /" | head -n 30
+    systemctl stop leakguard
+}
+
 within '[ "$(nmcli --get-values GENERAL.STATE device show eth0)" = "100 (connected)" ]' ||
     failed "NetworkManager does not bring eth0 up: $(nmcli device)"
 scenario=$(cat /etc/leakguard-scenario)
@@ -114,6 +136,7 @@ plain)
     way --strategy static
     way --strategy auto --cache unbound --insecure example --ipv6-sysctl --uplink eth0
     killed --strategy static
+    agent
     ;;
 esac
 systemctl list-units --failed --plain --no-legend | grep -v '^check' | while read -r unit; do failed "unit $unit"; done

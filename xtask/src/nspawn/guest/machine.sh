@@ -47,4 +47,5 @@ isp >"$logs/isp.log" 2>&1 &
 
 SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 systemd-nspawn --quiet --register=no --keep-unit --machine=leakguard-lab \
     --network-veth-extra=isp0:eth0 --network-veth-extra=isp1:eth1 --resolv-conf=off \
-    --capability=CAP_NET_ADMIN,CAP_SYS_ADMIN,CAP_LINUX_IMMUTABLE --directory="$root" --boot </dev/null
+    --capability=CAP_BPF,CAP_LINUX_IMMUTABLE,CAP_NET_ADMIN,CAP_PERFMON,CAP_SYS_ADMIN \
+    --system-call-filter="bpf fanotify_init fanotify_mark perf_event_open" --directory="$root" --boot </dev/null
