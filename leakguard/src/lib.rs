@@ -22,6 +22,7 @@ pub mod prefix;
 pub mod preflight;
 pub mod purge;
 pub mod report;
+pub mod resolver;
 pub mod sockets;
 pub mod status;
 pub mod tally;

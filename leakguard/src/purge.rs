@@ -12,7 +12,7 @@ use crate::confirm;
 use crate::host::{Mount, mounts};
 use crate::kernel::pins::MOUNT_SOURCE;
 
-/// Where later versions keep state that outlasts a boot.
+/// Where state is kept that outlasts a boot.
 pub const STATE_DIRECTORY: &str = "/var/lib/leakguard";
 
 /// How leakguard's own directories are called; one of another name is somebody else's.
@@ -64,10 +64,7 @@ pub fn sweep(control: &Path, state: &Path, bpffs: &Path) -> Swept {
             result => swept.note(&shown, absent_is_fine(result)),
         }
     }
-    swept.note(
-        &state.display().to_string(),
-        absent_is_fine(fs::remove_dir_all(state)),
-    );
+    remove_state(state, &mut swept);
     let pins = bpffs.join(OWN_NAME);
     if pins.exists() {
         swept.failures.push(format!(
@@ -77,6 +74,26 @@ pub fn sweep(control: &Path, state: &Path, bpffs: &Path) -> Swept {
     }
     unmount(bpffs, &mut swept);
     swept
+}
+
+/// Removes what is kept in `state`, but not what is still needed, nor files of others that were set aside.
+fn remove_state(state: &Path, swept: &mut Swept) {
+    let resolver = state.join("resolver");
+    let aside = resolver.join("kept");
+    let shown = state.display().to_string();
+    if resolver.join("journal.json").exists() {
+        swept.failures.push(format!(
+            "{} says how the host's resolver was before; run `leakguard resolver revert`, then `leakguard purge` again",
+            resolver.join("journal.json").display()
+        ));
+    } else if aside.exists() {
+        swept.kept.push(format!(
+            "{}, versions of files that somebody had changed after `leakguard resolver apply`",
+            aside.display()
+        ));
+    } else {
+        swept.note(&shown, absent_is_fine(fs::remove_dir_all(state)));
+    }
 }
 
 /// Removes a socket that nobody serves, or that is about to be removed by whoever served it; says whether there was
@@ -210,6 +227,16 @@ mod tests {
         assert!(found.failures[0].ends_with("control.sock: it is not a socket"));
         assert!(found.failures[1].contains("bpffs/leakguard holds"));
         assert!(path("leakguard/control.sock").exists());
+
+        // What is still needed, and what was set aside.
+        for name in ["journal.json", "kept"] {
+            let needed = path("state/resolver").join(name);
+            fs::create_dir_all(&needed).unwrap();
+            let found = swept(root.path());
+            let told = [found.kept, found.failures].concat().join(" ");
+            assert!(told.contains(name) && needed.exists(), "{told}");
+            fs::remove_dir_all(path("state")).unwrap();
+        }
 
         // Another directory than leakguard's is not removed, even if it is empty.
         let control = path("empty/control.sock");

@@ -9,6 +9,7 @@ mod ci;
 mod demo;
 mod fuzz;
 mod lint;
+mod nspawn;
 mod process;
 mod report;
 mod setup;
@@ -45,6 +46,8 @@ enum Command {
     Vm(vm::Args),
     /// Boot Debian with the units, in emulated machines, and look for DNS from power-on to power-off.
     Boot(boot::Args),
+    /// Set up whom Debian asks for names, with its own systemd-resolved, `NetworkManager` and dhclient, and revert it.
+    Nspawn(nspawn::Args),
     /// Formatting, architecture rules, systemd units, clippy on the host and the BPF target, cargo-deny.
     Lint,
     /// What continuous integration runs: lint, all tests, a short run of each fuzzer.
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Soak(args) => soak::run(args),
         Command::Vm(args) => vm::run(&args),
         Command::Boot(args) => boot::run(&args),
+        Command::Nspawn(args) => nspawn::run(&args),
         Command::Lint => lint::run(),
         Command::Ci => ci::run(),
         Command::Fuzz(args) => fuzz::run(&args),

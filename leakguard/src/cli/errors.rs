@@ -5,6 +5,7 @@ use crate::error::{Exit, WithExit as _};
 use crate::explain::ExplainError;
 use crate::guard::GuardError;
 use crate::kernel::KernelError;
+use crate::resolver::ResolverError;
 
 /// Marks an error of the guard.
 pub(super) fn guard(error: GuardError) -> anyhow::Error {
@@ -43,6 +44,18 @@ pub(super) fn daemon(error: DaemonError) -> anyhow::Error {
 pub(super) fn control(error: ControlError) -> anyhow::Error {
     let exit = match &error {
         ControlError::Denied { .. } => Exit::Missing,
+        _ => Exit::Failed,
+    };
+    marked(error, exit)
+}
+
+/// Marks an error of setting up the resolver.
+pub(super) fn resolver(error: ResolverError) -> anyhow::Error {
+    let exit = match &error {
+        ResolverError::NoServers | ResolverError::Unfit(_) | ResolverError::Json { .. } => {
+            Exit::Usage
+        }
+        ResolverError::Denied { .. } | ResolverError::Missing { .. } => Exit::Missing,
         _ => Exit::Failed,
     };
     marked(error, exit)

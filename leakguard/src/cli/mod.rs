@@ -31,6 +31,7 @@ mod preflight;
 mod purge;
 mod release;
 mod report;
+mod resolver;
 mod run;
 mod status;
 mod top;
@@ -83,6 +84,8 @@ enum Command {
     Doctor(args::DoctorArgs),
     /// Add, remove or list tunnels at run time
     Allow(args::AllowArgs),
+    /// Set up whom this host asks for names, and put it back
+    Resolver(args::ResolverArgs),
     /// Find out whether an audit log was changed
     Audit(args::AuditArgs),
     /// Lift enforcement
@@ -117,6 +120,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Allow(args) => allow::run(args),
+        Command::Resolver(args) => resolver::run(args),
         Command::Audit(args) => audit::run(args),
         Command::Release(args) => release::run(args),
         Command::Purge(args) => purge::run(args),

@@ -150,6 +150,7 @@ fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
     if let Some(HealthReport {
         repairs,
         netlink_resyncs,
+        resolver_restores,
         outputs,
         clients,
     }) = health
@@ -165,7 +166,7 @@ fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
             mended.join(", ")
         };
         output.line(format_args!(
-            "repairs    {mended}; netlink re-read {netlink_resyncs} times"
+            "repairs    {mended}; netlink re-read {netlink_resyncs} times; resolver put back {resolver_restores} times"
         ))?;
         for (name, counted) in outputs {
             let OutputReport {

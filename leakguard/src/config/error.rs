@@ -287,6 +287,36 @@ pub enum RuleError {
         /// How many may be.
         max: usize,
     },
+    /// A text that cannot be a word in resolv.conf or the like.
+    #[error("`{text}` is not a name; write letters, digits, and . - _ :")]
+    Word {
+        /// What was given.
+        text: String,
+    },
+    /// A number that no backlog can be.
+    #[error("{number} is not a number of packets; allowed: 1 to {max}")]
+    Backlog {
+        /// What was given.
+        number: i64,
+        /// The greatest that can be.
+        max: i64,
+    },
+    /// More than a resolver library reads.
+    #[error("too many entries in `{key}` of [resolver]; allowed: {max}")]
+    TooManyWords {
+        /// The list.
+        key: &'static str,
+        /// How many may be.
+        max: usize,
+    },
+    /// TLS where nobody speaks it.
+    #[error(
+        "`upstream_tls` needs somebody who speaks it: cache = \"unbound\", or strategy = \"resolved-strict\" without a cache"
+    )]
+    UpstreamTls,
+    /// A key to trust where nobody validates.
+    #[error("`trust_anchor` needs cache = \"unbound\", which validates")]
+    TrustAnchor,
     /// `auto` outside of the tunnel list.
     #[error("`auto` stands for tunnels and cannot be in `{role}`; name the interfaces")]
     AutoNotTunnel {

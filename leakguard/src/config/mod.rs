@@ -20,10 +20,12 @@ mod netlink;
 mod outputs;
 mod ports;
 mod redirect;
+mod resolver;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use self::file::read as read_file;
+pub(crate) use self::resolver::{anchor_path, backlog};
 pub use self::{
     dns::{DohResolvers, Fragments},
     error::{ConfigError, Position, Problem, RuleError},
@@ -36,6 +38,7 @@ pub use self::{
     outputs::{Events, EventsLayer, Labels, Metrics, MetricsLayer, OtlpEndpoint, RatePerKey},
     ports::ExtraPorts,
     redirect::{Redirect, Spared},
+    resolver::{Cache, Resolver, ResolverLayer, Strategy, Word},
 };
 
 /// Where the configuration is looked for when no file is named.
@@ -82,6 +85,8 @@ pub struct Layer {
     pub events: EventsLayer,
     /// See [`Config::metrics`].
     pub metrics: MetricsLayer,
+    /// See [`Config::resolver`].
+    pub resolver: ResolverLayer,
 }
 
 impl Layer {
@@ -107,6 +112,7 @@ impl Layer {
             packet_sockets: self.packet_sockets.or(below.packet_sockets),
             events: self.events.over(below.events),
             metrics: self.metrics.over(below.metrics),
+            resolver: self.resolver.over(below.resolver),
         }
     }
 }
@@ -173,6 +179,7 @@ pub struct Config {
     events: Events,
     rate_per_key: RatePerKey,
     metrics: Metrics,
+    resolver: Resolver,
 }
 
 impl Config {
@@ -204,9 +211,11 @@ impl Config {
             packet_sockets,
             events,
             metrics,
+            resolver,
         } = layer;
         let (events, rate_per_key) = events.complete()?;
         let block: ClassSet = block.unwrap_or_else(|| Class::ALL.iter().copied().collect());
+        let redirect = Redirect::new(redirect.unwrap_or_default())?;
         let config = Self {
             mode: mode.unwrap_or_default(),
             on_exit: on_exit.unwrap_or_default(),
@@ -220,7 +229,7 @@ impl Config {
             doh_resolvers: doh_resolvers.unwrap_or_default(),
             fragments: fragments.unwrap_or_default(),
             report_shaped: report_shaped.unwrap_or_default(),
-            redirect: Redirect::new(redirect.unwrap_or_default())?,
+            redirect,
             spared: spared.unwrap_or_default(),
             kill_switch: kill_switch.complete(|class| block.contains(class))?,
             ipv6: ipv6.unwrap_or_default(),
@@ -228,6 +237,7 @@ impl Config {
             events,
             rate_per_key,
             metrics: metrics.complete()?,
+            resolver: resolver.complete(redirect)?,
         };
         if config.blocked_classes().next().is_none() {
             return Err(RuleError::NothingBlocked);
@@ -362,6 +372,11 @@ impl Config {
     /// What is measured for Prometheus, and who may read it.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// How this host is to resolve names, as `leakguard resolver` sets it up.
+    pub fn resolver(&self) -> &Resolver {
+        &self.resolver
     }
 
     /// Whether any tunnel is named; without one, all DNS would be dropped.

@@ -13,6 +13,7 @@ use crate::outputs::{OutputReport, Tally};
 pub struct Health {
     repairs: [AtomicU64; Part::ALL.len()],
     netlink_resyncs: AtomicU64,
+    resolver_restores: AtomicU64,
     outputs: Tally,
     clients: AtomicU64,
     clients_refused: AtomicU64,
@@ -57,6 +58,11 @@ impl Health {
         self.netlink_resyncs.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a file that says whom the host asks for names, and that was put back.
+    pub fn resolver_restored(&self) {
+        self.resolver_restores.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Counts a client that reads events, until what is returned is dropped.
     pub(super) fn client_present(&self) -> Present<'_> {
         self.clients.fetch_add(1, Ordering::Relaxed);
@@ -81,6 +87,7 @@ impl Health {
                 .map(|(counter, part)| (part.name().to_owned(), counter.load(Ordering::Relaxed)))
                 .collect(),
             netlink_resyncs: self.netlink_resyncs.load(Ordering::Relaxed),
+            resolver_restores: self.resolver_restores.load(Ordering::Relaxed),
             outputs: self.outputs.report(),
             clients: ClientCounts {
                 following: self.clients.load(Ordering::Relaxed),
@@ -98,6 +105,9 @@ pub struct HealthReport {
     pub repairs: BTreeMap<String, u64>,
     /// How often netlink lost events, so that everything was read again.
     pub netlink_resyncs: u64,
+    /// How often a file of `leakguard resolver` was put back.
+    #[serde(default)]
+    pub resolver_restores: u64,
     /// What became of events, by output.
     #[serde(default)]
     pub outputs: BTreeMap<String, OutputReport>,

@@ -35,6 +35,7 @@ use crate::interfaces::{Changes, WatchError, Watcher};
 use crate::kernel::requirements::check_privileges;
 use crate::outputs::metrics::{MetricsError, Page};
 use crate::outputs::{OutputError, Outputs, Tally};
+use crate::resolver;
 use crate::status::Level;
 use readiness::{Readiness, Watchdog};
 use tamper::{Suspicion, Tampering};
@@ -80,6 +81,9 @@ pub enum DaemonError {
     /// Metrics cannot be served.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
+    /// The thread that looks after the resolver could not be started.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
     /// A signal handler could not be installed.
     #[error("cannot handle signals")]
     Signals(#[source] std::io::Error),
@@ -152,6 +156,8 @@ pub async fn run(
     }
     let (server, ended) = control::start(listener, requests, feed.clone(), Arc::clone(&health))?;
     tasks.spawn(async move { drop(ended.await) });
+    let mut resolver =
+        resolver::Watch::start(resolver::Root::new("/")).map_err(DaemonError::Thread)?;
     started(&guard);
 
     let mut readiness = Readiness::new(&place.bpffs, wanted);
@@ -218,6 +224,13 @@ pub async fn run(
             }
             () = watchdog.due() => watchdog.reset(),
             notice = outputs.notice() => feed.notify(notice),
+            found = resolver.found() => {
+                let resolver::Found { path, restored, message } = found;
+                if restored {
+                    health.resolver_restored();
+                }
+                feed.notify(Notice::new(NoticeKind::Resolver, "resolver", path, message));
+            }
             _ = hangup.recv() => outputs.reopen(),
             request = asked.recv() => match request {
                 Some(Request::SetRole(name, role, reply)) => {

@@ -6,7 +6,7 @@
 //! made by the same means.
 
 mod machine;
-mod rootfs;
+pub(crate) mod rootfs;
 
 use std::{fmt::Write as _, fs, process::ExitCode, time::Instant};
 

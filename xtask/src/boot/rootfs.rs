@@ -48,6 +48,41 @@ pub(super) fn image(kernel: &Kernel) -> Result<PathBuf> {
     Ok(image)
 }
 
+/// A directory with the release of this machine, from its own package sources, with these packages besides the essential
+/// ones.
+pub(crate) fn directory(packages: &str) -> Result<PathBuf> {
+    let (suite, sources) = sources()?;
+    let mut recipe = DefaultHasher::new();
+    packages.hash(&mut recipe);
+    let name = format!("{suite}-{:016x}", recipe.finish());
+    let all = tools_dir()?.join("rootfs");
+    let directory = all.join(&name);
+    if !directory.is_dir() {
+        fs::create_dir_all(&all).with_context(|| format!("cannot create {}", all.display()))?;
+        say("nspawn", format_args!("making the root file system {name}"));
+        let staged = all.join(format!(".{name}.{}", std::process::id()));
+        bootstrap(&suite, &sources, packages, &staged)?;
+        fs::rename(&staged, &directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+    }
+    Ok(directory)
+}
+
+fn bootstrap(suite: &str, sources: &[String], packages: &str, root: &Path) -> Result<()> {
+    Cmd::new("mmdebstrap", BOOTSTRAP_LIMIT)
+        .args(["--quiet", "--variant=minbase"])
+        .arg(format!("--include={packages}"))
+        .arg("--aptopt=APT::Install-Recommends \"false\"")
+        .arg("--aptopt=Acquire::http::Timeout \"20\"")
+        .arg(suite)
+        .arg(root)
+        .args(sources)
+        .privileged()
+        .output()
+        .with_context(|| format!("cannot make a root file system of {suite}"))?;
+    Ok(())
+}
+
 fn make(
     suite: &str,
     sources: &[String],
@@ -58,17 +93,7 @@ fn make(
     let unfinished = staged.join("image");
     let root = staged.join("root");
     fs::create_dir_all(staged).with_context(|| format!("cannot create {}", staged.display()))?;
-    Cmd::new("mmdebstrap", BOOTSTRAP_LIMIT)
-        .args(["--quiet", "--variant=minbase"])
-        .arg(format!("--include={PACKAGES}"))
-        .arg("--aptopt=APT::Install-Recommends \"false\"")
-        .arg("--aptopt=Acquire::http::Timeout \"20\"")
-        .arg(suite)
-        .arg(&root)
-        .args(sources)
-        .privileged()
-        .output()
-        .with_context(|| format!("cannot make a root file system of {suite}"))?;
+    bootstrap(suite, sources, PACKAGES, &root)?;
     let modules = root.join("lib/modules");
     Cmd::new("sh", IMAGE_LIMIT)
         .args([

@@ -60,6 +60,11 @@ pub(crate) fn ensure_boot() -> Result<()> {
     ensure_tools(packages::BOOT)
 }
 
+/// Sees to it that Debian can be started in a container.
+pub(crate) fn ensure_nspawn() -> Result<()> {
+    ensure_tools(packages::NSPAWN)
+}
+
 fn ensure_tools(tools: &'static [Tool]) -> Result<()> {
     let missing = packages::missing(tools);
     if !missing.is_empty() {

@@ -121,6 +121,13 @@ pub(crate) const BOOT: &[Tool] = &[
     tool("mmdebstrap", "mmdebstrap"),
 ];
 
+/// What `cargo xtask nspawn` needs.
+pub(crate) const NSPAWN: &[Tool] = &[
+    tool("chattr", "e2fsprogs"),
+    tool("mmdebstrap", "mmdebstrap"),
+    tool("systemd-nspawn", "systemd-container"),
+];
+
 /// Those of `tools` that are not there.
 pub(crate) fn missing(tools: &'static [Tool]) -> Vec<&'static Tool> {
     tools.iter().filter(|tool| tool.find().is_none()).collect()
@@ -146,7 +153,7 @@ mod tests {
 
     #[test]
     fn tables_are_sorted_and_without_duplicates() {
-        for table in [TOOLS, EMULATOR, BOOT] {
+        for table in [TOOLS, EMULATOR, BOOT, NSPAWN] {
             assert!(table.is_sorted_by(|a, b| a.program < b.program));
         }
     }

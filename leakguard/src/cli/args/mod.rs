@@ -23,8 +23,15 @@ use crate::{
 };
 
 mod doctor;
+mod resolver;
 
-pub use self::doctor::DoctorArgs;
+pub use self::{
+    doctor::DoctorArgs,
+    resolver::{
+        ResolverApplyArgs, ResolverArgs, ResolverCommand, ResolverPlanArgs, ResolverRevertArgs,
+        ResolverSettingsArgs, ResolverStatusArgs, RootArgs,
+    },
+};
 
 /// Where the agent listens unless told otherwise.
 pub const DEFAULT_CONTROL: &str = "/run/leakguard/control.sock";

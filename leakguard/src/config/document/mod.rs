@@ -9,6 +9,7 @@ use toml::Spanned;
 
 use self::kill_switch::KillSwitch;
 use self::outputs::{Events, Metrics};
+use self::resolver::Resolver;
 use self::shape::{List, PortNumber, Table, unplaced};
 use super::{
     Config, DohResolvers, ExtraPorts, Fragments, Ipv6Policy, Layer, Mode, NetlinkBuffer, OnExit,
@@ -19,6 +20,7 @@ use crate::interfaces::Pattern;
 
 mod kill_switch;
 mod outputs;
+mod resolver;
 mod shape;
 #[cfg(test)]
 mod tests;
@@ -39,6 +41,7 @@ struct Document {
     hardening: Table<Hardening>,
     events: Table<Events>,
     metrics: Table<Metrics>,
+    resolver: Table<Resolver>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -148,6 +151,7 @@ pub(super) fn render(config: &Config) -> Result<String, toml::ser::Error> {
         }),
         events: Table(Events::of(config.events(), config.rate_per_key)),
         metrics: Table(Metrics::of(config.metrics())),
+        resolver: Table(Resolver::of(config.resolver())),
     })
 }
 
@@ -164,6 +168,7 @@ impl Document {
             hardening: Table(Hardening { packet_sockets }),
             events: Table(events),
             metrics: Table(metrics),
+            resolver: Table(resolver),
         } = self;
         let Table(Interfaces {
             tunnel,
@@ -223,6 +228,7 @@ impl Document {
                 .transpose()?,
             events: events.into_layer()?,
             metrics: metrics.into_layer()?,
+            resolver: resolver.into_layer()?,
             tunnel,
         })
     }

@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::{
-    Endpoint, EndpointProtocol, EventsLayer, KillSwitchLayer, KillSwitchMode, Labels, MetricsLayer,
-    OtlpEndpoint, RatePerKey,
+    Cache, Endpoint, EndpointProtocol, EventsLayer, KillSwitchLayer, KillSwitchMode, Labels,
+    MetricsLayer, OtlpEndpoint, RatePerKey, ResolverLayer, Strategy, Word,
 };
 
 /// The error for a text, as `line:column: message`.
@@ -18,6 +18,13 @@ fn patterns_of(names: &[&str]) -> Vec<Pattern> {
 
 fn config(text: &str) -> Config {
     Config::new(parse(text).unwrap()).unwrap()
+}
+
+fn words(words: &[&str]) -> Vec<Word> {
+    words
+        .iter()
+        .map(|word| Word::named(word).unwrap())
+        .collect()
 }
 
 #[test]
@@ -64,6 +71,21 @@ fn every_key_is_read() {
         listen = "0.0.0.0:9853"
         public = true
         labels = { node = "a1" }
+        [resolver]
+        strategy = "resolved-off"
+        servers = ["10.8.0.1", "fd00::1"]
+        search = ["corp.example"]
+        options = ["edns0", "timeout:1"]
+        immutable = false
+        cache = "unbound"
+        upstream_tls = "dns.corp.example"
+        trust_anchor = "/etc/root.key"
+        sources = ["10.8.0.2"]
+        insecure = ["internal"]
+        containers = false
+        ipv6_sysctl = true
+        netdev_max_backlog = 5000
+        watch = false
         "#,
     )
     .unwrap();
@@ -138,6 +160,25 @@ fn every_key_is_read() {
             public: Some(true),
             labels: Some(labels),
         },
+        resolver: ResolverLayer {
+            strategy: Some(Strategy::ResolvedOff),
+            servers: Some(vec![
+                "10.8.0.1".parse().unwrap(),
+                "fd00::1".parse().unwrap(),
+            ]),
+            search: Some(words(&["corp.example"])),
+            options: Some(words(&["edns0", "timeout:1"])),
+            immutable: Some(false),
+            cache: Some(Cache::Unbound),
+            upstream_tls: Some(Word::named("dns.corp.example").unwrap()),
+            trust_anchor: Some("/etc/root.key".into()),
+            sources: Some(vec!["10.8.0.2".parse().unwrap()]),
+            insecure: Some(words(&["internal"])),
+            containers: Some(false),
+            ipv6_sysctl: Some(true),
+            netdev_max_backlog: Some(5000),
+            watch: Some(false),
+        },
     };
     assert_eq!(layer, expected);
 }
@@ -168,6 +209,8 @@ fn what_is_shown_reads_back_the_same() {
         "[interfaces]\ntunnel = ['veth:vpn0', 'any:x']\nnetlink_buffer = 70000",
         "[dns]\nblock = ['netbios', 'dns']\nports = [1, 65535]",
         "[ipv6]\npolicy = 'block-off-tunnel'",
+        "[resolver]\nservers = ['10.8.0.1', 'fd00::1']\ncache = 'unbound'\nupstream_tls = 'a.example'\ntrust_anchor = '/k'",
+        "[resolver]\nstrategy = 'static'\ncache = 'dnsmasq'\nnetdev_max_backlog = 5\nsearch = ['a', 'b']\nwatch = false",
         "[hardening]\npacket_sockets = 'off'",
         "[events]\nrate_per_key = 0\nfile = '/a b/c'\naudit_log = '/d'\njournald = true\notlp = 'http://[::1]:4318/x'",
         "[metrics]\nlisten = '192.0.2.1:9853'\npublic = true\nlabels = { node = 'a \"1\"', region = 'eu' }",
@@ -186,7 +229,7 @@ fn unknown_keys_are_refused_and_the_known_ones_listed() {
     assert_eq!(
         error("mode = \"enforce\"\nverify = 1\n"),
         "2:1: unknown field `verify`, expected one of `mode`, `on_exit`, `preflight`, `interfaces`, `dns`, `kill_switch`, `ipv6`, `hardening`, \
-         `events`, `metrics`"
+         `events`, `metrics`, `resolver`"
     );
     assert_eq!(
         error("[kill_switch]\nlans = []"),
@@ -454,6 +497,15 @@ fn what_is_wrong_with_outputs_is_said_where_it_stands() {
         (
             "[metrics]\nlabels = { node = 1 }",
             "2:19: invalid type: integer `1`",
+        ),
+        (
+            "[resolver]\nservers = ['10.8.0.1', 'dns']",
+            "2:24: `dns` is not an IP address",
+        ),
+        ("[resolver]\nsearch = ['a;b']", "2:11: `a;b` is not a name"),
+        (
+            "[resolver]\nnetdev_max_backlog = 0",
+            "2:22: 0 is not a number of packets",
         ),
     ] {
         let error = error(text);

@@ -146,6 +146,13 @@ pub(super) fn render(seen: &Seen, labels: &Labels) -> Result<String, prometheus:
     )?
     .with_label_values::<&str>(&[])
     .inc_by(health.netlink_resyncs);
+    page.counters(
+        "leakguard_resolver_restores_total",
+        "How often a file that says whom the host asks for names was changed by others and put back.",
+        &[],
+    )?
+    .with_label_values::<&str>(&[])
+    .inc_by(health.resolver_restores);
 
     let gauges = page.gauges(
         "leakguard_enforcement_level",
@@ -277,6 +284,7 @@ mod tests {
             "leakguard_interfaces{role=\"uplink\",node=\"a1\"} 2",
             "leakguard_repairs_total{part=\"tc\",node=\"a1\"} 0",
             "leakguard_netlink_resyncs_total{node=\"a1\"} 0",
+            "leakguard_resolver_restores_total{node=\"a1\"} 0",
         ] {
             assert!(page.lines().any(|found| found == line), "{line}\n{page}");
         }
