@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use leakguard::lab::{Query, address, wait_until};
-use leakguard_tests::{Bench, Origin, Place, connect, isp, packets};
+use leakguard_tests::{Bench, Origin, Place, connect, isp, packets, write_config};
 use nix::errno::Errno;
 
 /// Nobody is there, in the lab.
@@ -302,6 +302,76 @@ fn other_ports_observe_mode_and_bound_sockets_are_left_alone() {
     let socket = bench.origin(Place::Host).udp(peer.ip());
     socket.send_to(&question(), peer).unwrap();
     assert_eq!(seen(&mut bench), 1);
+}
+
+#[test]
+fn apply_redirects_without_an_agent_and_status_says_so() {
+    let mut bench = redirected();
+    bench.agent().kill9().unwrap();
+    let apply = |bench: &mut Bench, arguments: &[&str]| {
+        let cgroup = bench.cgroup.path().display().to_string();
+        let mut whole = vec!["apply", "--tunnel", Bench::TUNNEL, "--cgroup", &cgroup];
+        whole.extend(arguments);
+        let output = bench.agent().output(&whole).unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let [v4, v6] = targets().map(|target| target.to_string());
+    let redirect = ["--redirect", &v4, "--redirect", &v6];
+    apply(&mut bench, &redirect);
+    assert!(apply(&mut bench, &redirect).contains("unchanged"));
+    assert_answered(&bench);
+    let status = bench.agent().status_json().unwrap();
+    assert_eq!(status["redirect"]["to"], serde_json::json!([v4, v6]));
+    assert_eq!(status["redirect"]["up"], true);
+    assert_eq!(status["level"], "full", "{status:#}");
+
+    apply(&mut bench, &[]);
+    let status = bench.agent().status_json().unwrap();
+    assert_eq!(status["redirect"], serde_json::Value::Null);
+    let peer = asked().next().unwrap();
+    let socket = bench.origin(Place::Host).udp(peer.ip());
+    let error = socket.send_to(&question(), peer).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(Errno::EPERM as i32));
+}
+
+#[test]
+fn a_listed_process_and_a_listed_cgroup_are_left_alone() {
+    for listed in ["dig", "cgroup"] {
+        let mut bench = Bench::with_tunnel();
+        let [v4, _] = targets().map(|target| target.to_string());
+        let mount = leakguard::host::cgroup2_root().unwrap();
+        let path = bench.cgroup.path().strip_prefix(mount).unwrap();
+        let named = if listed == "dig" {
+            listed.to_owned()
+        } else {
+            format!("/{}", path.display())
+        };
+        let config = write_config(&format!(
+            "[dns]\nredirect = [\"{v4}\"]\nredirect_except = [\"{named}\"]\n"
+        ));
+        bench.protect(&["--config", config.path().to_str().unwrap()]);
+        let peer: IpAddr = ASKED[0].parse().unwrap();
+        let query = Query::new(peer, "who.lab.test", "TXT").timeout(Duration::from_secs(1));
+        let (host, cgroup) = (bench.netns(Place::Host), &bench.cgroup);
+        let spared = query.run(host, Some(cgroup)).unwrap();
+        assert!(!spared.is("vpn"), "{listed}: {spared:?}");
+        // Somebody else is redirected: a name that is not listed, or no process below the cgroup.
+        if listed == "dig" {
+            assert_answered_once(&bench);
+        }
+        assert_eq!(seen(&mut bench), 0);
+    }
+}
+
+/// A process of the test's name asks an IPv4 address.
+fn assert_answered_once(bench: &Bench) {
+    let peer = asked().next().unwrap();
+    let socket = udp(bench.origin(Place::Host), peer);
+    socket.send_to(&question(), peer).unwrap();
+    let mut answer = [0; 512];
+    let (length, _) = socket.recv_from(&mut answer).unwrap();
+    assert!(is_of_the_tunnel(&answer[..length]));
 }
 
 #[test]

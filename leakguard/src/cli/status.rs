@@ -1,5 +1,7 @@
 //! `leakguard status`: what is enforced now, with or without an agent.
 
+use std::net::IpAddr;
+
 use leakguard_common::abi::Verdict;
 use serde::Serialize;
 
@@ -12,7 +14,7 @@ use crate::daemon::protocol::{Answer, Ask};
 use crate::daemon::{ClientCounts, HealthReport, connect};
 use crate::error::{Exit, escape_control};
 use crate::outputs::OutputReport;
-use crate::status::{self, Doh, KillSwitch, Netfilter, Status};
+use crate::status::{self, Doh, KillSwitch, Netfilter, Redirect, Status};
 
 /// Runs the command.
 pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Exit> {
@@ -203,6 +205,24 @@ fn print(report: &Report, output: &mut Output) -> anyhow::Result<()> {
         "mode       {mode}, {}",
         status.block.join(" ")
     ))?;
+    if let Some(redirect) = &status.redirect {
+        let Redirect {
+            to,
+            up,
+            near,
+            spared,
+        } = redirect;
+        let to: Vec<String> = to.iter().map(IpAddr::to_string).collect();
+        let state = if *up {
+            ""
+        } else {
+            ", no tunnel is up: calls fail"
+        };
+        output.line(format_args!(
+            "redirect   port 53 to {}{state}; left alone: {near} networks here, {spared} listed",
+            to.join(" and ")
+        ))?;
+    }
     if let Some(Doh { addresses, names }) = status.doh {
         output.line(format_args!(
             "doh        {addresses} addresses and {names} names are known"

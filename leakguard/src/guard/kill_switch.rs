@@ -65,7 +65,11 @@ impl Guard {
             return Ok(self.enforcement.vouch(None, false)?);
         }
         let now = SystemTime::now();
-        let tunnels = tunnels::up(&self.interfaces, self.handshake_max, &self.handshakes, now);
+        // Only an agent knows of handshakes.
+        let handshake_max = self
+            .handshake_max
+            .filter(|_| self.presence == Presence::Stays);
+        let tunnels = tunnels::up(&self.interfaces, handshake_max, &self.handshakes, now);
         let tunnel = tunnels.as_ref().ok().copied();
         self.enforcement.vouch(tunnel, self.vouches())?;
         let same = match (&self.tunnels, &tunnels) {

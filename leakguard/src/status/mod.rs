@@ -2,6 +2,7 @@
 
 mod doh;
 mod hardening;
+mod redirect;
 
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,7 @@ pub use doh::Doh;
 pub use hardening::Hardening;
 use leakguard_common::abi::{Outcome, Role, Settings, Verdict};
 use leakguard_common::counter::Series;
+pub use redirect::Redirect;
 use serde::Serialize;
 
 use crate::error::chain;
@@ -74,6 +76,8 @@ pub struct Status {
     pub ports: Vec<u16>,
     /// The known resolvers of DNS over HTTPS; absent when nothing is enforced.
     pub doh: Option<Doh>,
+    /// Whom calls to port 53 are redirected to, if they are.
+    pub redirect: Option<Redirect>,
     /// What uplinks carry besides; absent when nothing is enforced.
     pub kill_switch: Option<KillSwitch>,
     /// `dns-only` or `block-off-tunnel`; absent when nothing is enforced.
@@ -245,6 +249,7 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
             .take(extra_port_count as usize)
             .collect(),
         doh: Some(Doh::read(&state.maps)?),
+        redirect: Redirect::read(&state.settings, &state.maps)?,
         kill_switch: Some(kill_switch),
         ipv6: Some(ipv6),
         netns: Some(Netns {
@@ -393,6 +398,7 @@ fn nothing(snapshot: &Snapshot, others: &[String]) -> Status {
         block: Vec::new(),
         ports: Vec::new(),
         doh: None,
+        redirect: None,
         kill_switch: None,
         ipv6: None,
         netns: None,
@@ -477,7 +483,7 @@ fn kill_switch(
         tunnel: snapshot
             .links
             .get(&tunnel)
-            .filter(|_| !engaged)
+            .filter(|_| !engaged && state.settings.kill_switch != Settings::KILL_SWITCH_OFF)
             .map(|link| link.name.clone()),
         endpoints: exemptions
             .endpoints

@@ -43,6 +43,7 @@ fn status(counts: &[(&'static str, &'static str, u64)]) -> Status {
         block: vec!["dns"],
         ports: Vec::new(),
         doh: None,
+        redirect: None,
         kill_switch: Some(KillSwitch {
             mode: "tunnel-down",
             engaged: false,
