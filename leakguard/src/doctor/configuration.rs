@@ -167,7 +167,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         let name = visible.first().map_or("NAME", String::as_str);
         found.push(NO_TUNNEL.found(
             [evidence],
-            format!("leakguard doctor --tunnel {name}, then name it in {DEFAULT_PATH}: tunnel = [\"{name}\"]"),
+            format!("leakguard doctor --tunnel {name} # then name it in {DEFAULT_PATH}: tunnel = [\"{name}\"]"),
         ));
     }
     for (path, mode) in open {

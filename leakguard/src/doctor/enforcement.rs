@@ -118,7 +118,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         .map(|interface| format!("leakguard status: interface {} tc behind", interface.name))
         .collect();
     let command = if facts.enforcement.agent {
-        "leakguard status; a running agent mends what it can within 5 seconds".to_owned()
+        "leakguard status # a running agent mends what it can within 5 seconds".to_owned()
     } else {
         run_command(&facts.network)
     };
@@ -141,7 +141,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
                 "leakguard status: kill switch {}, engaged",
                 kill_switch.mode
             )],
-            "bring the tunnel up; or, to do without: leakguard release",
+            "leakguard release # or bring the tunnel up",
         ));
     }
     if !facts.enforcement.agent {

@@ -87,7 +87,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         if !up {
             found.push(DOWN.found(
                 [format!("ip link show {name}: not up, or without a carrier")],
-                format!("ip link set {name} up, or restart the VPN"),
+                format!("ip link set {name} up # or restart the VPN"),
             ));
             continue;
         }
@@ -97,7 +97,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         if !usable {
             found.push(NO_ADDRESS.found(
                 [format!("ip addr show {name}: none")],
-                format!("ip addr add ADDRESS/LENGTH dev {name}, or restart the VPN"),
+                format!("ip addr add ADDRESS/LENGTH dev {name} # or restart the VPN"),
             ));
         }
     }
@@ -108,7 +108,7 @@ fn bring_up(pattern: &str) -> String {
     if pattern.contains(['*', '?', '[', ':']) || pattern == "auto" {
         "bring the VPN up".to_owned()
     } else {
-        format!("wg-quick up {pattern}, or start the VPN that makes it")
+        format!("wg-quick up {pattern} # or start the VPN that makes it")
     }
 }
 
