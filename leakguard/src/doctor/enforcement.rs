@@ -175,6 +175,6 @@ fn run_command(network: &Network) -> String {
     let named = network.wanted.first().or(network.visible.first());
     named.map_or_else(
         || "leakguard run --tunnel NAME".to_owned(),
-        |name| format!("leakguard run --tunnel '{name}'"),
+        |name| format!("leakguard run --tunnel {name}"),
     )
 }

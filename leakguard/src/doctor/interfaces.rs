@@ -4,6 +4,7 @@ use leakguard_common::abi::Role;
 
 use super::Facts;
 use super::finding::{Finding, Rule, Severity, Subject};
+use crate::error::shell_word;
 use crate::interfaces::Interface;
 
 const fn rule(
@@ -108,7 +109,10 @@ fn bring_up(pattern: &str) -> String {
     if pattern.contains(['*', '?', '[', ':']) || pattern == "auto" {
         "bring the VPN up".to_owned()
     } else {
-        format!("wg-quick up {pattern} # or start the VPN that makes it")
+        format!(
+            "wg-quick up {} # or start the VPN that makes it",
+            shell_word(pattern)
+        )
     }
 }
 
