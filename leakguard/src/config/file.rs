@@ -10,6 +10,7 @@ use std::{
 use nix::{libc::O_NONBLOCK, unistd::geteuid};
 
 use super::Position;
+use crate::error::shell_word;
 
 /// The greatest size of a file in bytes.
 const MAX_BYTES: u64 = 1 << 20;
@@ -156,15 +157,7 @@ fn check_owner(path: PathBuf, owner: u32, mode: u32, user: u32) -> Result<(), Fi
 
 /// The path as a word of a shell command.
 fn quoted(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    if text
-        .chars()
-        .all(|c| c.is_ascii_alphanumeric() || "/._-+,:@%=".contains(c))
-    {
-        text.into_owned()
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
+    shell_word(&path.to_string_lossy())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::Facts;
 use super::finding::{Finding, Rule, Severity, Subject};
 use super::root::Root;
 use crate::config::{Config, ConfigError, DEFAULT_PATH, FileError, Layer, RuleError, Source};
-use crate::error::chain;
+use crate::error::{chain, shell_word};
 
 /// Facts about the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub(super) struct Configuration {
     pub(super) refused: Option<Refused>,
     /// Why it cannot be read by who asks, which says nothing of it.
     pub(super) unseen: Option<String>,
+    /// Where it is, as a word of a command.
+    pub(super) path: String,
     /// Its permission bits; absent if it is.
     pub(super) mode: Option<u32>,
     /// Paths of leakguard's that others may write, with their permission bits.
@@ -121,6 +123,10 @@ pub(super) fn collect(
     let configuration = Configuration {
         refused,
         unseen,
+        path: named.map_or_else(
+            || DEFAULT_PATH.to_owned(),
+            |source| shell_word(&source.path().to_string_lossy()),
+        ),
         mode: metadata.map(|metadata| metadata.mode() & 0o7777),
         open: open.collect(),
         names_tunnel: config.tunnels_named(),
@@ -132,6 +138,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let Configuration {
         refused,
         unseen,
+        path,
         mode,
         open,
         names_tunnel,
@@ -141,19 +148,16 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         found.push(if *unsafe_hands {
             UNSAFE.found(
                 [why.clone()],
-                format!("chown root:root {DEFAULT_PATH} && chmod 600 {DEFAULT_PATH}"),
+                format!("chown root:root {path} && chmod 600 {path}"),
             )
         } else {
-            INVALID.found(
-                [why.clone()],
-                format!("leakguard config check {DEFAULT_PATH}"),
-            )
+            INVALID.found([why.clone()], format!("leakguard config check {path}"))
         });
     }
     if let Some(mode) = mode.filter(|mode| mode & 0o044 != 0 && refused.is_none()) {
         found.push(READABLE.found(
-            [format!("{DEFAULT_PATH}: mode {mode:04o}")],
-            format!("chmod 600 {DEFAULT_PATH}"),
+            [format!("{path}: mode {mode:04o}")],
+            format!("chmod 600 {path}"),
         ));
     }
     let enforced = facts.enforcement.enforced().is_some();
@@ -167,13 +171,15 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         let name = visible.first().map_or("NAME", String::as_str);
         found.push(NO_TUNNEL.found(
             [evidence],
-            format!("leakguard doctor --tunnel {name}, then name it in {DEFAULT_PATH}: tunnel = [\"{name}\"]"),
+            format!(
+                "leakguard doctor --tunnel {name} # then name it in {path}: tunnel = [\"{name}\"]"
+            ),
         ));
     }
-    for (path, mode) in open {
+    for (open, mode) in open {
         found.push(OPEN_STATE.found(
-            [format!("{path}: mode {mode:04o}")],
-            format!("chown root:root {path} && chmod go-w {path}"),
+            [format!("{open}: mode {mode:04o}")],
+            format!("chown root:root {open} && chmod go-w {open}"),
         ));
     }
     found

@@ -115,7 +115,10 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         let counts = throttled
             .iter()
             .map(|(path, count)| format!("{path}: {count} since boot"));
-        found.push(THROTTLED.found(counts, "see to its cooling; sensors shows its temperature"));
+        found.push(THROTTLED.found(
+            counts,
+            "sensors # shows its temperature; see to its cooling",
+        ));
     }
     // These drivers call the usual governor so, which goes up to full speed.
     let usual = driver

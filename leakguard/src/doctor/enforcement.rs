@@ -12,6 +12,8 @@ use crate::status::{Level, Status};
 pub(super) struct Enforcement {
     /// Absent where it could not be read.
     pub(super) status: Option<Status>,
+    /// Why it could not, where that is not a privilege.
+    pub(super) error: Option<String>,
     /// Whether an agent answers.
     pub(super) agent: bool,
 }
@@ -53,6 +55,12 @@ pub(super) const NOTHING: Rule = rule(
     Severity::Problem,
     "nothing is enforced",
     "DNS leaves by any interface",
+);
+pub(super) const UNREADABLE: Rule = rule(
+    "enforcement-unreadable",
+    Severity::Problem,
+    "what is enforced cannot be read",
+    "nobody can tell whether the host is protected",
 );
 pub(super) const REDUCED: Rule = rule(
     "enforced-in-part",
@@ -98,13 +106,24 @@ pub(super) const LOST: Rule = rule(
 );
 
 pub(super) const RULES: &[&Rule] = &[
-    &NOTHING, &REDUCED, &OBSERVED, &BEHIND, &ENGAGED, &NO_AGENT, &TRYING, &LOST,
+    &NOTHING,
+    &UNREADABLE,
+    &REDUCED,
+    &OBSERVED,
+    &BEHIND,
+    &ENGAGED,
+    &NO_AGENT,
+    &TRYING,
+    &LOST,
 ];
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let Some(status) = &facts.enforcement.status else {
-        // That it could not be read is said elsewhere.
-        return Vec::new();
+        // That a privilege is missing is said elsewhere.
+        let error = facts.enforcement.error.clone().into_iter();
+        return error
+            .map(|error| UNREADABLE.found([error], "leakguard status"))
+            .collect();
     };
     let mut found = Vec::new();
     let causes = || status.causes.iter().cloned();
@@ -118,7 +137,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         .map(|interface| format!("leakguard status: interface {} tc behind", interface.name))
         .collect();
     let command = if facts.enforcement.agent {
-        "leakguard status; a running agent mends what it can within 5 seconds".to_owned()
+        "leakguard status # a running agent mends what it can within 5 seconds".to_owned()
     } else {
         run_command(&facts.network)
     };
@@ -141,7 +160,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
                 "leakguard status: kill switch {}, engaged",
                 kill_switch.mode
             )],
-            "bring the tunnel up; or, to do without: leakguard release",
+            "leakguard release # or bring the tunnel up",
         ));
     }
     if !facts.enforcement.agent {
@@ -175,6 +194,6 @@ fn run_command(network: &Network) -> String {
     let named = network.wanted.first().or(network.visible.first());
     named.map_or_else(
         || "leakguard run --tunnel NAME".to_owned(),
-        |name| format!("leakguard run --tunnel '{name}'"),
+        |name| format!("leakguard run --tunnel {name}"),
     )
 }

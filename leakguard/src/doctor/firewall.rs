@@ -169,7 +169,16 @@ fn has_port(value: &Value) -> bool {
 
 fn verdict(expression: &Value) -> Option<Verdict> {
     let object = expression.as_object()?;
-    let has = |keys: &[&str]| keys.iter().any(|key| object.contains_key(*key));
+    // Targets of iptables that nft has no expression for.
+    let target = object
+        .get("xt")
+        .filter(|xt| xt["type"] == "target")
+        .and_then(|xt| xt["name"].as_str())
+        .map(str::to_lowercase);
+    let has = |keys: &[&str]| {
+        keys.iter()
+            .any(|key| object.contains_key(*key) || target.as_deref() == Some(key))
+    };
     if has(&["drop", "reject"]) {
         Some(Verdict::Drop)
     } else if has(&["dnat", "redirect", "tproxy"]) {
@@ -246,6 +255,8 @@ mod tests {
             rule("filter", &json!(53), &json!({"drop": null})),
             rule("filter", &json!({"set": [80, {"range": [50, 60]}]}), &json!({"dnat": {"addr": "192.0.2.1"}})),
             rule("filter", &json!({"range": [800, 900]}), &json!({"accept": null})),
+            rule("nat", &json!(53), &json!({"xt": {"type": "target", "name": "DNAT"}})),
+            rule("nat", &json!(53), &json!({"xt": {"type": "match", "name": "comment"}})),
             rule("filter", &json!(80), &json!({"drop": null})),
             rule("leakguard", &json!(53), &json!({"drop": null})),
         ]});
@@ -253,7 +264,12 @@ mod tests {
         let verdicts: Vec<Verdict> = found.iter().map(|(verdict, _)| *verdict).collect();
         assert_eq!(
             verdicts,
-            [Verdict::Drop, Verdict::Redirect, Verdict::Accept]
+            [
+                Verdict::Drop,
+                Verdict::Redirect,
+                Verdict::Accept,
+                Verdict::Redirect
+            ]
         );
         assert_eq!(found[0].1, "inet filter output handle 4");
         assert_eq!(about_dns(&Value::Null), []);

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use leakguard_common::abi::Role;
 
 use crate::config::Config;
+use crate::error::shell_word;
 use crate::interfaces::{
     Interface, NetlinkError, RouteEntry, Snapshot, Tables, classify, snapshot, tables,
     visible_tunnels,
@@ -36,11 +37,11 @@ pub(super) struct Network {
     /// Sizes of packets, by interface number.
     pub(super) mtus: BTreeMap<u32, u32>,
     pub(super) tables: Tables,
-    /// The patterns of tunnels, as they were written.
+    /// The patterns of tunnels, as words of a command.
     pub(super) wanted: Vec<String>,
     /// Those of them that no interface has.
     pub(super) unmet: Vec<String>,
-    /// Interfaces that look like tunnels.
+    /// Interfaces that look like tunnels, as words of a command.
     pub(super) visible: Vec<String>,
     /// Whom programs ask.
     pub(super) resolvers: Vec<Seen>,
@@ -194,7 +195,7 @@ pub(super) async fn collect(
     of_interest: BTreeSet<IpAddr>,
 ) -> Result<Network, NetlinkError> {
     let snapshot = snapshot().await?;
-    let interfaces = interfaces(&snapshot, config, status);
+    let mut interfaces = interfaces(&snapshot, config, status);
     let unmet = config.tunnel().iter().filter(|pattern| {
         let mut links = snapshot.links.values();
         !links.any(|link| pattern.names(link))
@@ -202,13 +203,22 @@ pub(super) async fn collect(
     let tables = tables().await?;
     let narrow = tables.routes.iter().filter(|route| is_narrow(route));
     let narrow = narrow.take(NARROW_MOST).map(|route| first_of(route.net));
+    // Names stand in commands that people copy, and whoever makes an interface chooses them.
+    let mut resolvers = resolvers(&interfaces, sources).await?;
+    for interface in interfaces.values_mut() {
+        interface.name = shell_word(&interface.name);
+    }
+    for seen in &mut resolvers {
+        if let Way::Over { name, .. } = &mut seen.way {
+            *name = shell_word(name);
+        }
+    }
     let mut ways = BTreeMap::new();
     let of_interest = of_interest.into_iter().chain(FAR_V4).chain(FAR_V6);
     for address in of_interest.chain(narrow) {
         let way = interface_towards(&interfaces, address, None).await?;
         ways.insert(address, way);
     }
-    let resolvers = resolvers(&interfaces, sources).await?;
     for Seen {
         server: Nameserver { address, .. },
         way,
@@ -224,11 +234,15 @@ pub(super) async fn collect(
             .map(|link| (link.ifindex, link.mtu))
             .collect(),
         tables,
-        wanted: config.tunnel().iter().map(ToString::to_string).collect(),
+        wanted: config
+            .tunnel()
+            .iter()
+            .map(|pattern| shell_word(&pattern.to_string()))
+            .collect(),
         unmet: unmet.map(ToString::to_string).collect(),
         visible: visible_tunnels(&snapshot)
             .into_iter()
-            .map(|link| link.name.clone())
+            .map(|link| shell_word(&link.name))
             .collect(),
         interfaces,
         resolvers,

@@ -4,6 +4,7 @@ use leakguard_common::abi::Role;
 
 use super::Facts;
 use super::finding::{Finding, Rule, Severity, Subject};
+use crate::error::shell_word;
 use crate::interfaces::Interface;
 
 const fn rule(
@@ -87,7 +88,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         if !up {
             found.push(DOWN.found(
                 [format!("ip link show {name}: not up, or without a carrier")],
-                format!("ip link set {name} up, or restart the VPN"),
+                format!("ip link set {name} up # or restart the VPN"),
             ));
             continue;
         }
@@ -97,7 +98,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         if !usable {
             found.push(NO_ADDRESS.found(
                 [format!("ip addr show {name}: none")],
-                format!("ip addr add ADDRESS/LENGTH dev {name}, or restart the VPN"),
+                format!("ip addr add ADDRESS/LENGTH dev {name} # or restart the VPN"),
             ));
         }
     }
@@ -108,7 +109,10 @@ fn bring_up(pattern: &str) -> String {
     if pattern.contains(['*', '?', '[', ':']) || pattern == "auto" {
         "bring the VPN up".to_owned()
     } else {
-        format!("wg-quick up {pattern}, or start the VPN that makes it")
+        format!(
+            "wg-quick up {} # or start the VPN that makes it",
+            shell_word(pattern)
+        )
     }
 }
 

@@ -91,7 +91,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
                     format!("net.ipv6.conf.{name}.disable_ipv6 = 1"),
                     format!("nameserver {address}"),
                 ],
-                format!("sysctl -w net.ipv6.conf.{name}.disable_ipv6=0, and restart the VPN"),
+                format!("sysctl -w net.ipv6.conf.{name}.disable_ipv6=0 # and restart the VPN"),
             ));
         }
     }

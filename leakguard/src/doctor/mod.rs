@@ -332,16 +332,17 @@ pub async fn examine(request: &Request) -> Result<Report, DoctorError> {
 
 /// What is enforced, and whether an agent answers.
 async fn enforcement(bpffs: &Path, control: &Path) -> enforcement::Enforcement {
-    let status = status::read(bpffs)
-        .await
-        .inspect_err(|error| log::debug!("{}", chain(error)))
-        .ok();
+    let (status, error) = match status::read(bpffs).await {
+        Ok(status) => (Some(status), None),
+        Err(error) => (None, check_privileges().is_ok().then(|| chain(&error))),
+    };
     let answer = connect(control, &Ask::Hello {})
         .ok()
         .flatten()
         .and_then(|mut agent| agent.answer().ok());
     enforcement::Enforcement {
         status,
+        error,
         agent: matches!(answer, Some(Answer::Agent { .. })),
     }
 }

@@ -75,10 +75,18 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         "mkdir -p /etc/NetworkManager/conf.d && printf '[main]\\ndns=none\\n' > {DROP_IN} && systemctl reload \
          NetworkManager"
     );
+    let unmanaged =
+        last(settings, "main", "rc-manager").is_some_and(|setting| setting.value == "unmanaged");
+    // A link to another program's file is left alone.
+    let is_its = resolv_conf
+        .link
+        .as_deref()
+        .is_none_or(|link| link.contains("NetworkManager"));
     match mode {
         "dnsmasq" => found.push(DNSMASQ.found([shown, running], set_none)),
-        // A link to systemd-resolved's file, or one that cannot be changed, is left alone.
-        "default" | "auto" if !resolv_conf.names_stub() && !resolv_conf.immutable => {
+        "default" | "auto"
+            if is_its && !unmanaged && !resolv_conf.names_stub() && !resolv_conf.immutable =>
+        {
             found.push(WRITES.found([shown, running], set_none));
         }
         _ => {}

@@ -125,7 +125,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         found.push(BYPASS.found(
             inventory.sockets.iter().map(ToString::to_string),
             format!(
-                "kill {}; or packet_sockets = \"strict\" in [hardening]",
+                "kill {} # or packet_sockets = \"strict\" in [hardening]",
                 pids.join(" ")
             ),
         ));
@@ -133,7 +133,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     if inventory.unknown > 0 {
         found.push(UNKNOWN.found(
             [format!("/proc/net/packet: {} sockets", inventory.unknown)],
-            "sudo leakguard doctor, in the host's process namespace",
+            "sudo leakguard doctor # in the host's process namespace",
         ));
     }
     if *ia32 && enforced.is_some() && !strict {

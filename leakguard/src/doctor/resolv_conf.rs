@@ -319,7 +319,7 @@ fn servers(facts: &Facts) -> Vec<Finding> {
             (_, Some(Asked::Silent)) => add(
                 &SILENT,
                 evidence,
-                "wg show: is the latest handshake recent? If not, restart the VPN".to_owned(),
+                "wg show # is the latest handshake recent? If not, restart the VPN".to_owned(),
             ),
             (_, Some(Asked::Refused(_))) => {
                 add(&REFUSES, evidence, format!("dig @{address} . NS"));

@@ -151,6 +151,21 @@ const BREAKS: &[Break] = &[
         &["firewall-redirects-dns"],
         "firewall-redirects-dns",
     ),
+    mended(
+        "iptables -t nat -A OUTPUT -p udp --dport 53 -j DNAT --to-destination 192.0.2.1",
+        &["firewall-redirects-dns", "resolver-silent"],
+        "firewall-redirects-dns",
+    ),
+    mended(
+        "ip6tables -A OUTPUT -p tcp --dport 53 -j REJECT",
+        &["firewall-drops-dns"],
+        "firewall-drops-dns",
+    ),
+    mended(
+        "iptables -A OUTPUT -p udp --dport 53 -j ACCEPT",
+        &["firewall-accepts-dns"],
+        "firewall-accepts-dns",
+    ),
 ];
 
 /// Runs the remedy of a finding as it is printed.

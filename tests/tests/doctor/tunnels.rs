@@ -44,12 +44,31 @@ fn a_tunnel_that_is_absent_small_bare_or_down_is_named() {
 }
 
 #[test]
+fn a_name_that_a_shell_would_run_is_quoted_in_a_remedy() {
+    let mut machine = Machine::sound();
+    machine.run(
+        "ip link add 'x;$(id)' type veth peer name peer && ip addr add 192.0.2.1/24 dev 'x;$(id)'",
+    );
+    machine.run("ip link set peer up && ip link set 'x;$(id)' up mtu 9000");
+    let arguments = ["--tunnel", "wg0", "--tunnel", "any:x;$(id)"];
+    let findings = machine.findings(&arguments);
+    let finding = findings
+        .iter()
+        .find(|finding| finding["id"] == "tunnel-mtu-too-high");
+    let remedy = finding.unwrap()["remedy"].as_str().unwrap();
+    assert_eq!(remedy, "ip link set 'x;$(id)' mtu 1420");
+    machine.run(remedy);
+    let mended = machine.findings(&arguments);
+    assert!(!ids(&mended).contains("tunnel-mtu-too-high"), "{mended:#?}");
+}
+
+#[test]
 fn what_is_not_enforced_or_only_observed_is_a_problem() {
     let mut machine = Machine::unprotected();
     let open = machine.findings(&[]);
     assert_eq!(ids(&open), ["not-enforced"].into(), "{open:#?}");
     let finding = &open[0];
-    assert_eq!(finding["remedy"], "leakguard run --tunnel 'wg0'");
+    assert_eq!(finding["remedy"], "leakguard run --tunnel wg0");
     // Without a file, the tunnel that is to be seen is proposed, and counts as one.
     machine.run("rm /etc/leakguard/leakguard.toml");
     let unnamed = machine.findings(&[]);

@@ -10,6 +10,21 @@ use serde_json::Value;
 use crate::machine::{Machine, PATIENCE, ids};
 
 #[test]
+fn what_was_typed_wrong_is_told_apart_from_what_is_wrong() {
+    let mut machine = Machine::sound();
+    for (arguments, code) in [
+        (["--root", "/no/such/directory"], 2),
+        (["--tunnel", "wg0:"], 2),
+        (["--config", "/no/such/file"], 3),
+    ] {
+        let output = machine.doctor(&arguments);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(said.contains(arguments[1]), "{said}");
+    }
+}
+
+#[test]
 fn whoever_may_not_look_is_told_what_was_not_seen() {
     let machine = Machine::sound();
     machine.write("docker/daemon.json", "{}");

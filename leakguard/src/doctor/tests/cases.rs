@@ -141,6 +141,10 @@ pub(super) const CASES: &[Case] = &[
         host.link("etc/docker/daemon.json", "daemon.json");
     }),
     Case::of_facts("not-enforced", "nothing is enforced", nothing_enforced),
+    Case::of_facts("enforcement-unreadable", "cannot read a map", |facts| {
+        facts.enforcement.status = None;
+        facts.enforcement.error = Some("cannot read a map".to_owned());
+    }),
     Case::of_facts("enforced-in-part", "no program is attached", |facts| {
         status(facts).level = Level::Reduced;
         status(facts).causes = vec!["no program is attached".to_owned()];

@@ -69,6 +69,26 @@ fn findings_of_one_kind_are_one_with_all_the_commands() {
 }
 
 #[test]
+fn networkmanager_is_not_accused_where_it_leaves_resolv_conf_alone() {
+    let accused = |host: &Host| host.ids().contains(&"networkmanager-writes-resolv-conf");
+    let host = Host::new();
+    host.run("NetworkManager");
+    assert!(accused(&host));
+    host.write("run/NetworkManager/resolv.conf", "nameserver 10.8.0.1\n");
+    host.link("etc/resolv.conf", "/run/NetworkManager/resolv.conf");
+    assert!(accused(&host), "its own file");
+    host.write(
+        "etc/NetworkManager/conf.d/a.conf",
+        "[main]\nrc-manager=unmanaged\n",
+    );
+    assert!(!accused(&host));
+    host.remove("etc/NetworkManager/conf.d/a.conf");
+    host.write("run/other/resolv.conf", "nameserver 10.8.0.1\n");
+    host.link("etc/resolv.conf", "/run/other/resolv.conf");
+    assert!(!accused(&host), "another program's file");
+}
+
+#[test]
 fn a_resolver_of_systemd_resolveds_is_mended_where_it_comes_from() {
     let host = Host::new();
     host.write("etc/resolv.conf", "nameserver 127.0.0.53\n");

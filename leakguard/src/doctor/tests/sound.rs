@@ -152,6 +152,7 @@ impl Host {
         facts.kernel.nft = true;
         facts.enforcement = enforcement::Enforcement {
             status: Some(status()),
+            error: None,
             agent: true,
         };
         facts.clock = clock::Clock {
