@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use leakguard_common::abi::Role;
 
-use crate::config::Config;
+use crate::config::{Config, Redirect};
 use crate::error::shell_word;
 use crate::interfaces::{
     Interface, NetlinkError, RouteEntry, Snapshot, Tables, classify, snapshot, tables,
@@ -43,6 +43,8 @@ pub(super) struct Network {
     pub(super) unmet: Vec<String>,
     /// Interfaces that look like tunnels, as words of a command.
     pub(super) visible: Vec<String>,
+    /// Whom the kernel lets calls reach, in place of whom they name.
+    pub(super) redirect: Redirect,
     /// Whom programs ask.
     pub(super) resolvers: Vec<Seen>,
     pub(super) ways: BTreeMap<IpAddr, Way>,
@@ -111,7 +113,16 @@ impl Network {
                 }
             )
         });
-        behind.next().map(|seen| seen.server.address)
+        let redirected = self.redirect.addresses().next();
+        redirected.or_else(|| behind.next().map(|seen| seen.server.address))
+    }
+
+    /// Whether calls to an address reach the tunnel's resolver.
+    pub(super) fn is_redirected(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(_) => self.redirect.v4.is_some(),
+            IpAddr::V6(_) => self.redirect.v6.is_some(),
+        }
     }
 
     /// The same in words for a command.
@@ -228,6 +239,7 @@ pub(super) async fn collect(
         ways.insert(*address, way.clone());
     }
     Ok(Network {
+        redirect: config.redirect(),
         mtus: snapshot
             .links
             .values()
