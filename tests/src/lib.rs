@@ -36,7 +36,7 @@ use std::path::PathBuf;
 
 pub use batch::send_many;
 pub use bench::{Bench, Place, isp, join_lan};
-pub use bpf::{bpf, open_pin};
+pub use bpf::{bpf, detach, open_pin};
 pub use config::write_config;
 pub use foreign::Foreign;
 pub use guest::Guest;

@@ -34,6 +34,7 @@ mod report;
 mod run;
 mod status;
 mod top;
+mod verify;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -77,6 +78,8 @@ enum Command {
     Top(args::TopArgs),
     /// Make a page of recorded events: who, what, when
     Report(args::ReportArgs),
+    /// Send what must not leave, and count what does; ask the tunnel's resolver
+    Verify(args::VerifyArgs),
     /// Say what would become of a packet, and why, without sending it
     Explain(args::ExplainArgs),
     /// Find what is wrong with this host, why it matters, and what to do
@@ -114,6 +117,7 @@ pub fn main() -> ExitCode {
         Command::Events(args) => events::run(args),
         Command::Top(args) => top::run(args),
         Command::Report(args) => report::run(args),
+        Command::Verify(args) => verify::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Allow(args) => allow::run(args),

@@ -20,6 +20,7 @@ mod outputs;
 mod ports;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 pub(crate) use self::file::read as read_file;
 pub use self::{
@@ -33,6 +34,7 @@ pub use self::{
     netlink::NetlinkBuffer,
     outputs::{Events, EventsLayer, Labels, Metrics, MetricsLayer, OtlpEndpoint, RatePerKey},
     ports::ExtraPorts,
+    verify::{Verify, VerifyLayer},
 };
 
 /// Where the configuration is looked for when no file is named.
@@ -75,11 +77,13 @@ pub struct Layer {
     pub events: EventsLayer,
     /// See [`Config::metrics`].
     pub metrics: MetricsLayer,
+    /// See [`Config::verify`].
+    pub verify: VerifyLayer,
 }
 
 impl Layer {
     /// What holds when this layer lies over `below`.
-    fn over(self, below: Self) -> Self {
+    pub(crate) fn over(self, below: Self) -> Self {
         Self {
             mode: self.mode.or(below.mode),
             on_exit: self.on_exit.or(below.on_exit),
@@ -98,6 +102,7 @@ impl Layer {
             packet_sockets: self.packet_sockets.or(below.packet_sockets),
             events: self.events.over(below.events),
             metrics: self.metrics.over(below.metrics),
+            verify: self.verify.over(below.verify),
         }
     }
 }
@@ -162,6 +167,7 @@ pub struct Config {
     events: Events,
     rate_per_key: RatePerKey,
     metrics: Metrics,
+    verify: Verify,
 }
 
 impl Config {
@@ -191,6 +197,7 @@ impl Config {
             packet_sockets,
             events,
             metrics,
+            verify,
         } = layer;
         let (events, rate_per_key) = events.complete()?;
         let block: ClassSet = block.unwrap_or_else(|| Class::ALL.iter().copied().collect());
@@ -213,6 +220,7 @@ impl Config {
             events,
             rate_per_key,
             metrics: metrics.complete()?,
+            verify: verify.complete(),
         };
         if config.blocked_classes().next().is_none() {
             return Err(RuleError::NothingBlocked);
@@ -331,6 +339,11 @@ impl Config {
     /// What is measured for Prometheus, and who may read it.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// How `leakguard verify` judges, and how often the agent runs it.
+    pub fn verify(&self) -> &Verify {
+        &self.verify
     }
 
     /// Whether any tunnel is named; without one, all DNS would be dropped.

@@ -23,8 +23,10 @@ use crate::{
 };
 
 mod doctor;
+mod verify;
 
 pub use self::doctor::DoctorArgs;
+pub use self::verify::VerifyArgs;
 
 /// Where the agent listens unless told otherwise.
 pub const DEFAULT_CONTROL: &str = "/run/leakguard/control.sock";

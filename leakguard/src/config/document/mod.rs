@@ -9,6 +9,7 @@ use toml::Spanned;
 use self::kill_switch::KillSwitch;
 use self::outputs::{Events, Metrics};
 use self::shape::{List, PortNumber, Table, unplaced};
+use self::verify::Verify;
 use super::{
     Config, DohResolvers, ExtraPorts, Fragments, Ipv6Policy, Layer, Mode, NetlinkBuffer, OnExit,
     PacketSockets, Position, Preflight, Problem, RuleError, check_role, class_named,
@@ -20,6 +21,7 @@ mod outputs;
 mod shape;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 /// The keys; what a file leaves out is `None`.
 ///
@@ -37,6 +39,7 @@ struct Document {
     hardening: Table<Hardening>,
     events: Table<Events>,
     metrics: Table<Metrics>,
+    verify: Table<Verify>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -135,6 +138,7 @@ pub(super) fn render(config: &Config) -> Result<String, toml::ser::Error> {
         }),
         events: Table(Events::of(config.events(), config.rate_per_key)),
         metrics: Table(Metrics::of(config.metrics())),
+        verify: Table(Verify::of(config.verify())),
     })
 }
 
@@ -151,6 +155,7 @@ impl Document {
             hardening: Table(Hardening { packet_sockets }),
             events: Table(events),
             metrics: Table(metrics),
+            verify: Table(verify),
         } = self;
         let Table(Interfaces {
             tunnel,
@@ -206,6 +211,7 @@ impl Document {
                 .transpose()?,
             events: events.into_layer()?,
             metrics: metrics.into_layer()?,
+            verify: verify.into_layer()?,
             tunnel,
         })
     }

@@ -1,9 +1,11 @@
 use std::time::Duration;
 
+use hickory_proto::rr::Name;
+
 use super::*;
 use crate::config::{
     Endpoint, EndpointProtocol, EventsLayer, KillSwitchLayer, KillSwitchMode, Labels, MetricsLayer,
-    OtlpEndpoint, RatePerKey,
+    OtlpEndpoint, RatePerKey, VerifyLayer,
 };
 
 /// The error for a text, as `line:column: message`.
@@ -62,6 +64,12 @@ fn every_key_is_read() {
         listen = "0.0.0.0:9853"
         public = true
         labels = { node = "a1" }
+        [verify]
+        interval = "5m"
+        latency_max = "80ms"
+        mtu = [1300, 1420]
+        signed_name = "example.org"
+        bogus_name = ""
         "#,
     )
     .unwrap();
@@ -128,6 +136,13 @@ fn every_key_is_read() {
             public: Some(true),
             labels: Some(labels),
         },
+        verify: VerifyLayer {
+            interval: Some(Some(Duration::from_mins(5))),
+            latency_max: Some(Duration::from_millis(80)),
+            mtu: Some(1300..=1420),
+            signed_name: Some(Some(Name::from_ascii("example.org.").unwrap())),
+            bogus_name: Some(None),
+        },
     };
     assert_eq!(layer, expected);
 }
@@ -176,7 +191,7 @@ fn unknown_keys_are_refused_and_the_known_ones_listed() {
     assert_eq!(
         error("mode = \"enforce\"\nverify = 1\n"),
         "2:1: unknown field `verify`, expected one of `mode`, `on_exit`, `preflight`, `interfaces`, `dns`, `kill_switch`, `ipv6`, `hardening`, \
-         `events`, `metrics`"
+         `events`, `metrics`, `verify`"
     );
     assert_eq!(
         error("[kill_switch]\nlans = []"),
