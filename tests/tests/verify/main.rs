@@ -10,3 +10,4 @@
 mod planted;
 mod runs;
 mod sound;
+mod tunnel;

@@ -28,11 +28,24 @@ pub(crate) const UNSIGNED: &str = "[interfaces]\ntunnel = ['wg0']\n[verify]\nsig
 
 /// Runs it on the device under test, where `/etc/resolv.conf` names the tunnel's resolver.
 pub(crate) fn verify(bench: &mut Bench, config: &str, arguments: &[&str]) -> Run {
+    let resolver = address::TUNNEL_RESOLVER_V4.to_string();
+    verify_where(bench, &resolver, &[], config, arguments)
+}
+
+/// Runs it where `/etc/resolv.conf` names another resolver, by another program such as `env`.
+pub(crate) fn verify_where(
+    bench: &mut Bench,
+    resolver: &str,
+    by: &[&str],
+    config: &str,
+    arguments: &[&str],
+) -> Run {
     bench.frames(Place::Host);
     let file = write_config(config);
     let binary = agent_binary();
     let bpffs = bench.bpffs.path().to_str().unwrap().to_owned();
-    let mut program = vec![
+    let mut program = by.to_vec();
+    program.extend([
         binary.to_str().unwrap(),
         "verify",
         "--json",
@@ -40,12 +53,12 @@ pub(crate) fn verify(bench: &mut Bench, config: &str, arguments: &[&str]) -> Run
         &bpffs,
         "--config",
         file.path().to_str().unwrap(),
-    ];
+    ]);
     program.extend(arguments);
     let command = with_resolver(
         bench,
         bench.topology.host(),
-        &address::TUNNEL_RESOLVER_V4.to_string(),
+        resolver,
         Duration::from_secs(1),
         &program,
     );

@@ -189,8 +189,8 @@ fn what_is_shown_reads_back_the_same() {
 #[test]
 fn unknown_keys_are_refused_and_the_known_ones_listed() {
     assert_eq!(
-        error("mode = \"enforce\"\nverify = 1\n"),
-        "2:1: unknown field `verify`, expected one of `mode`, `on_exit`, `preflight`, `interfaces`, `dns`, `kill_switch`, `ipv6`, `hardening`, \
+        error("mode = \"enforce\"\nverifies = 1\n"),
+        "2:1: unknown field `verifies`, expected one of `mode`, `on_exit`, `preflight`, `interfaces`, `dns`, `kill_switch`, `ipv6`, `hardening`, \
          `events`, `metrics`, `verify`"
     );
     assert_eq!(
