@@ -21,6 +21,8 @@ pub enum NoticeKind {
     Level,
     /// An output of events has failed, works again, or has missed some.
     Output,
+    /// The agent's own leak test has found something.
+    Verify,
     /// An audit log was opened or closed; stands there only.
     AuditLog,
 }
@@ -33,6 +35,7 @@ impl NoticeKind {
             Self::KillSwitch => "kill_switch",
             Self::Level => "level",
             Self::Output => "output",
+            Self::Verify => "verify",
             Self::AuditLog => "audit_log",
         }
     }
@@ -141,6 +144,7 @@ mod tests {
             NoticeKind::KillSwitch,
             NoticeKind::Level,
             NoticeKind::Output,
+            NoticeKind::Verify,
             NoticeKind::AuditLog,
         ] {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());

@@ -188,7 +188,10 @@ fn is_warning(entry: &Entry) -> bool {
         Entry::Packet(event) => event.verdict == "drop",
         Entry::Suppressed(rest) => rest.verdict == "drop",
         Entry::Notice(notice) => match notice.kind {
-            NoticeKind::Repair | NoticeKind::KillSwitch | NoticeKind::Output => true,
+            NoticeKind::Repair
+            | NoticeKind::KillSwitch
+            | NoticeKind::Output
+            | NoticeKind::Verify => true,
             NoticeKind::Level => notice.subject != "full",
             NoticeKind::AuditLog => false,
         },

@@ -24,12 +24,14 @@ mod packet;
 mod report;
 mod scratch;
 mod send;
+mod tally;
 mod tap;
 mod tunnel;
 mod uplinks;
 
 pub use canary::{Known, Way};
 pub use report::{Check, Latency, Leak, Part, Report, Verdict};
+pub use tally::Verified;
 
 use self::host::Roles;
 use self::leak::Assignment;

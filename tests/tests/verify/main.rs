@@ -7,6 +7,7 @@
     reason = "a step that fails is a test that fails, and what was counted is for people to read"
 )]
 
+mod agent;
 mod planted;
 mod runs;
 mod sound;
