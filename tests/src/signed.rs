@@ -54,8 +54,8 @@ fn sign(directory: &Path) -> String {
     for zone in LEAVES {
         let text =
             format!("{HEAD}www.{zone} IN A 192.0.2.80\nwww.{zone} IN AAAA 2001:db8:80::80\n");
-        lab += &format!("{zone} IN NS ns.lab.\n");
-        lab += &sign_zone(directory, zone, text).0;
+        let (ds, _) = sign_zone(directory, zone, text);
+        lab = format!("{lab}{zone} IN NS ns.lab.\n{ds}");
     }
     // Changed after it was signed.
     let bogus = directory.join("bogus.lab..signed");

@@ -126,6 +126,9 @@ pub struct Known {
     pub name: Option<String>,
 }
 
+/// What identifies a kind of packet, whatever its label: the last part says whether it is a hello.
+pub(super) type Kind = (Class, Way, Transport, SocketAddr, bool);
+
 /// What is to be sent.
 #[derive(Clone, Debug)]
 pub(super) struct Canary {
@@ -284,8 +287,13 @@ impl Canary {
         }
     }
 
+    /// Whether it may leave.
+    pub(super) fn is_harmless(&self) -> bool {
+        self.destination.port() == HARMLESS
+    }
+
     /// What it is, whatever its label: the control sends one of each.
-    pub(super) fn kind(&self) -> (Class, Way, Transport, SocketAddr, bool) {
+    pub(super) fn kind(&self) -> Kind {
         (
             self.class,
             self.way,

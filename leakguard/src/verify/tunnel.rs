@@ -179,10 +179,16 @@ async fn bogus(server: &Server, name: Option<&Name>) -> Check {
             Err(error) => (Verdict::Fail, failed(&name.to_string(), &error)),
             Ok(answer) => match answer.metadata.response_code {
                 ResponseCode::ServFail => unchecked(server, name).await,
-                code => (
+                ResponseCode::NoError => (
                     Verdict::Fail,
                     format!(
-                        "{name} has a wrong signature, but is answered {}: the resolver does not validate",
+                        "{name} has a wrong signature, but is answered: the resolver does not validate"
+                    ),
+                ),
+                code => (
+                    Verdict::Inconclusive,
+                    format!(
+                        "{name} is answered {}, which says nothing about signatures",
                         code.to_str()
                     ),
                 ),

@@ -8,6 +8,7 @@
 )]
 
 mod agent;
+mod by_hand;
 mod planted;
 mod runs;
 mod sound;
