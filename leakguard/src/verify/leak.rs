@@ -9,7 +9,7 @@ use super::canary::{Canary, Kind, Known, Labels, Way};
 use super::judge::judge;
 use super::report::{Check, Leak};
 use super::scratch::{Client, Control};
-use super::send::{Egress, Sent, send};
+use super::send::{Egress, Sender, Sent};
 use super::sightings::{Sightings, watch};
 use super::tap::{Tap, sent_by};
 use crate::error::chain;
@@ -241,13 +241,14 @@ pub(super) fn spelled(family: &str) -> &'static str {
 }
 
 fn send_all(canaries: Vec<Canary>, egress: Option<&Egress>) -> Vec<Attempt> {
+    let mut sender = Sender::new(egress);
     canaries
         .into_iter()
         .map(|canary| {
             let before = (canary.way == Way::Bypass)
                 .then(|| egress.and_then(|egress| sent_by(&egress.name)))
                 .flatten();
-            let mut sent = send(&canary, egress);
+            let mut sent = sender.send(&canary);
             if let (Some(before), Some(egress)) = (before, egress)
                 && sent.result.is_ok()
                 && sent_by(&egress.name) == Some(before)

@@ -154,7 +154,7 @@ pub async fn verify(request: &Request) -> Result<Report, VerifyError> {
         )),
         servers => {
             for server in servers {
-                report.checks.extend(tunnel::check(server, config.verify()).await);
+                report.checks.extend(tunnel::check(server, config.verify(), *quick).await);
                 report
                     .checks
                     .push(host::overlap(&roles, server.address, &server.tunnel));

@@ -56,32 +56,67 @@ pub(super) struct Sent {
     _socket: Option<OwnedFd>,
 }
 
-/// Sends a canary; by the routes if there is no interface to leave by.
-pub(super) fn send(canary: &Canary, egress: Option<&Egress>) -> Sent {
-    let mut port = 0;
-    let (result, socket) = match attempt(canary, egress, &mut port) {
-        Ok(socket) => (Ok(()), Some(socket)),
-        Err(error) => (Err(error), None),
-    };
-    Sent {
-        result,
-        port,
-        _socket: socket,
-    }
+/// Sends canaries by one interface, or by the routes if there is none.
+#[derive(Debug)]
+pub(super) struct Sender<'egress> {
+    egress: Option<&'egress Egress>,
+    /// One packet socket for all: closing one waits for an RCU grace period, some milliseconds
+    /// (`packet_release` in `net/packet/af_packet.c`).
+    packet: Option<OwnedFd>,
+    /// The same for those that bypass the queueing layer.
+    bypass: Option<OwnedFd>,
 }
 
-fn attempt(canary: &Canary, egress: Option<&Egress>, port: &mut u16) -> Result<OwnedFd, Errno> {
-    match canary.way {
-        Way::Udp | Way::Connected | Way::Address | Way::Tcp | Way::Device => {
-            by_socket(canary, egress, port)
+impl<'egress> Sender<'egress> {
+    pub(super) fn new(egress: Option<&'egress Egress>) -> Self {
+        Self {
+            egress,
+            packet: None,
+            bypass: None,
         }
-        Way::Raw | Way::Forwarded | Way::Fragments => {
-            *port = CRAFTED_PORT;
-            by_raw_socket(canary, egress)
+    }
+
+    /// Sends a canary.
+    pub(super) fn send(&mut self, canary: &Canary) -> Sent {
+        let mut port = 0;
+        let (result, socket) = match self.attempt(canary, &mut port) {
+            Ok(socket) => (Ok(()), socket),
+            Err(error) => (Err(error), None),
+        };
+        Sent {
+            result,
+            port,
+            _socket: socket,
         }
-        Way::Packet | Way::Bypass | Way::LateFragment => {
-            *port = CRAFTED_PORT;
-            by_packet_socket(canary, egress.ok_or(Errno::ENODEV)?)
+    }
+
+    fn attempt(&mut self, canary: &Canary, port: &mut u16) -> Result<Option<OwnedFd>, Errno> {
+        let egress = self.egress;
+        match canary.way {
+            Way::Udp | Way::Connected | Way::Address | Way::Tcp | Way::Device => {
+                by_socket(canary, egress, port).map(Some)
+            }
+            Way::Raw | Way::Forwarded | Way::Fragments => {
+                *port = CRAFTED_PORT;
+                by_raw_socket(canary, egress).map(Some)
+            }
+            Way::Packet | Way::Bypass | Way::LateFragment => {
+                *port = CRAFTED_PORT;
+                let bypasses = canary.way == Way::Bypass;
+                let kept = if bypasses {
+                    &mut self.bypass
+                } else {
+                    &mut self.packet
+                };
+                let socket = match kept {
+                    Some(socket) => socket,
+                    None => kept.insert(packet_socket()?),
+                };
+                if bypasses {
+                    set_option(socket, SOL_PACKET, PACKET_QDISC_BYPASS, 1)?;
+                }
+                by_packet_socket(canary, egress.ok_or(Errno::ENODEV)?, socket).map(|()| None)
+            }
         }
     }
 }
@@ -204,19 +239,20 @@ fn fragment_id(canary: &Canary) -> u16 {
     u16::from_str_radix(digits, 16).unwrap_or_default() | HIGH
 }
 
-fn by_packet_socket(canary: &Canary, egress: &Egress) -> Result<OwnedFd, Errno> {
+/// A packet socket for which the kernel writes the link layer's header, whatever the device. Without a protocol, it
+/// receives nothing.
+fn packet_socket() -> Result<OwnedFd, Errno> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    socket(AddressFamily::Packet, SockType::Datagram, flags, None)
+}
+
+fn by_packet_socket(canary: &Canary, egress: &Egress, socket: &OwnedFd) -> Result<(), Errno> {
     let ip = canary.destination.ip();
     let ethertype = if ip.is_ipv4() {
         libc::ETH_P_IP
     } else {
         libc::ETH_P_IPV6
     };
-    // The kernel writes the link layer's header, whatever the device. Without a protocol, it receives nothing.
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(AddressFamily::Packet, SockType::Datagram, flags, None)?;
-    if canary.way == Way::Bypass {
-        set_option(&socket, SOL_PACKET, PACKET_QDISC_BYPASS, 1)?;
-    }
     let source = egress.source(ip).unwrap_or(match ip {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -249,8 +285,7 @@ fn by_packet_socket(canary: &Canary, egress: &Egress) -> Result<OwnedFd, Errno> 
         )
     }
     .ok_or(Errno::EINVAL)?;
-    sendto(socket.as_raw_fd(), &whole, &to, MsgFlags::empty())?;
-    Ok(socket)
+    sendto(socket.as_raw_fd(), &whole, &to, MsgFlags::empty()).map(drop)
 }
 
 /// Sets an option that is an integer.

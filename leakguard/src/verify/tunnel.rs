@@ -21,8 +21,12 @@ use crate::preflight::probe::{answer, towards};
 /// How long an answer may take before it counts as missing.
 pub(super) const LIMIT: Duration = Duration::from_secs(1);
 
-/// What a name that has to be looked up elsewhere may take.
+/// What a name that has to be looked up elsewhere may take; the same in a quick run.
 const FAR_LIMIT: Duration = Duration::from_millis(2500);
+const QUICK_LIMIT: Duration = Duration::from_millis(600);
+
+/// How long a resolver is waited for that does not say what it is called.
+const IDENTITY_LIMIT: Duration = Duration::from_millis(300);
 
 /// The size of answers that every path carries.
 const EDNS_SIZE: u16 = 1232;
@@ -40,14 +44,19 @@ pub(super) struct Server {
 }
 
 /// Asks everything that one question each answers.
-pub(super) async fn check(server: &Server, verify: &Verify) -> Vec<Check> {
+pub(super) async fn check(server: &Server, verify: &Verify, quick: bool) -> Vec<Check> {
     let Verify {
         mtu,
         signed_name,
         bogus_name,
         ..
     } = verify;
-    let mut checks = vec![answers(server).await];
+    let (near, far) = if quick {
+        (QUICK_LIMIT, QUICK_LIMIT)
+    } else {
+        (LIMIT, FAR_LIMIT)
+    };
+    let mut checks = vec![answers(server, near).await];
     if checks.iter().any(|check| check.result.is_failure()) {
         // Everything else would only say the same.
         return checks;
@@ -73,10 +82,10 @@ pub(super) async fn check(server: &Server, verify: &Verify) -> Vec<Check> {
         .on(&server.tunnel),
     );
     let (signed, bogus, size, v6) = tokio::join!(
-        signed(server, signed_name.as_ref()),
-        bogus(server, bogus_name.as_ref()),
-        full_size(server),
-        ipv6(server, signed_name.as_ref()),
+        signed(server, signed_name.as_ref(), far),
+        bogus(server, bogus_name.as_ref(), far),
+        full_size(server, quick),
+        ipv6(server, signed_name.as_ref(), far),
     );
     checks.extend([signed, bogus, size, v6]);
     checks
@@ -112,11 +121,11 @@ fn failed(what: &str, error: &io::Error) -> String {
     }
 }
 
-async fn answers(server: &Server) -> Check {
+async fn answers(server: &Server, limit: Duration) -> Check {
     let Server {
         address, tunnel, ..
     } = server;
-    let (result, reason) = match ask(server, &question(&Name::root(), RecordType::NS), LIMIT).await
+    let (result, reason) = match ask(server, &question(&Name::root(), RecordType::NS), limit).await
     {
         Ok(_) => {
             let identity = identity(server).await;
@@ -141,15 +150,15 @@ async fn identity(server: &Server) -> Option<String> {
     let mut query = Query::query(Name::from_ascii("id.server.").ok()?, RecordType::TXT);
     query.set_query_class(DNSClass::CH);
     message.add_query(query);
-    let answer = ask(server, &message, LIMIT).await.ok()?;
+    let answer = ask(server, &message, IDENTITY_LIMIT).await.ok()?;
     let record = answer.answers.first()?;
     Some(record.data.to_string()).filter(|text| !text.is_empty())
 }
 
-async fn signed(server: &Server, name: Option<&Name>) -> Check {
+async fn signed(server: &Server, name: Option<&Name>, limit: Duration) -> Check {
     let (result, reason) = match name {
         None => (Verdict::Skipped, "signed_name is empty".to_owned()),
-        Some(name) => match ask(server, &question(name, RecordType::A), FAR_LIMIT).await {
+        Some(name) => match ask(server, &question(name, RecordType::A), limit).await {
             Err(error) => (Verdict::Fail, failed(&name.to_string(), &error)),
             Ok(answer) => match answer.metadata.response_code {
                 ResponseCode::NoError if answer.metadata.authentic_data => (
@@ -172,13 +181,13 @@ async fn signed(server: &Server, name: Option<&Name>) -> Check {
     Check::new(Part::Tunnel, "dnssec-signed", result, reason).on(&server.tunnel)
 }
 
-async fn bogus(server: &Server, name: Option<&Name>) -> Check {
+async fn bogus(server: &Server, name: Option<&Name>, limit: Duration) -> Check {
     let (result, reason) = match name {
         None => (Verdict::Skipped, "bogus_name is empty".to_owned()),
-        Some(name) => match ask(server, &question(name, RecordType::A), FAR_LIMIT).await {
+        Some(name) => match ask(server, &question(name, RecordType::A), limit).await {
             Err(error) => (Verdict::Fail, failed(&name.to_string(), &error)),
             Ok(answer) => match answer.metadata.response_code {
-                ResponseCode::ServFail => unchecked(server, name).await,
+                ResponseCode::ServFail => unchecked(server, name, limit).await,
                 ResponseCode::NoError => (
                     Verdict::Fail,
                     format!(
@@ -199,10 +208,10 @@ async fn bogus(server: &Server, name: Option<&Name>) -> Check {
 }
 
 /// Whether it was the signature that made it fail: without validation there has to be an answer.
-async fn unchecked(server: &Server, name: &Name) -> (Verdict, String) {
+async fn unchecked(server: &Server, name: &Name, limit: Duration) -> (Verdict, String) {
     let mut message = question(name, RecordType::A);
     message.metadata.checking_disabled = true;
-    match ask(server, &message, FAR_LIMIT).await {
+    match ask(server, &message, limit).await {
         Ok(answer) if answer.metadata.response_code == ResponseCode::NoError => (
             Verdict::Pass,
             format!("{name} is refused (SERVFAIL), and answered when validation is switched off"),
@@ -214,9 +223,9 @@ async fn unchecked(server: &Server, name: &Name) -> (Verdict, String) {
     }
 }
 
-async fn ipv6(server: &Server, name: Option<&Name>) -> Check {
+async fn ipv6(server: &Server, name: Option<&Name>, limit: Duration) -> Check {
     let name = name.cloned().unwrap_or_else(Name::root);
-    let (result, reason) = match ask(server, &question(&name, RecordType::AAAA), FAR_LIMIT).await {
+    let (result, reason) = match ask(server, &question(&name, RecordType::AAAA), limit).await {
         Err(error) => (Verdict::Fail, failed(&format!("AAAA of {name}"), &error)),
         Ok(answer) => {
             let found = answer
@@ -240,7 +249,7 @@ async fn ipv6(server: &Server, name: Option<&Name>) -> Check {
 }
 
 /// Whether a packet of the tunnel's MTU passes that must not be fragmented.
-async fn full_size(server: &Server) -> Check {
+async fn full_size(server: &Server, quick: bool) -> Check {
     let size = server.mtu;
     let (result, reason) = if padded(server, size).await {
         (
@@ -255,7 +264,12 @@ async fn full_size(server: &Server) -> Check {
     } else {
         // A few sizes tell where to look.
         let mut passes = None;
-        for smaller in [1452, 1412, 1400, 1380, 1340, 1280, 1200, 576] {
+        let sizes: &[u32] = if quick {
+            &[1280]
+        } else {
+            &[1452, 1412, 1400, 1380, 1340, 1280, 1200, 576]
+        };
+        for &smaller in sizes {
             if smaller < size
                 && (echo::passes(server, smaller).await || padded(server, smaller).await)
             {
@@ -264,8 +278,8 @@ async fn full_size(server: &Server) -> Check {
             }
         }
         let found = passes.map_or_else(
-            || "no smaller one either".to_owned(),
-            |smaller| format!("one of {smaller} bytes is; set the tunnel's MTU to that"),
+            || "no smaller one that was tried either".to_owned(),
+            |smaller| format!("one of {smaller} bytes is: lower the tunnel's MTU"),
         );
         (
             Verdict::Fail,
