@@ -76,12 +76,9 @@ pub(super) async fn behind_tunnels(
 }
 
 /// Looks at `resolv.conf` and at systemd-resolved.
-///
-/// `redirected` says of which families questions are sent to the tunnel's resolver whomever they are meant for.
 pub(super) async fn check(
     roles: &Roles<'_>,
     sources: &Sources,
-    redirected: impl Fn(IpAddr) -> bool,
 ) -> Result<Vec<Check>, NetlinkError> {
     let mut wrong = Vec::new();
     let mut right = Vec::new();
@@ -89,11 +86,6 @@ pub(super) async fn check(
         let scope = server.scope.as_deref().and_then(|scope| roles.index(scope));
         match roles.towards(server.address, scope).await? {
             None => right.push(format!("{server} is on this host")),
-            Some((name, Role::Uplink)) if redirected(server.address) => {
-                right.push(format!(
-                    "{server} would be reached over {name}, but is redirected"
-                ));
-            }
             Some((name, Role::Uplink)) => {
                 wrong.push(format!(
                     "{server} is reached over {name}, which is no tunnel"
@@ -116,7 +108,7 @@ pub(super) async fn check(
                 let scope = (link != 0).then_some(link);
                 let of = scope.map_or_else(|| "global".to_owned(), |link| roles.name(link));
                 match roles.towards(address, scope).await? {
-                    Some((name, Role::Uplink)) if !redirected(address) => wrong.push(format!(
+                    Some((name, Role::Uplink)) => wrong.push(format!(
                         "{address} ({of}) is reached over {name}, which is no tunnel"
                     )),
                     _ => right.push(format!("{address} ({of})")),
