@@ -27,3 +27,4 @@ pub mod sockets;
 pub mod status;
 pub mod tally;
 pub mod top;
+pub mod verify;

@@ -29,7 +29,8 @@ pub enum Place {
 pub struct Bench {
     // Declared in the order in which they go.
     agent: Option<Agent>,
-    tunnel: Option<(WireGuard, Resolver)>,
+    tunnel: Option<WireGuard>,
+    resolver: Option<Resolver>,
     /// Sees what leaves the host, at the ISP.
     pub observer: Observer,
     /// Whose sockets the agent judges.
@@ -50,6 +51,7 @@ impl Bench {
         Self {
             agent: None,
             tunnel: None,
+            resolver: None,
             observer: Observer::new(topology.isp(), Topology::OBSERVED, Directions::Incoming)
                 .unwrap(),
             cgroup: Cgroup::new("bench").unwrap(),
@@ -60,10 +62,15 @@ impl Bench {
 
     /// Builds it with a tunnel, and a resolver at its end that says `vpn`.
     pub fn with_tunnel() -> Self {
+        let mut bench = Self::with_bare_tunnel();
+        bench.resolver = Some(Resolver::new(bench.topology.vpn(), "vpn").unwrap());
+        bench
+    }
+
+    /// Builds it with a tunnel at whose end nobody resolves names.
+    pub fn with_bare_tunnel() -> Self {
         let mut bench = Self::new();
-        let resolver = Resolver::new(bench.topology.vpn(), "vpn").unwrap();
-        let tunnel = WireGuard::new(&bench.topology, Self::TUNNEL).unwrap();
-        bench.tunnel = Some((tunnel, resolver));
+        bench.tunnel = Some(WireGuard::new(&bench.topology, Self::TUNNEL).unwrap());
         bench
     }
 
@@ -101,7 +108,7 @@ impl Bench {
 
     /// The tunnel that it was built with, and the namespace it is in.
     pub fn tunnel(&mut self) -> (&mut WireGuard, &Netns) {
-        let (tunnel, _) = self.tunnel.as_mut().unwrap();
+        let tunnel = self.tunnel.as_mut().unwrap();
         (tunnel, self.topology.host())
     }
 

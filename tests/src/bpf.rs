@@ -1,7 +1,7 @@
 //! bpf(2) on what is pinned, as a tool of an administrator's would call it.
 
 use std::ffi::CString;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -32,4 +32,16 @@ pub fn open_pin(pin: &Path) -> OwnedFd {
     let opened = bpf(BPF_OBJ_GET, &attributes);
     // SAFETY: the kernel has just made it, and nobody else knows it.
     unsafe { OwnedFd::from_raw_fd(opened) }
+}
+
+/// Detaches a pinned link, as `bpftool link detach` does.
+pub fn detach(pin: &Path) {
+    const BPF_LINK_DETACH: libc::c_long = 34;
+
+    let link = open_pin(pin);
+    let mut number = [0; 8];
+    number[..4].copy_from_slice(&link.as_raw_fd().to_ne_bytes());
+    let mut attributes = [0; 16];
+    attributes[0] = u64::from_ne_bytes(number);
+    bpf(BPF_LINK_DETACH, &attributes);
 }

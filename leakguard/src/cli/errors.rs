@@ -6,6 +6,7 @@ use crate::explain::ExplainError;
 use crate::guard::GuardError;
 use crate::kernel::KernelError;
 use crate::resolver::ResolverError;
+use crate::verify::VerifyError;
 
 /// Marks an error of the guard.
 pub(super) fn guard(error: GuardError) -> anyhow::Error {
@@ -27,6 +28,15 @@ pub(super) fn explain(error: ExplainError) -> anyhow::Error {
         ExplainError::Guard(error) => guard(error),
         error @ ExplainError::Incomplete { .. } => marked(error, Exit::NotProtected),
         error @ ExplainError::Elsewhere { .. } => marked(error, Exit::Failed),
+    }
+}
+
+/// Marks an error of the leak test.
+pub(super) fn verify(error: VerifyError) -> anyhow::Error {
+    match error {
+        VerifyError::Guard(error) => guard(error),
+        error @ VerifyError::Resolvers(_) => marked(error, Exit::Usage),
+        error => marked(error, Exit::Failed),
     }
 }
 

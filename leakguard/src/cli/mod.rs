@@ -35,6 +35,7 @@ mod resolver;
 mod run;
 mod status;
 mod top;
+mod verify;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -78,6 +79,8 @@ enum Command {
     Top(args::TopArgs),
     /// Make a page of recorded events: who, what, when
     Report(args::ReportArgs),
+    /// Send what must not leave, and count what does; ask the tunnel's resolver
+    Verify(args::VerifyArgs),
     /// Say what would become of a packet, and why, without sending it
     Explain(args::ExplainArgs),
     /// Find what is wrong with this host, why it matters, and what to do
@@ -117,6 +120,7 @@ pub fn main() -> ExitCode {
         Command::Events(args) => events::run(args),
         Command::Top(args) => top::run(args),
         Command::Report(args) => report::run(args),
+        Command::Verify(args) => verify::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Allow(args) => allow::run(args),

@@ -206,6 +206,23 @@ pub enum RuleError {
         /// What was given.
         text: String,
     },
+    /// An interval that is shorter than a run should be apart from the next.
+    #[error("an interval of `{text}` is too short; write 0s for never, or 60s and more")]
+    VerifyInterval {
+        /// What was given.
+        text: String,
+    },
+    /// Not the least and the greatest MTU.
+    #[error(
+        "`mtu` wants the least and the greatest that is right, such as [1280, 1500]; allowed: 576 to 65535"
+    )]
+    Mtu,
+    /// A text that is no domain name.
+    #[error("`{text}` is not a domain name; leave it empty not to ask for one")]
+    DomainName {
+        /// What was given.
+        text: String,
+    },
     /// A receive buffer that is too small to work with, or larger than the kernel makes one.
     #[error(
         "a netlink_buffer of {bytes} bytes is not allowed; set it from {} to {}, or leave it out for {}",

@@ -23,6 +23,7 @@ mod redirect;
 mod resolver;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 pub(crate) use self::file::read as read_file;
 pub(crate) use self::resolver::{anchor_path, backlog};
@@ -39,6 +40,7 @@ pub use self::{
     ports::ExtraPorts,
     redirect::{Redirect, Spared},
     resolver::{Cache, Resolver, ResolverLayer, Strategy, Word},
+    verify::{Verify, VerifyLayer},
 };
 
 /// Where the configuration is looked for when no file is named.
@@ -87,11 +89,13 @@ pub struct Layer {
     pub metrics: MetricsLayer,
     /// See [`Config::resolver`].
     pub resolver: ResolverLayer,
+    /// See [`Config::verify`].
+    pub verify: VerifyLayer,
 }
 
 impl Layer {
     /// What holds when this layer lies over `below`.
-    fn over(self, below: Self) -> Self {
+    pub(crate) fn over(self, below: Self) -> Self {
         Self {
             mode: self.mode.or(below.mode),
             on_exit: self.on_exit.or(below.on_exit),
@@ -113,6 +117,7 @@ impl Layer {
             events: self.events.over(below.events),
             metrics: self.metrics.over(below.metrics),
             resolver: self.resolver.over(below.resolver),
+            verify: self.verify.over(below.verify),
         }
     }
 }
@@ -180,6 +185,7 @@ pub struct Config {
     rate_per_key: RatePerKey,
     metrics: Metrics,
     resolver: Resolver,
+    verify: Verify,
 }
 
 impl Config {
@@ -212,6 +218,7 @@ impl Config {
             events,
             metrics,
             resolver,
+            verify,
         } = layer;
         let (events, rate_per_key) = events.complete()?;
         let block: ClassSet = block.unwrap_or_else(|| Class::ALL.iter().copied().collect());
@@ -238,6 +245,7 @@ impl Config {
             rate_per_key,
             metrics: metrics.complete()?,
             resolver: resolver.complete(redirect)?,
+            verify: verify.complete(),
         };
         if config.blocked_classes().next().is_none() {
             return Err(RuleError::NothingBlocked);
@@ -377,6 +385,11 @@ impl Config {
     /// How this host is to resolve names, as `leakguard resolver` sets it up.
     pub fn resolver(&self) -> &Resolver {
         &self.resolver
+    }
+
+    /// How `leakguard verify` judges, and how often the agent runs it.
+    pub fn verify(&self) -> &Verify {
+        &self.verify
     }
 
     /// Whether any tunnel is named; without one, all DNS would be dropped.

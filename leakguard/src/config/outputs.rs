@@ -17,7 +17,7 @@ const MAX_RATE: i64 = 1_000_000;
 const MAX_LABELS: usize = 16;
 const MAX_LABEL_BYTES: usize = 128;
 /// The labels that leakguard's own metrics have.
-const OWN_LABELS: [&str; 13] = [
+const OWN_LABELS: [&str; 14] = [
     "class",
     "family",
     "hook",
@@ -28,6 +28,7 @@ const OWN_LABELS: [&str; 13] = [
     "output",
     "part",
     "protocol",
+    "result",
     "role",
     "verdict",
     "version",

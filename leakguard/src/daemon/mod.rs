@@ -8,6 +8,7 @@ mod events;
 mod followers;
 mod handshakes;
 mod health;
+mod leak_test;
 pub mod protocol;
 mod readiness;
 mod tamper;
@@ -37,6 +38,8 @@ use crate::outputs::metrics::{MetricsError, Page};
 use crate::outputs::{OutputError, Outputs, Tally};
 use crate::resolver;
 use crate::status::Level;
+use crate::verify::Verified;
+use leak_test::LeakTest;
 use readiness::{Readiness, Watchdog};
 use tamper::{Suspicion, Tampering};
 
@@ -84,6 +87,12 @@ pub enum DaemonError {
     /// The thread that looks after the resolver could not be started.
     #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
+    /// The counters of the leak test cannot be made.
+    #[error("cannot count what the leak test finds")]
+    Counters(#[source] prometheus::Error),
+    /// The thread of the leak test cannot be started.
+    #[error("cannot start the thread of the leak test")]
+    LeakTest(#[source] std::io::Error),
     /// A signal handler could not be installed.
     #[error("cannot handle signals")]
     Signals(#[source] std::io::Error),
@@ -141,10 +150,19 @@ pub async fn run(
     let (requests, mut asked) = mpsc::channel(REQUESTS);
     let mut tasks = JoinSet::new();
     let (level, leveled) = watch::channel(Level::None);
+    let verified = Verified::new().map_err(DaemonError::Counters)?;
     if let Some(page) = page {
         let health = Arc::clone(&health);
-        page.serve(&place.bpffs, health, named.clone(), leveled)?;
+        page.serve(
+            &place.bpffs,
+            health,
+            named.clone(),
+            leveled,
+            verified.clone(),
+        )?;
     }
+    let leak_test = LeakTest::start(config, &place.bpffs, verified, feed.clone())
+        .map_err(DaemonError::LeakTest)?;
     tasks.spawn(events::pump(
         guard.take_reports()?,
         named.clone(),
@@ -283,6 +301,11 @@ pub async fn run(
     // Its name goes before its listener: a new agent takes a name that nobody listens on for its own.
     drop(socket);
     drop(server);
+    if let Some(leak_test) = leak_test
+        && !leak_test.finish(DRAIN).await
+    {
+        log::warn!("the leak test did not end in time");
+    }
     if timeout(DRAIN, tasks.shutdown()).await.is_err() {
         log::warn!("the agent's tasks did not end in time");
     }

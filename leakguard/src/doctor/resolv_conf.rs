@@ -314,7 +314,9 @@ fn servers(facts: &Facts) -> Vec<Finding> {
                     role: Role::Uplink, ..
                 },
                 _,
-            ) if !network.is_redirected(address) => add(&OVER_UPLINK, evidence, mend(facts, address)),
+            ) if !network.is_redirected(address) => {
+                add(&OVER_UPLINK, evidence, mend(facts, address));
+            }
             (Way::Nowhere, _) => add(&NO_ROUTE, evidence, mend(facts, address)),
             (_, Some(Asked::Silent)) => add(
                 &SILENT,

@@ -89,6 +89,11 @@ impl Resolvers {
         self.prefixes.iter().map(prefix::key)
     }
 
+    /// One of the names.
+    pub fn first_name(&self) -> Option<&str> {
+        self.names.first().map(String::as_str)
+    }
+
     /// The names.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.names.iter().map(String::as_str)

@@ -23,6 +23,8 @@ pub enum NoticeKind {
     Output,
     /// Somebody has changed whom this host asks for names.
     Resolver,
+    /// The agent's own leak test has found something.
+    Verify,
     /// An audit log was opened or closed; stands there only.
     AuditLog,
 }
@@ -36,6 +38,7 @@ impl NoticeKind {
             Self::Level => "level",
             Self::Output => "output",
             Self::Resolver => "resolver",
+            Self::Verify => "verify",
             Self::AuditLog => "audit_log",
         }
     }
@@ -145,6 +148,7 @@ mod tests {
             NoticeKind::Level,
             NoticeKind::Output,
             NoticeKind::Resolver,
+            NoticeKind::Verify,
             NoticeKind::AuditLog,
         ] {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());

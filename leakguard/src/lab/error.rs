@@ -120,7 +120,7 @@ impl LabError {
     }
 
     /// For `map_err` on system calls.
-    pub(super) fn syscall(
+    pub(crate) fn syscall(
         call: &'static str,
         what: impl Into<String>,
     ) -> impl FnOnce(Errno) -> Self {

@@ -1,12 +1,13 @@
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::{fs, panic, thread};
 
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use super::process::{run, run_with_input};
 use super::{LabError, unique_name};
@@ -61,18 +62,7 @@ impl Netns {
     ///
     /// Only the network namespace changes: mounts, cgroups and `/sys` stay those of the caller.
     pub fn run_in<T: Send>(&self, closure: impl FnOnce() -> T + Send) -> Result<T, LabError> {
-        thread::scope(|scope| {
-            let worker = thread::Builder::new()
-                .spawn_scoped(scope, || {
-                    setns(&*self.handle.0, CloneFlags::CLONE_NEWNET)
-                        .map_err(LabError::syscall("setns", self.name.clone()))?;
-                    Ok(closure())
-                })
-                .map_err(LabError::Thread)?;
-            worker
-                .join()
-                .unwrap_or_else(|payload| panic::resume_unwind(payload))
-        })
+        self.handle.run_in(closure)
     }
 
     /// A command that will run inside the namespace.
@@ -90,17 +80,12 @@ impl Netns {
     /// Runs several `ip` command lines inside the namespace, without the word `ip`; stops at the
     /// first that fails.
     pub fn ip_batch(&self, lines: &str) -> Result<(), LabError> {
-        let mut ip = self.command("ip");
-        ip.args(["-batch", "-"]);
-        run_with_input(ip, lines).map(drop)
+        self.handle.ip_batch(lines)
     }
 
     /// Sets a network parameter, such as `net.ipv4.ip_forward`.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<(), LabError> {
-        let path = Path::new("/proc/sys").join(key.replace('.', "/"));
-        // The kernel shows a thread the parameters of the thread's own namespace.
-        self.run_in(|| fs::write(&path, value))?
-            .map_err(LabError::io(format!("set {key} to {value}")))
+        self.handle.sysctl(key, value)
     }
 
     pub(super) fn handle(&self) -> &NetnsHandle {
@@ -116,9 +101,70 @@ impl Drop for Netns {
 
 /// A namespace to start programs in, which keeps it alive but not its name.
 #[derive(Clone, Debug)]
-pub(super) struct NetnsHandle(Arc<File>);
+pub(crate) struct NetnsHandle(Arc<File>);
 
 impl NetnsHandle {
+    /// A new namespace without a name: it goes, with all that is in it, when nobody holds it any more, be it that this
+    /// process was killed.
+    pub(crate) fn anonymous() -> Result<Self, LabError> {
+        let worker = thread::Builder::new()
+            .spawn(|| {
+                unshare(CloneFlags::CLONE_NEWNET)
+                    .map_err(LabError::syscall("unshare", "CLONE_NEWNET"))?;
+                Self::current()
+            })
+            .map_err(LabError::Thread)?;
+        worker
+            .join()
+            .unwrap_or_else(|payload| panic::resume_unwind(payload))
+    }
+
+    /// That of the calling thread.
+    pub(crate) fn current() -> Result<Self, LabError> {
+        const FILE: &str = "/proc/thread-self/ns/net";
+        let file = File::open(FILE).map_err(LabError::io(format!("open {FILE}")))?;
+        Ok(Self(Arc::new(file)))
+    }
+
+    /// A path that programs started by this process can open it by.
+    pub(crate) fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+    }
+
+    /// See [`Netns::run_in`].
+    pub(crate) fn run_in<T: Send>(
+        &self,
+        closure: impl FnOnce() -> T + Send,
+    ) -> Result<T, LabError> {
+        thread::scope(|scope| {
+            let worker = thread::Builder::new()
+                .spawn_scoped(scope, || {
+                    setns(&*self.0, CloneFlags::CLONE_NEWNET)
+                        .map_err(LabError::syscall("setns", "a network namespace"))?;
+                    Ok(closure())
+                })
+                .map_err(LabError::Thread)?;
+            worker
+                .join()
+                .unwrap_or_else(|payload| panic::resume_unwind(payload))
+        })
+    }
+
+    /// See [`Netns::sysctl`].
+    pub(crate) fn sysctl(&self, key: &str, value: &str) -> Result<(), LabError> {
+        let path = Path::new("/proc/sys").join(key.replace('.', "/"));
+        // The kernel shows a thread the parameters of the thread's own namespace.
+        self.run_in(|| fs::write(&path, value))?
+            .map_err(LabError::io(format!("set {key} to {value}")))
+    }
+
+    /// See [`Netns::ip_batch`].
+    pub(crate) fn ip_batch(&self, lines: &str) -> Result<(), LabError> {
+        let mut ip = self.command("ip");
+        ip.args(["-batch", "-"]);
+        run_with_input(ip, lines).map(drop)
+    }
+
     pub(super) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         let netns = Arc::clone(&self.0);

@@ -121,24 +121,7 @@ impl Observer {
 
     /// How many packets the kernel has dropped so far because the socket was full.
     pub fn lost(&mut self) -> Result<u64, LabError> {
-        let mut statistics = libc::tpacket_stats {
-            tp_packets: 0,
-            tp_drops: 0,
-        };
-        let mut length = socket_length::<libc::tpacket_stats>();
-        // SAFETY: the pointers are to a live structure of the length given, which the kernel fills.
-        let result = unsafe {
-            libc::getsockopt(
-                self.socket.as_raw_fd(),
-                libc::SOL_PACKET,
-                libc::PACKET_STATISTICS,
-                (&raw mut statistics).cast(),
-                &raw mut length,
-            )
-        };
-        Errno::result(result).map_err(LabError::syscall("getsockopt", "PACKET_STATISTICS"))?;
-        // Reading sets the kernel's counters to zero.
-        self.lost += u64::from(statistics.tp_drops);
+        self.lost += dropped_since(&self.socket)?;
         Ok(self.lost)
     }
 
@@ -218,20 +201,55 @@ fn send_from_every_processor(payload: &[u8]) -> io::Result<usize> {
 fn open(interface: &str, directions: Directions) -> Result<OwnedFd, LabError> {
     let index = nix::net::if_::if_nametoindex(interface)
         .map_err(LabError::syscall("if_nametoindex", interface))?;
-    // Protocol 0: it captures nothing until bound, hence nothing of another interface.
+    let socket = unbound(SockType::Raw)?;
+    if directions == Directions::Incoming {
+        ignore_outgoing(&socket)?;
+    }
+    bind(&socket, index)?;
+    Ok(socket)
+}
+
+/// A capture of one interface of the calling thread's namespace, in both directions; what it hands out begins with the
+/// network header, whatever the device.
+pub(crate) fn cooked(index: u32) -> Result<OwnedFd, LabError> {
+    let socket = unbound(SockType::Datagram)?;
+    bind(&socket, index)?;
+    Ok(socket)
+}
+
+/// How many packets a capture has had no room for since this was last asked.
+pub(crate) fn dropped_since(socket: &OwnedFd) -> Result<u64, LabError> {
+    let mut statistics = libc::tpacket_stats {
+        tp_packets: 0,
+        tp_drops: 0,
+    };
+    let mut length = socket_length::<libc::tpacket_stats>();
+    // SAFETY: the pointers are to a live structure of the length given, which the kernel fills.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            (&raw mut statistics).cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(result).map_err(LabError::syscall("getsockopt", "PACKET_STATISTICS"))?;
+    // Reading sets the kernel's counters to zero.
+    Ok(u64::from(statistics.tp_drops))
+}
+
+/// A packet socket that captures nothing until it is bound, hence nothing of another interface.
+fn unbound(kind: SockType) -> Result<OwnedFd, LabError> {
     let socket = socket(
         AddressFamily::Packet,
-        SockType::Raw,
+        kind,
         SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
         None,
     )
     .map_err(LabError::syscall("socket", "AF_PACKET"))?;
     setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)
         .map_err(LabError::syscall("setsockopt", "SO_RCVBUFFORCE"))?;
-    if directions == Directions::Incoming {
-        ignore_outgoing(&socket)?;
-    }
-    bind(&socket, index)?;
     Ok(socket)
 }
 

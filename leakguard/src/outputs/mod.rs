@@ -191,7 +191,8 @@ fn is_warning(entry: &Entry) -> bool {
             NoticeKind::Repair
             | NoticeKind::KillSwitch
             | NoticeKind::Output
-            | NoticeKind::Resolver => true,
+            | NoticeKind::Resolver
+            | NoticeKind::Verify => true,
             NoticeKind::Level => notice.subject != "full",
             NoticeKind::AuditLog => false,
         },

@@ -3,8 +3,8 @@
 //! Nothing is changed, and nothing leaves the host but by a tunnel: of each resolver the kernel says by which
 //! interface it is reached, and only one that is reached through a tunnel is asked a question.
 
-mod probe;
-mod resolvers;
+pub(crate) mod probe;
+pub(crate) mod resolvers;
 pub mod session;
 
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! One question to a resolver behind a tunnel.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use hickory_proto::op::{Header, Message, MessageType, Query, ResponseCode};
@@ -16,8 +16,8 @@ use super::resolvers::Nameserver;
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// More than a resolver sends to a question without EDNS.
-const ANSWER_MAX: usize = 512;
+/// More than a resolver sends over UDP.
+const ANSWER_MAX: usize = 4096;
 
 /// What became of the question.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,21 +50,36 @@ pub(super) async fn ask(server: Nameserver, tunnel: String) -> Asked {
 }
 
 async fn exchange(server: &Nameserver, tunnel: &str) -> io::Result<ResponseCode> {
-    let any: SocketAddr = if server.address.is_ipv4() {
+    let mut question = Message::query();
+    question.metadata.recursion_desired = true;
+    question.add_query(Query::query(Name::root(), RecordType::NS));
+    let socket = towards(server.address, tunnel)?;
+    let answer = answer(&socket, &question).await?;
+    let Header { metadata, .. } =
+        Header::read(&mut BinDecoder::new(&answer)).map_err(io::Error::other)?;
+    Ok(metadata.response_code)
+}
+
+/// A socket that asks a resolver through a tunnel, and cannot by any other interface.
+pub(crate) fn towards(server: IpAddr, tunnel: &str) -> io::Result<UdpSocket> {
+    let any: SocketAddr = if server.is_ipv4() {
         (Ipv4Addr::UNSPECIFIED, 0).into()
     } else {
         (Ipv6Addr::UNSPECIFIED, 0).into()
     };
-    let socket = UdpSocket::bind(any).await?;
+    let socket = std::net::UdpSocket::bind(any)?;
+    socket.set_nonblocking(true)?;
     setsockopt(&socket, BindToDevice, &tunnel.into())?;
-    socket.connect((server.address, 53)).await?;
-    let mut question = Message::query();
-    question.metadata.recursion_desired = true;
-    question.add_query(Query::query(Name::root(), RecordType::NS));
+    socket.connect((server, 53))?;
+    UdpSocket::from_std(socket)
+}
+
+/// Asks one question and waits for its answer.
+pub(crate) async fn answer(socket: &UdpSocket, question: &Message) -> io::Result<Vec<u8>> {
     socket
         .send(&question.to_vec().map_err(io::Error::other)?)
         .await?;
-    let mut answer = [0; ANSWER_MAX];
+    let mut answer = vec![0; ANSWER_MAX];
     loop {
         let length = socket.recv(&mut answer).await?;
         let bytes = answer.get(..length).unwrap_or_default();
@@ -72,7 +87,8 @@ async fn exchange(server: &Nameserver, tunnel: &str) -> io::Result<ResponseCode>
             && metadata.message_type == MessageType::Response
             && metadata.id == question.metadata.id
         {
-            return Ok(metadata.response_code);
+            answer.truncate(length);
+            return Ok(answer);
         }
     }
 }

@@ -34,7 +34,7 @@ impl fmt::Display for Nameserver {
 }
 
 /// Reads who is asked; behind systemd-resolved's own address, whom that asks, where it says so.
-pub(super) fn read(resolv_conf: &Path, resolved: &Path) -> Vec<Nameserver> {
+pub(crate) fn read(resolv_conf: &Path, resolved: &Path) -> Vec<Nameserver> {
     let mut named: Vec<Nameserver> = fs::read_to_string(resolv_conf)
         .map(|text| parse(&text).take(MOST).collect())
         .unwrap_or_default();

@@ -12,8 +12,7 @@ mod forms;
 mod inventory;
 mod strict;
 
-use std::os::fd::{AsFd, AsRawFd};
-use std::path::Path;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use device::{Device, Run, TUNNEL};
@@ -22,9 +21,7 @@ use forms::{ETHERTYPE_IPV4, FORMS, UDP};
 use leakguard::kernel::pins::Pins;
 use leakguard::lab::{Topology, address, wait_until};
 use leakguard_common::hardening::{SOL_PACKET, SOL_XDP};
-use leakguard_tests::{
-    Bench, Origin, PacketSocket, Place, XdpSocket, bpf, open_pin, packets, set_option,
-};
+use leakguard_tests::{Bench, Origin, PacketSocket, Place, XdpSocket, detach, packets, set_option};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
@@ -305,18 +302,6 @@ fn a_missing_setsockopt_program_is_one_cause_and_is_put_back() {
     .unwrap();
     let late = PacketSocket::raw(origin(&device), UPLINK);
     assert_eq!(late.bypass(true), Err(Errno::EPERM));
-}
-
-/// Detaches a pinned link, as `bpftool link detach` does.
-fn detach(pin: &Path) {
-    const BPF_LINK_DETACH: libc::c_long = 34;
-
-    let link = open_pin(pin);
-    let mut number = [0; 8];
-    number[..4].copy_from_slice(&link.as_raw_fd().to_ne_bytes());
-    let mut attributes = [0; 16];
-    attributes[0] = u64::from_ne_bytes(number);
-    bpf(BPF_LINK_DETACH, &attributes);
 }
 
 fn origin(device: &Device) -> Origin<'_> {

@@ -45,11 +45,18 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("dhclient", "isc-dhcp-client"),
     tool("dig", "bind9-dnsutils"),
     tool("dnsmasq", "dnsmasq-base"),
+    tool("dnssec-signzone", "bind9-utils"),
     tool("ip", "iproute2"),
     // netavark calls it.
     tool("iptables", "iptables"),
     tool("musl-gcc", "musl-tools"),
     tool("nft", "nftables"),
+    Tool {
+        program: "nsd",
+        package: "nsd",
+        // It would occupy port 53 of the developer's machine.
+        services: &["nsd.service"],
+    },
     tool("nsenter", "util-linux"),
     tool("openssl", "openssl"),
     tool("pasta", "passt"),

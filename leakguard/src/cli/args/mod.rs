@@ -24,6 +24,7 @@ use crate::{
 
 mod doctor;
 mod resolver;
+mod verify;
 
 pub use self::{
     doctor::DoctorArgs,
@@ -31,6 +32,7 @@ pub use self::{
         ResolverApplyArgs, ResolverArgs, ResolverCommand, ResolverPlanArgs, ResolverRevertArgs,
         ResolverSettingsArgs, ResolverStatusArgs, RootArgs,
     },
+    verify::VerifyArgs,
 };
 
 /// Where the agent listens unless told otherwise.

@@ -11,6 +11,7 @@ use self::kill_switch::KillSwitch;
 use self::outputs::{Events, Metrics};
 use self::resolver::Resolver;
 use self::shape::{List, PortNumber, Table, unplaced};
+use self::verify::Verify;
 use super::{
     Config, DohResolvers, ExtraPorts, Fragments, Ipv6Policy, Layer, Mode, NetlinkBuffer, OnExit,
     PacketSockets, Position, Preflight, Problem, Redirect, RuleError, Spared, check_role,
@@ -24,6 +25,7 @@ mod resolver;
 mod shape;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 /// The keys; what a file leaves out is `None`.
 ///
@@ -42,6 +44,7 @@ struct Document {
     events: Table<Events>,
     metrics: Table<Metrics>,
     resolver: Table<Resolver>,
+    verify: Table<Verify>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -152,6 +155,7 @@ pub(super) fn render(config: &Config) -> Result<String, toml::ser::Error> {
         events: Table(Events::of(config.events(), config.rate_per_key)),
         metrics: Table(Metrics::of(config.metrics())),
         resolver: Table(Resolver::of(config.resolver())),
+        verify: Table(Verify::of(config.verify())),
     })
 }
 
@@ -169,6 +173,7 @@ impl Document {
             events: Table(events),
             metrics: Table(metrics),
             resolver: Table(resolver),
+            verify: Table(verify),
         } = self;
         let Table(Interfaces {
             tunnel,
@@ -229,6 +234,7 @@ impl Document {
             events: events.into_layer()?,
             metrics: metrics.into_layer()?,
             resolver: resolver.into_layer()?,
+            verify: verify.into_layer()?,
             tunnel,
         })
     }

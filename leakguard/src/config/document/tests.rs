@@ -1,9 +1,11 @@
 use std::time::Duration;
 
+use hickory_proto::rr::Name;
+
 use super::*;
 use crate::config::{
     Cache, Endpoint, EndpointProtocol, EventsLayer, KillSwitchLayer, KillSwitchMode, Labels,
-    MetricsLayer, OtlpEndpoint, RatePerKey, ResolverLayer, Strategy, Word,
+    MetricsLayer, OtlpEndpoint, RatePerKey, ResolverLayer, Strategy, VerifyLayer, Word,
 };
 
 /// The error for a text, as `line:column: message`.
@@ -86,6 +88,12 @@ fn every_key_is_read() {
         ipv6_sysctl = true
         netdev_max_backlog = 5000
         watch = false
+        [verify]
+        interval = "5m"
+        latency_max = "80ms"
+        mtu = [1300, 1420]
+        signed_name = "example.org"
+        bogus_name = ""
         "#,
     )
     .unwrap();
@@ -179,6 +187,13 @@ fn every_key_is_read() {
             netdev_max_backlog: Some(5000),
             watch: Some(false),
         },
+        verify: VerifyLayer {
+            interval: Some(Some(Duration::from_mins(5))),
+            latency_max: Some(Duration::from_millis(80)),
+            mtu: Some(1300..=1420),
+            signed_name: Some(Some(Name::from_ascii("example.org.").unwrap())),
+            bogus_name: Some(None),
+        },
     };
     assert_eq!(layer, expected);
 }
@@ -227,9 +242,9 @@ fn what_is_shown_reads_back_the_same() {
 #[test]
 fn unknown_keys_are_refused_and_the_known_ones_listed() {
     assert_eq!(
-        error("mode = \"enforce\"\nverify = 1\n"),
-        "2:1: unknown field `verify`, expected one of `mode`, `on_exit`, `preflight`, `interfaces`, `dns`, `kill_switch`, `ipv6`, `hardening`, \
-         `events`, `metrics`, `resolver`"
+        error("mode = \"enforce\"\nverifies = 1\n"),
+        "2:1: unknown field `verifies`, expected one of `mode`, `on_exit`, `preflight`, `interfaces`, `dns`, `kill_switch`, `ipv6`, `hardening`, \
+         `events`, `metrics`, `resolver`, `verify`"
     );
     assert_eq!(
         error("[kill_switch]\nlans = []"),

@@ -13,7 +13,7 @@ use leakguard_common::packet::LinkLayer;
 use super::super::host::{FAR_V4, FAR_V6, Network};
 use super::super::root::Root;
 use super::super::{Facts, Finding, clock, configuration, enforcement};
-use crate::config::Layer;
+use crate::config::{Layer, Redirect};
 use crate::interfaces::{Address, Interface, RouteEntry, Tables};
 use crate::preflight::{Asked, Nameserver, Seen, Way};
 use crate::status::{
@@ -249,6 +249,7 @@ fn network() -> Network {
         .map(|address| (address, tunnel()))
         .collect();
     Network {
+        redirect: Redirect::default(),
         interfaces: interfaces
             .into_iter()
             .map(|interface| (interface.ifindex, interface))
@@ -296,6 +297,7 @@ pub(super) fn drops(class: &'static str, count: u64) -> PacketCount {
 /// Everything is enforced.
 pub(super) fn status() -> Status {
     Status {
+        redirect: None,
         level: Level::Full,
         causes: Vec::new(),
         mode: Some("enforce"),

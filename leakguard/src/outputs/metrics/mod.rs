@@ -40,6 +40,7 @@ use crate::kernel::KernelError;
 use crate::kernel::pins::Pins;
 use crate::kernel::read_back::ReadBack;
 use crate::status::Level;
+use crate::verify::Verified;
 use page::Seen;
 
 /// The most connections at once.
@@ -111,6 +112,7 @@ impl Page {
         health: Arc<Health>,
         interfaces: watch::Receiver<Arc<Interfaces>>,
         level: watch::Receiver<Level>,
+        verified: Verified,
     ) -> Result<(), MetricsError> {
         let Self {
             listener,
@@ -126,6 +128,7 @@ impl Page {
             labels,
             expected,
             kernel: kernel.trim().to_owned(),
+            verified,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -240,6 +243,7 @@ struct Source {
     labels: Labels,
     expected: Vec<String>,
     kernel: String,
+    verified: Verified,
 }
 
 impl Source {
@@ -274,6 +278,7 @@ impl Source {
             roles,
             health: self.health.report(),
             kernel: self.kernel.clone(),
+            verified: self.verified.clone(),
         };
         if let Some(state) = ReadBack::open(&Pins::at(&self.bpffs))? {
             seen.packets = state.maps.packets()?;

@@ -11,6 +11,7 @@ use super::series;
 use crate::config::Labels;
 use crate::daemon::HealthReport;
 use crate::status::Level;
+use crate::verify::Verified;
 
 /// Everything that the page says, at one time.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ pub(super) struct Seen {
     pub(super) health: HealthReport,
     /// The kernel's release.
     pub(super) kernel: String,
+    /// What the agent's own leak tests have found.
+    pub(super) verified: Verified,
 }
 
 /// Writes the page.
@@ -47,6 +50,7 @@ pub(super) fn render(seen: &Seen, labels: &Labels) -> Result<String, prometheus:
         roles,
         health,
         kernel,
+        verified,
     } = seen;
     let labels: HashMap<String, String> = labels
         .iter()
@@ -194,6 +198,11 @@ pub(super) fn render(seen: &Seen, labels: &Labels) -> Result<String, prometheus:
     for &(role, interfaces) in roles {
         gauges.with_label_values(&[role.name()]).set(interfaces);
     }
+    let (latency, counters) = verified.families();
+    page.add(latency)?;
+    for counters in counters {
+        page.add(counters)?;
+    }
     page.gauges(
         "leakguard_build_info",
         "1; what runs here.",
@@ -266,6 +275,7 @@ mod tests {
             roles: vec![(Role::Tunnel, 1), (Role::Local, 1), (Role::Uplink, 2)],
             health: Health::default().report(),
             kernel: "6.18.0".to_owned(),
+            verified: Verified::new().unwrap(),
         };
         let mut labels = Labels::default();
         labels.add("node", "a1").unwrap();
@@ -285,6 +295,9 @@ mod tests {
             "leakguard_repairs_total{part=\"tc\",node=\"a1\"} 0",
             "leakguard_netlink_resyncs_total{node=\"a1\"} 0",
             "leakguard_resolver_restores_total{node=\"a1\"} 0",
+            "leakguard_probe_escaped_total{class=\"doh\",node=\"a1\"} 0",
+            "leakguard_resolver_latency_seconds_bucket{node=\"a1\",le=\"0.05\"} 0",
+            "leakguard_verify_runs_total{result=\"pass\",node=\"a1\"} 0",
         ] {
             assert!(page.lines().any(|found| found == line), "{line}\n{page}");
         }
