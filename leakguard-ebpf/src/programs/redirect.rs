@@ -1,8 +1,8 @@
 //! Calls that name a destination: those to port 53 reach the tunnel's resolver, and the caller sees whom it has asked.
 //!
-//! A socket's address of the kernel's is an IPv4 one in the calls of IPv6 sockets too, where it is mapped into IPv6:
-//! `connect` runs the hook of the socket's family, `sendmsg` that of the address (`udpv6_sendmsg`, 6.18), and what is told
-//! back runs that of the socket's family again.
+//! An IPv6 socket may name an IPv4 address that is mapped into IPv6. `connect` then runs the hook of the socket's family,
+//! `sendmsg` that of the address (`udpv6_sendmsg`, 6.18), and what is told back passes that of the socket's family again. So
+//! what is kept has the family of the address.
 
 use core::ffi::c_void;
 use core::ptr;
