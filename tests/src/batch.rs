@@ -2,13 +2,32 @@
 
 use std::io;
 use std::mem;
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 
 /// Sends datagrams by a connected socket with `sendmmsg`; says how many the kernel has taken.
 pub fn send_many(socket: &impl AsRawFd, payloads: &[impl AsRef<[u8]>]) -> io::Result<usize> {
+    send_all(socket, None, payloads)
+}
+
+/// Sends datagrams to an address with `sendmmsg`; says how many the kernel has taken.
+pub fn send_many_to(
+    socket: &impl AsRawFd,
+    target: SocketAddr,
+    payloads: &[impl AsRef<[u8]>],
+) -> io::Result<usize> {
+    send_all(socket, Some(&target.into()), payloads)
+}
+
+fn send_all(
+    socket: &impl AsRawFd,
+    target: Option<&SockaddrStorage>,
+    payloads: &[impl AsRef<[u8]>],
+) -> io::Result<usize> {
     let mut vectors: Vec<libc::iovec> = payloads
         .iter()
         .map(AsRef::as_ref)
@@ -24,6 +43,10 @@ pub fn send_many(socket: &impl AsRawFd, payloads: &[impl AsRef<[u8]>]) -> io::Re
             let mut message: libc::mmsghdr = unsafe { mem::zeroed() };
             message.msg_hdr.msg_iov = vector;
             message.msg_hdr.msg_iovlen = 1;
+            if let Some(target) = target {
+                message.msg_hdr.msg_name = target.as_ptr().cast_mut().cast();
+                message.msg_hdr.msg_namelen = target.len();
+            }
             message
         })
         .collect();

@@ -35,7 +35,7 @@ mod xdp;
 
 use std::path::PathBuf;
 
-pub use batch::send_many;
+pub use batch::{send_many, send_many_to};
 pub use bench::{Bench, Place, isp, join_lan};
 pub use bpf::{bpf, detach, open_pin};
 pub use config::write_config;
@@ -47,8 +47,8 @@ pub use memory::MemoryLimit;
 pub use origin::{Origin, connect, hand_over, take_over};
 pub use packet_socket::{PacketSocket, set_option};
 pub use podman::{Container, Podman};
-pub use report::{Row, report};
-pub use resolving::{musl_program, with_resolver};
+pub use report::{Row, Times, report, report_times};
+pub use resolving::{cares_program, go_program, musl_program, with_resolver};
 pub use scene::{Scene, soaks};
 pub use shape::Shape;
 pub use signed::SignedZones;

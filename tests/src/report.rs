@@ -26,11 +26,25 @@ pub struct Row {
     pub with: usize,
 }
 
+/// How long a program took until it had an answer or gave up, in milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// The program.
+    pub client: &'static str,
+    /// How it asks.
+    pub way: &'static str,
+    /// Of the address that it asks.
+    pub family: &'static str,
+    /// What has become of the tunnel.
+    pub tunnel: &'static str,
+    /// Without leakguard.
+    pub without: u128,
+    /// With it.
+    pub with: u128,
+}
+
 /// Writes the rows of one test as its part of a table.
 pub fn report(table: &str, part: &str, rows: &[Row]) {
-    let Some(directory) = std::env::var_os(DIRECTORY) else {
-        return;
-    };
     let mut text = String::from("form\tpath\tfamily\tclass\tsent\twithout\twith\n");
     for row in rows {
         let Row {
@@ -48,6 +62,34 @@ pub fn report(table: &str, part: &str, rows: &[Row]) {
         )
         .unwrap();
     }
+    write(table, part, &text);
+}
+
+/// As [`report`], of times.
+pub fn report_times(table: &str, part: &str, rows: &[Times]) {
+    let mut text = String::from("client\tway\tfamily\ttunnel\twithout ms\twith ms\n");
+    for row in rows {
+        let Times {
+            client,
+            way,
+            family,
+            tunnel,
+            without,
+            with,
+        } = row;
+        writeln!(
+            text,
+            "{client}\t{way}\t{family}\t{tunnel}\t{without}\t{with}"
+        )
+        .unwrap();
+    }
+    write(table, part, &text);
+}
+
+fn write(table: &str, part: &str, text: &str) {
+    let Some(directory) = std::env::var_os(DIRECTORY) else {
+        return;
+    };
     let directory = PathBuf::from(directory);
     fs::create_dir_all(&directory).unwrap();
     fs::write(directory.join(format!("{table}.{part}.tsv")), text).unwrap();

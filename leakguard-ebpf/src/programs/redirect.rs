@@ -8,7 +8,9 @@ use core::ffi::c_void;
 use core::ptr;
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr};
+use aya_ebpf::bindings::{
+    BPF_SK_STORAGE_GET_F_CREATE, BPF_TCP_ESTABLISHED, bpf_sock, bpf_sock_addr,
+};
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_uid_gid,
@@ -38,6 +40,9 @@ const REFUSE: i32 = 0;
 
 /// What a refused call fails with: programs give up at once on it, where some wait after EPERM.
 const NETWORK_UNREACHABLE: i32 = -101;
+
+/// The family of IPv6 sockets (`linux/socket.h`).
+const AF_INET6: u32 = 10;
 
 /// Not 0 where programs at these hooks may choose the error (6.1 and later); EPERM otherwise.
 #[unsafe(no_mangle)]
@@ -211,8 +216,10 @@ impl SocketAddress {
         match course {
             Course::Leave => {
                 // Whom the socket asked before is not whom it asks now.
-                // SAFETY: the map's own address, and a socket that the verifier checks.
-                let _absent = unsafe { bpf_sk_storage_delete(originals(), socket.cast()) };
+                if !names_its_peer(socket, family, &address) {
+                    // SAFETY: the map's own address, and a socket that the verifier checks.
+                    let _absent = unsafe { bpf_sk_storage_delete(originals(), socket.cast()) };
+                }
                 return PASS;
             }
             Course::To(target) => {
@@ -361,6 +368,20 @@ impl Surroundings for SocketAddress {
 fn is_listed(key: SparedKey) -> bool {
     // SAFETY: the value is not read.
     unsafe { SPARED.get(key) }.is_some()
+}
+
+/// Whether it is the kernel that names the address: an IPv6 socket that is connected to a mapped one runs the hook of
+/// `sendmsg` with whom it has reached, although the process has named nobody (`udpv6_sendmsg`).
+#[inline(always)]
+fn names_its_peer(socket: *mut bpf_sock, family: Family, address: &[u8; 16]) -> bool {
+    // SAFETY: not null, as the caller has seen, and the verifier checks the accesses.
+    let (domain, state) = unsafe { ((*socket).family, (*socket).state) };
+    if family != Family::Ipv4 || domain != AF_INET6 || state != BPF_TCP_ESTABLISHED {
+        return false;
+    }
+    // SAFETY: null, or a value of this type that lives as long as the socket.
+    unsafe { original(socket, 0).as_ref() }
+        .is_some_and(|original| original.family == family as u32 && original.target == *address)
 }
 
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! The programs that the demonstration and the tests call, and the Debian packages they come from.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
@@ -27,6 +27,11 @@ impl Tool {
     }
 
     pub(crate) fn find(&self) -> Option<PathBuf> {
+        let path = Path::new(self.program);
+        if path.is_absolute() {
+            // Also what is only read, such as a library's header.
+            return path.is_file().then(|| path.to_owned());
+        }
         find_program(self.program)
     }
 }
@@ -37,6 +42,8 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("/lib/systemd/systemd-journald", "systemd"),
     // What they say when names do not resolve is looked up.
     tool("/usr/bin/python3", "python3"),
+    // A test makes a program that resolves names with it.
+    tool("/usr/include/ares.h", "libc-ares-dev"),
     tool("/usr/lib/podman/aardvark-dns", "aardvark-dns"),
     tool("/usr/lib/podman/netavark", "netavark"),
     // What `report` makes is looked at in a real browser: with what it depends on, the largest of all (some 400 MB).
@@ -46,9 +53,13 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("dig", "bind9-dnsutils"),
     tool("dnsmasq", "dnsmasq-base"),
     tool("dnssec-signzone", "bind9-utils"),
+    tool("drill", "ldnsutils"),
+    tool("gcc", "gcc"),
+    tool("go", "golang-go"),
     tool("ip", "iproute2"),
     // netavark calls it.
     tool("iptables", "iptables"),
+    tool("kdig", "knot-dnsutils"),
     tool("musl-gcc", "musl-tools"),
     tool("nft", "nftables"),
     Tool {

@@ -43,7 +43,7 @@ const SOAK_TARGETS: &[&str] = &[
 ];
 
 /// Those that write tables of packets sent and seen (`--report`).
-const REPORT_TARGETS: &[&str] = &["forms"];
+const REPORT_TARGETS: &[&str] = &["forms", "redirect"];
 
 /// The variable that asks the tests for their long form.
 const SOAK_VARIABLE: &str = "LEAKGUARD_SOAK";
