@@ -81,7 +81,9 @@ impl Machine {
 
     fn enforce(&self, verb: &str, more: &[&str]) -> Command {
         let cgroup = self.cgroup.path().to_str().unwrap();
-        let arguments = [&[verb, "--tunnel", "tun0", "--cgroup", cgroup], more].concat();
+        let all = [verb, "--tunnel", "tun0", "--cgroup", cgroup];
+        let redirect = ["--redirect", "10.8.0.1", "--redirect", "fd08::1"];
+        let arguments = [&all[..], &redirect, more].concat();
         self.command(agent_binary(), &arguments)
     }
 
@@ -233,6 +235,10 @@ fn purge(machine: &Machine, before: &BTreeMap<&str, String>, objects: &BTreeSet<
     let during = machine.look();
     for what in ["nftables", "files"] {
         assert_ne!(during[what], before[what], "control: {what} are changed");
+    }
+    for table in ["table ip leakguard", "table ip6 leakguard"] {
+        let nftables = &during["nftables"];
+        assert!(nftables.contains(table), "control: {table}: {nftables}");
     }
     for kind in ["link", "prog", "map"] {
         let of_kind = objects.iter().filter(|object| object.0 == kind);

@@ -147,8 +147,8 @@ fn wait(
             log::debug!("whoever called has gone: {error}");
         }
         drop(reporter);
-        let ended = trial
-            .wait(guard, before, limit)
+        // It is large, and would be part of this future.
+        let ended = Box::pin(trial.wait(guard, before, limit))
             .await
             .map_err(errors::guard)?;
         log::info!("{ended:?}");

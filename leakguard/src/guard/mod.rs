@@ -18,7 +18,8 @@ use leakguard_common::abi::{LanKey, Role};
 
 pub use kill_switch::Switched;
 pub use plan::plan;
-pub use policy::{blocked, ipv6_policy, kill_switch_mode, packet_sockets, ruleset};
+pub use policy::{blocked, ipv6_policy, kill_switch_mode, packet_sockets, redirected_to, ruleset};
+pub use redirection::forwarded;
 pub use tunnels::Handshakes;
 pub(crate) use unattended::carry_out;
 pub use unattended::{release, set_role};
@@ -139,6 +140,10 @@ pub struct Guard {
     egress: Option<Egress>,
     /// That it does is known.
     egress_in_place: bool,
+    /// What the tables that redirect forwarded questions should do, if there should be any.
+    forwarded: Option<netfilter::Redirection>,
+    /// That they do is known.
+    forwarded_in_place: bool,
     /// The uplinks that the second net leaves to their TC program; only an agent, which renews that, has any.
     leased: BTreeSet<u32>,
     presence: Presence,
@@ -204,6 +209,8 @@ impl Guard {
             recognised: None,
             egress: None,
             egress_in_place: false,
+            forwarded: None,
+            forwarded_in_place: false,
             leased: BTreeSet::new(),
             presence,
             established: false,
@@ -272,6 +279,7 @@ impl Guard {
         self.ruleset_in_place = false;
         self.recognised = None;
         self.egress_in_place = false;
+        self.forwarded_in_place = false;
         let mended = self.bring_in_line().await?;
         if !postponed {
             self.mend(mended);
@@ -321,6 +329,7 @@ impl Guard {
         let owners = self.enforcement.record_owners(&self.cgroup);
         let mut netfilter = self.update_netfilter().await;
         netfilter |= self.update_egress().await;
+        netfilter |= self.redirect_forwarded().await;
         let time = ATTACH_TIME + READ_TIME * u32::try_from(devices.len()).unwrap_or(u32::MAX);
         let attached = self.enforcement.attach(&devices, time);
         self.postponed = attached.postponed;
@@ -392,7 +401,7 @@ impl Guard {
 
     /// Whether everything is in place; if not, [`Guard::follow`] tries again.
     pub fn is_complete(&self) -> bool {
-        self.complete && self.ruleset_in_place && self.egress_in_place
+        self.complete && self.ruleset_in_place && self.egress_in_place && self.forwarded_in_place
     }
 
     /// Whether [`Guard::follow`] has more to do than it had time for: call it again, after what is more urgent.

@@ -1,6 +1,7 @@
 //! What the programs and the second net are told: the configuration in the form of the kernel's tables, and back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use leakguard_common::abi::{
@@ -179,6 +180,23 @@ pub fn packet_sockets(settings: &Settings) -> PacketSockets {
         Settings::STRICT => PacketSockets::Strict,
         _ => PacketSockets::DenyNew,
     }
+}
+
+/// The resolvers that the programs are told to redirect to, IPv4 first.
+pub fn redirected_to(settings: &Settings) -> Vec<IpAddr> {
+    [
+        (
+            Settings::REDIRECT_V4,
+            Ipv4Addr::from(settings.redirect_v4).into(),
+        ),
+        (
+            Settings::REDIRECT_V6,
+            Ipv6Addr::from(settings.redirect_v6).into(),
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(bit, address)| (settings.redirect & bit != 0).then_some(address))
+    .collect()
 }
 
 /// The kill switch's mode that the programs are told; what they do not know they take for the strictest.

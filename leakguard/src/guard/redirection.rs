@@ -4,15 +4,17 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use ipnet::IpNet;
-use leakguard_common::abi::{LanKey, MAX_NEAR, Role, SparedKey};
+use leakguard_common::abi::{LanKey, MAX_NEAR, Role, Settings, SparedKey};
 
-use super::{Guard, GuardError, Interfaces};
+use super::{Guard, GuardError, Interfaces, of_role, redirected_to};
 use crate::config::Spared;
+use crate::error::chain;
 use crate::host::cgroup2_root;
 use crate::interfaces::{Address, addresses};
 use crate::kernel::Redirection;
 use crate::kernel::enforcement::Followed;
 use crate::kernel::requirements::check_cgroup;
+use crate::netfilter::{self, Applied};
 use crate::prefix;
 
 impl Guard {
@@ -43,6 +45,71 @@ impl Guard {
             .enforcement
             .redirect(&self.cgroup, settings, &redirection)?)
     }
+
+    /// Brings the tables for forwarded questions in line; says whether they were others before. Without them such
+    /// questions are dropped, so that a failure is reported and tried again.
+    pub(super) async fn redirect_forwarded(&mut self) -> bool {
+        let wanted = forwarded(&self.policy.settings, &self.near, &self.interfaces);
+        if self.forwarded_in_place && self.forwarded == wanted {
+            return false;
+        }
+        self.forwarded = wanted;
+        let applied = netfilter::apply_redirection(self.forwarded.as_ref()).await;
+        self.forwarded_in_place = applied.is_ok() || self.forwarded.is_none();
+        match applied {
+            Ok(applied) => applied == Applied::Replaced,
+            Err(error) if self.forwarded_in_place => {
+                log::debug!("cannot look for tables that redirect: {}", chain(&error));
+                false
+            }
+            Err(error) => {
+                self.warn(cannot_redirect(&error));
+                false
+            }
+        }
+    }
+}
+
+/// What is done about forwarded questions, if they are redirected. Where nothing is dropped, nothing is redirected.
+pub fn forwarded(
+    settings: &Settings,
+    near: &BTreeSet<LanKey>,
+    interfaces: &Interfaces,
+) -> Option<netfilter::Redirection> {
+    if settings.redirect == 0 || settings.mode == Settings::OBSERVE {
+        return None;
+    }
+    let near: Vec<IpNet> = near.iter().copied().filter_map(prefix::net).collect();
+    let of = |role| of_role(interfaces, |interface| interface.role == role);
+    Some(netfilter::Redirection::new(
+        redirected_to(settings).into_iter().collect(),
+        &near,
+        &of(Role::Local),
+        &of(Role::Tunnel),
+    ))
+}
+
+/// Redirects forwarded questions where no agent does; without it they are dropped, so that a failure is only told.
+pub(super) async fn apply_forwarded(
+    settings: &Settings,
+    interfaces: &Interfaces,
+) -> Result<Applied, String> {
+    let near = match addresses().await {
+        Ok(addresses) => near(&addresses, interfaces),
+        Err(error) => return Err(cannot_redirect(&error)),
+    };
+    let wanted = forwarded(settings, &near, interfaces);
+    match netfilter::apply_redirection(wanted.as_ref()).await {
+        Err(error) if wanted.is_some() => Err(cannot_redirect(&error)),
+        result => Ok(result.unwrap_or(Applied::Unchanged)),
+    }
+}
+
+fn cannot_redirect(error: &(dyn std::error::Error + 'static)) -> String {
+    format!(
+        "forwarded questions are dropped instead of being redirected: {}",
+        chain(error)
+    )
 }
 
 /// Those of the listed that can be known now: a cgroup that does not exist spares nobody.

@@ -8,7 +8,7 @@ use leakguard_common::abi::{Role, Settings};
 use super::names::warn_of_names;
 use super::policy::ruleset;
 use super::{
-    GuardError, Interfaces, apply_netfilter, device, hardening, of_role, recognition,
+    GuardError, Interfaces, apply_netfilter, device, hardening, of_role, recognition, redirection,
     release_netfilter,
 };
 use crate::error::chain;
@@ -34,8 +34,7 @@ pub async fn release(bpffs: &Path) -> Result<bool, GuardError> {
         // The tables here are not of that state, and those there cannot be reached from here.
         log::warn!(
             "it was enforced in another network namespace, where the nftables tables stay: run \
-             `nft delete table inet leakguard; nft delete table bridge leakguard; nft delete table netdev leakguard` \
-             there"
+             `for family in inet bridge netdev ip ip6; do nft delete table $family leakguard; done` there"
         );
         return Ok(released);
     }
@@ -83,6 +82,7 @@ pub(crate) async fn carry_out(
     let netfilter = apply_netfilter(&mut ruleset).await?;
     let strict = hardening::egress(settings, &ruleset, interfaces);
     let egress = netfilter::apply_egress(strict.as_ref()).await;
+    let redirected = redirection::apply_forwarded(settings, interfaces).await;
     let recognised = recognition::recognise_carriers(enforcement, interfaces)?;
     let attached = enforcement.attach(&devices, Duration::MAX);
     let mut failures = [permitted.failures, attached.failures].concat();
@@ -92,10 +92,12 @@ pub(crate) async fn carry_out(
             .err()
             .map(|error| format!("cannot put the netdev table in place: {}", chain(error))),
     );
+    failures.extend(redirected.as_ref().err().cloned());
     let egress = matches!(egress, Ok(Applied::Replaced));
+    let redirected = redirected == Ok(Applied::Replaced);
     if failures.is_empty() {
         let changes = [permitted.changes, recognised.changes, attached.changes];
-        Ok(changes.iter().any(|changes| !changes.is_empty()) || netfilter || egress)
+        Ok(changes.iter().any(|changes| !changes.is_empty()) || netfilter || egress || redirected)
     } else {
         Err(GuardError::Incomplete { failures })
     }

@@ -12,7 +12,8 @@
 //! tables, with its port as the exit in one and the whole bridge in the other; both have to permit it.
 //! nftables cannot tell it from a packet that is routed back to the bridge it came from.
 //!
-//! A third table, in the family `netdev`, is there only if packet sockets are treated strictly ([`Egress`]).
+//! A third table, in the family `netdev`, is there only if packet sockets are treated strictly ([`Egress`]). Those in the
+//! families `ip` and `ip6` are there only if questions are redirected ([`Redirection`]).
 
 /// Appends formatted text; writing to a `String` cannot fail.
 macro_rules! push {
@@ -24,6 +25,7 @@ macro_rules! push {
 mod egress;
 mod let_out;
 mod permitted;
+mod redirect;
 mod ruleset;
 mod state;
 
@@ -34,6 +36,7 @@ use tokio::{io::AsyncWriteExt, process::Command, time};
 pub use self::{
     egress::{Egress, EgressTable},
     permitted::{NameError, Permitted},
+    redirect::Redirection,
     ruleset::{Action, Restriction, Ruleset, Transport},
     state::{Count, State, Table},
 };
@@ -127,6 +130,55 @@ pub async fn read_egress() -> Result<Option<EgressTable>, NetfilterError> {
     Ok(Some(table))
 }
 
+/// Puts the tables that redirect forwarded questions in place of whatever they held, in one transaction, or removes them.
+///
+/// A transaction of its own: a kernel that cannot translate addresses keeps nothing else from being changed.
+pub async fn apply_redirection(
+    redirection: Option<&Redirection>,
+) -> Result<Applied, NetfilterError> {
+    let mut batch = String::new();
+    for family in redirect::FAMILIES {
+        let wanted = redirection.and_then(|redirection| redirection.table(family));
+        match (wanted, list_table(family).await?) {
+            (None, None) => {}
+            (None, Some(_)) => batch.push_str(&ruleset::deletion(family)),
+            (Some(wanted), listing) => {
+                // What somebody else's program filled is replaced, whatever it holds.
+                let is_listed = |listing: String| wanted.is_listed(&listing).unwrap_or(false);
+                if !listing.is_some_and(is_listed) {
+                    batch.push_str(&wanted.replacement());
+                }
+            }
+        }
+    }
+    if batch.is_empty() {
+        return Ok(Applied::Unchanged);
+    }
+    run(&["-f", "-"], &batch).await?;
+    Ok(Applied::Replaced)
+}
+
+/// The families whose table does not redirect forwarded questions as it should, whatever interfaces it knows.
+pub async fn lacking_redirection(
+    redirection: &Redirection,
+) -> Result<Vec<&'static str>, NetfilterError> {
+    let mut lacking = Vec::new();
+    for family in redirect::FAMILIES {
+        if let Some(wanted) = redirection.table(family) {
+            let has_rules = match list_table(family).await? {
+                Some(listing) => wanted
+                    .has_rules(&listing)
+                    .map_err(|source| NetfilterError::Decode { source })?,
+                None => false,
+            };
+            if !has_rules {
+                lacking.push(family);
+            }
+        }
+    }
+    Ok(lacking)
+}
+
 /// Reads what the kernel holds; `None` if there is no such table in either family.
 pub async fn read_back() -> Result<Option<State>, NetfilterError> {
     let inet = read_table("inet").await?;
@@ -137,7 +189,8 @@ pub async fn read_back() -> Result<Option<State>, NetfilterError> {
 /// Removes the tables, in one transaction; says whether there were any.
 pub async fn remove() -> Result<bool, NetfilterError> {
     let mut batch = String::new();
-    for family in ["inet", "bridge", egress::FAMILY] {
+    let families = ["inet", "bridge", egress::FAMILY].into_iter();
+    for family in families.chain(redirect::FAMILIES) {
         if list_table(family).await?.is_some() {
             batch.push_str(&ruleset::deletion(family));
         }

@@ -43,6 +43,14 @@ impl Permitted {
         self.kind.as_deref()
     }
 
+    /// It, known by number and name only.
+    pub(super) fn without_kind(&self) -> Self {
+        Self {
+            kind: None,
+            ..self.clone()
+        }
+    }
+
     /// It as an element of a set.
     pub(super) fn element(&self) -> String {
         let Self {

@@ -390,7 +390,8 @@ fn is_ip(set: &Value) -> bool {
     protocols == BTreeSet::from(["ip", "ip6"])
 }
 
-fn prefix(element: &Value) -> Option<IpNet> {
+/// An element of a set of prefixes.
+pub(super) fn prefix(element: &Value) -> Option<IpNet> {
     match element {
         Value::String(address) => address.parse::<IpAddr>().ok().map(IpNet::from),
         prefix => {
@@ -408,7 +409,11 @@ fn key(expression: &Value) -> Option<&str> {
         .or(expression["rt"]["key"].as_str())
 }
 
-fn interfaces(set: &Value, resolve: impl Fn(&str) -> Option<u32>) -> BTreeSet<Permitted> {
+/// What a set of interfaces holds; `resolve` gives the number of an interface by its name.
+pub(super) fn interfaces(
+    set: &Value,
+    resolve: impl Fn(&str) -> Option<u32>,
+) -> BTreeSet<Permitted> {
     elements(&set["elem"])
         // In a set with a timeout an element says when it expires.
         .map(|element| element.pointer("/elem/val").unwrap_or(element))

@@ -347,6 +347,7 @@ async fn examine(pins: &Pins, state: &ReadBack, snapshot: &Snapshot) -> Result<P
     let mut netfilter = netfilter(state, &exemptions, &mut causes).await;
     let hardening = hardening::examine(state, &exemptions, snapshot, &mut causes).await;
     netfilter.egress = hardening.caught;
+    redirect::examine(state, &mut causes).await;
     let level = match (causes.is_empty(), &cgroup) {
         (true, _) => Level::Full,
         (false, Some(_)) => Level::Reduced,

@@ -1,12 +1,17 @@
 //! Whom calls to port 53 are redirected to.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use leakguard_common::abi::{Role, Settings};
 use serde::Serialize;
 
+use crate::error::chain;
+use crate::guard::{Interfaces, forwarded, redirected_to};
 use crate::kernel::maps::Maps;
+use crate::kernel::read_back::ReadBack;
 use crate::kernel::{KernelError, Redirection};
+use crate::netfilter;
 
 /// What is redirected, and what not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -24,19 +29,7 @@ pub struct Redirect {
 impl Redirect {
     /// `None` if nothing is redirected.
     pub(super) fn read(settings: &Settings, maps: &Maps) -> Result<Option<Self>, KernelError> {
-        let to: Vec<IpAddr> = [
-            (
-                Settings::REDIRECT_V4,
-                Ipv4Addr::from(settings.redirect_v4).into(),
-            ),
-            (
-                Settings::REDIRECT_V6,
-                Ipv6Addr::from(settings.redirect_v6).into(),
-            ),
-        ]
-        .into_iter()
-        .filter_map(|(bit, address)| (settings.redirect & bit != 0).then_some(address))
-        .collect();
+        let to = redirected_to(settings);
         if to.is_empty() {
             return Ok(None);
         }
@@ -50,4 +43,22 @@ impl Redirect {
             spared: spared.len(),
         }))
     }
+}
+
+/// Looks whether forwarded questions are redirected too, if they should be.
+pub(super) async fn examine(state: &ReadBack, causes: &mut Vec<String>) {
+    let Some(wanted) = forwarded(&state.settings, &BTreeSet::new(), &Interfaces::new()) else {
+        return;
+    };
+    let why = match netfilter::lacking_redirection(&wanted).await {
+        Ok(lacking) if lacking.is_empty() => return,
+        Ok(lacking) => {
+            let tables = lacking.join(" leakguard, ");
+            format!("not complete: the nftables table {tables} leakguard")
+        }
+        Err(error) => chain(&error),
+    };
+    causes.push(format!(
+        "forwarded questions are dropped instead of being redirected: {why}"
+    ));
 }
