@@ -304,7 +304,6 @@ pub(super) fn status() -> Status {
         block: vec!["dns", "doh"],
         ports: Vec::new(),
         doh: None,
-        redirect: None,
         kill_switch: Some(KillSwitch {
             mode: "tunnel-down",
             engaged: false,
