@@ -16,7 +16,7 @@ use crate::{
 /// How soon a program gives up that takes a failure for an answer; the start of its process is in it.
 const AT_ONCE: Duration = Duration::from_millis(100);
 /// How often that is tried, on a machine that is busy with other things.
-const TRIES: usize = 5;
+const TRIES: usize = 25;
 /// How long the agent may take to know that the tunnel is down.
 const LIMIT: Duration = Duration::from_secs(5);
 
