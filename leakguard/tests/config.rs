@@ -121,7 +121,7 @@ fn wrong_settings_are_refused_with_their_place_and_what_is_allowed() {
     for (text, problem) in [
         (
             "mode = 'enforce'\n[metric]\n",
-            "2:2: unknown field `metric`, expected one of `mode`, `on_exit`, `preflight`, `interfaces`, `dns`, `kill_switch`, `ipv6`, `hardening`, `events`, `metrics`, `verify`",
+            "2:2: unknown field `metric`, expected one of `mode`, `on_exit`, `preflight`, `interfaces`, `dns`, `kill_switch`, `ipv6`, `hardening`, `events`, `metrics`, `resolver`, `verify`",
         ),
         (
             "mode = 'audit'\n",

@@ -22,22 +22,21 @@ pub fn with_resolver(
     program: &[&str],
 ) -> Command {
     const SCRIPT: &str = r#"
-printf 'nameserver %s\noptions timeout:%s attempts:1\n' "$1" "$2" >"$3/resolv.conf"
+mount -t tmpfs tmpfs /mnt
+printf 'nameserver %s\noptions timeout:%s attempts:1\n' "$1" "$2" >/mnt/resolv.conf
 resolv=$(readlink -m /etc/resolv.conf)
 [ -e "$resolv" ] || { mount -t tmpfs tmpfs "${resolv%/*}" && : >"$resolv"; }
-mount --bind "$3/resolv.conf" "$resolv"
-printf 'hosts: dns\n' >"$3/nsswitch.conf"
-mount --bind "$3/nsswitch.conf" /etc/nsswitch.conf
-shift 3
+mount --bind /mnt/resolv.conf "$resolv"
+printf 'hosts: dns\n' >/mnt/nsswitch.conf
+mount --bind /mnt/nsswitch.conf /etc/nsswitch.conf
+shift 2
 exec "$@"
 "#;
-    let scratch = tempfile::tempdir().unwrap().keep();
     let mut command = netns.command("unshare");
     bench.cgroup.attach(&mut command);
     command
         .args(["--mount", "sh", "-ec", SCRIPT, "sh", resolver])
         .arg(time_out.as_secs().to_string())
-        .arg(scratch)
         .args(program);
     command
 }

@@ -97,7 +97,7 @@ fn the_resolvers_of_glibc_musl_and_go_are_named() {
         ("glibc", "getent", vec!["getent", "ahosts", "NAME"]),
         (
             "musl",
-            "musl-resolver",
+            "musl.program",
             vec![musl.to_str().unwrap(), "NAME"],
         ),
         // A program in Go, told to use Go's own resolver.
