@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
 use leakguard::lab::{Cgroup, Netns, output_within};
+use nix::errno::Errno;
 use nix::libc::{self, c_int};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, socketpair};
 
@@ -80,7 +81,13 @@ impl Origin<'_> {
 
 /// Connects a socket, which the standard library only does while making one.
 pub fn connect(socket: &impl AsRawFd, target: SocketAddr) -> nix::Result<()> {
-    nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(target))
+    loop {
+        // Work that an io_uring of this process completes interrupts it; once more, it waits for the same connection.
+        match nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(target)) {
+            Err(Errno::EINTR) => {}
+            result => return result,
+        }
+    }
 }
 
 fn domain(peer: IpAddr) -> c_int {

@@ -95,11 +95,7 @@ fn the_resolvers_of_glibc_musl_and_go_are_named() {
     let musl = musl_program(directory.path());
     for (program, process, words) in [
         ("glibc", "getent", vec!["getent", "ahosts", "NAME"]),
-        (
-            "musl",
-            "musl.program",
-            vec![musl.to_str().unwrap(), "NAME"],
-        ),
+        ("musl", "musl.program", vec![musl.to_str().unwrap(), "NAME"]),
         // A program in Go, told to use Go's own resolver.
         (
             "go",
