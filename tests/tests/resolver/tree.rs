@@ -191,11 +191,16 @@ impl Tree {
     /// `leakguard resolver`, dying at a change, if one is named.
     pub(crate) fn resolver(&self, line: &str, die: Option<u32>) -> Said {
         let mut words = line.split_whitespace();
+        // Only debug builds can be told to die.
+        let binary = match die {
+            Some(_) => env!("CARGO_BIN_EXE_leakguard-debug").into(),
+            None => agent_binary(),
+        };
         // As on a host where nobody may read what root writes, unless it is said.
         let mut command = Command::new("sh");
         command
             .args(["-c", "umask 077; exec \"$@\"", "sh"])
-            .arg(agent_binary());
+            .arg(binary);
         command.arg("resolver").arg(words.next().unwrap());
         command.arg("--root").arg(self.path()).args(words);
         if let Some(number) = die {
