@@ -60,7 +60,7 @@ fn apply_that_is_killed_at_any_change_can_be_repeated() {
     let (tree, whole) = (tree("file"), tree("file"));
     let before = tree.snapshot();
     whole.resolver(&format!("apply {ALL}"), None).ok();
-    each_death(|number| {
+    let deaths = each_death(|number| {
         let code = tree.resolver(&format!("apply {ALL}"), Some(number)).code;
         let again = tree.resolver(&format!("apply {ALL}"), None).ok();
         let ends = if code.is_none() {
@@ -82,6 +82,7 @@ fn apply_that_is_killed_at_any_change_can_be_repeated() {
         assert_same(&tree.snapshot(), &before, &format!("change {number}"));
         code
     });
+    assert!(deaths > 60, "{deaths}");
 }
 
 #[test]
