@@ -12,6 +12,13 @@ pub(crate) struct Form {
     pub(crate) shape: Shape,
 }
 
+impl Form {
+    /// Whether the later fragment goes first.
+    pub(crate) const fn is_reversed(&self) -> bool {
+        matches!(self.shape, Shape::Fragments(_, Order::Reversed, _))
+    }
+}
+
 const fn form(name: &'static str, shape: Shape) -> Form {
     Form { name, shape }
 }

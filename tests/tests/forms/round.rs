@@ -193,6 +193,11 @@ impl Round {
             if path.drops_later_fragments && !form.shape.has_ports() {
                 continue;
             }
+            // A later fragment that comes first is that of a dropped datagram, if one had its number up to a minute ago. There
+            // are 65,536 in IPv4, and stacks choose them: `later.rs` is about those, one at a time.
+            if self.expected != Expected::Blocked && name == "ipv4" && form.is_reversed() {
+                continue;
+            }
             for flow in flows {
                 let mut probes = Vec::new();
                 let mut errors = Vec::new();
