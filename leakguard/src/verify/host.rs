@@ -7,15 +7,13 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use leakguard_common::abi::Role;
-use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::SockaddrStorage;
 use serde::Deserialize;
 use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::report::{Check, Part, Verdict};
 use crate::host::find_program;
-use crate::interfaces::{Exit, NetlinkError, Snapshot, exit_towards};
+use crate::interfaces::{Address, Exit, NetlinkError, Snapshot, exit_towards};
 use crate::preflight::{Sources, resolvers};
 
 /// How long systemd-resolved may take to say whom it asks.
@@ -183,26 +181,37 @@ fn servers(json: &[u8]) -> Option<Vec<(u32, IpAddr)>> {
     Some(data.into_iter().filter_map(server).collect())
 }
 
-/// Whether a network that is not the tunnel's has the resolver's address in it too.
-pub(super) fn overlap(roles: &Roles<'_>, resolver: IpAddr, tunnel: &str) -> Check {
-    let prefixes = prefixes();
-    let tunnels: Vec<IpNet> = prefixes
+/// Whether a network that is not the tunnel's has the resolver's address in it too. Single addresses are no networks.
+pub(super) fn overlap(
+    roles: &Roles<'_>,
+    addresses: &[Address],
+    resolver: IpAddr,
+    tunnel: &str,
+) -> Check {
+    let networks: Vec<(String, Role, IpNet)> = addresses
         .iter()
-        .filter(|(name, net)| name == tunnel && net.contains(&resolver))
-        .map(|(_, net)| *net)
+        .filter(|Address { ifindex, net }| {
+            // One that has come since is not known yet.
+            roles.snapshot.links.contains_key(ifindex)
+                && net.prefix_len() < net.max_prefix_len()
+                && !net.addr().is_loopback()
+        })
+        .map(|Address { ifindex, net }| (roles.name(*ifindex), roles.role(*ifindex), net.trunc()))
         .collect();
-    let other = prefixes.iter().find(|(name, net)| {
-        let is_tunnel = roles
-            .index(name)
-            .is_none_or(|index| roles.role(index) == Role::Tunnel);
+    let tunnels: Vec<IpNet> = networks
+        .iter()
+        .filter(|(name, _, net)| name == tunnel && net.contains(&resolver))
+        .map(|(_, _, net)| *net)
+        .collect();
+    let other = networks.iter().find(|(_, role, net)| {
         let meets = net.contains(&resolver)
             || tunnels
                 .iter()
                 .any(|tunnel| net.contains(tunnel) || tunnel.contains(net));
-        !is_tunnel && meets
+        *role != Role::Tunnel && meets
     });
     let (result, reason) = match other {
-        Some((name, net)) => (
+        Some((name, _, net)) => (
             Verdict::Fail,
             format!(
                 "{net} of {name} overlaps with the network of {resolver}: lookups may go there instead of into {tunnel}"
@@ -214,27 +223,6 @@ pub(super) fn overlap(roles: &Roles<'_>, resolver: IpAddr, tunnel: &str) -> Chec
         ),
     };
     Check::new(Part::Host, "overlap", result, reason)
-}
-
-/// The networks of this host's interfaces, but not single addresses.
-fn prefixes() -> Vec<(String, IpNet)> {
-    let Ok(found) = getifaddrs() else {
-        return Vec::new();
-    };
-    found
-        .filter_map(|interface| {
-            let address = ip(&interface.address?)?;
-            let mask = ip(&interface.netmask?)?;
-            let net = IpNet::with_netmask(address, mask).ok()?.trunc();
-            let whole = net.prefix_len() == net.max_prefix_len();
-            (!whole && !address.is_loopback()).then_some((interface.interface_name, net))
-        })
-        .collect()
-}
-
-fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
-    let v4 = address.as_sockaddr_in().map(|address| address.ip().into());
-    v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ use self::tunnel::Server;
 use crate::config::{Config, Fragments};
 use crate::doh::{self, DohError};
 use crate::guard::GuardError;
-use crate::interfaces::{NetlinkError, snapshot};
+use crate::interfaces::{NetlinkError, addresses, snapshot};
 use crate::lab::LabError;
 use crate::prefix;
 use crate::preflight::Sources;
@@ -97,8 +97,10 @@ pub async fn verify(request: &Request) -> Result<Report, VerifyError> {
     let run = run_label()?;
     let status = status::read(bpffs).await?;
     let snapshot = snapshot().await?;
+    let addresses = addresses().await?;
     let roles = uplinks::roles(&snapshot, config.role_patterns(), enforced(&status));
-    let uplinks::Uplinks { tested, checks } = uplinks::pick(&snapshot, &roles, enforced(&status));
+    let uplinks::Uplinks { tested, checks } =
+        uplinks::pick(&snapshot, &roles, enforced(&status), &addresses);
     let mut report = Report {
         run: run.clone(),
         result: Verdict::Pass,
@@ -158,7 +160,7 @@ pub async fn verify(request: &Request) -> Result<Report, VerifyError> {
                 report.checks.extend(tunnel::check(server, config.verify(), *quick).await);
                 report
                     .checks
-                    .push(host::overlap(&roles, server.address, &server.tunnel));
+                    .push(host::overlap(&roles, &addresses, server.address, &server.tunnel));
             }
             let answers = |server: &&Server| {
                 !report.checks.iter().any(|check| {

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use leakguard_common::abi::Role;
-use nix::ifaddrs::getifaddrs;
 use nix::libc;
 
 use super::report::{Check, Part, Verdict};
 use super::send::Egress;
-use crate::interfaces::{Link, Pattern, RolePatterns, Snapshot, classify};
+use crate::interfaces::{Address, Link, Pattern, RolePatterns, Snapshot, classify};
 use crate::status::InterfaceStatus;
 
 /// The uplinks, and what is to be said of others.
@@ -69,8 +68,8 @@ pub(super) fn pick(
     snapshot: &Snapshot,
     roles: &BTreeMap<u32, Role>,
     enforced: &[InterfaceStatus],
+    addresses: &[Address],
 ) -> Uplinks {
-    let addresses = addresses();
     let mut uplinks = Uplinks::default();
     let links = snapshot
         .links
@@ -99,7 +98,7 @@ pub(super) fn pick(
                 .on(&link.name),
             );
         }
-        uplinks.tested.push(egress(link, &addresses));
+        uplinks.tested.push(egress(link, addresses));
     }
     if uplinks.tested.is_empty() {
         uplinks.checks.push(Check::new(
@@ -112,16 +111,18 @@ pub(super) fn pick(
     uplinks
 }
 
-fn egress(link: &Link, addresses: &[(String, IpAddr)]) -> Egress {
-    let own = addresses.iter().filter(|(name, _)| *name == link.name);
+fn egress(link: &Link, addresses: &[Address]) -> Egress {
+    let own = addresses
+        .iter()
+        .filter(|address| address.ifindex == link.ifindex);
     let (mut v4, mut v6, mut link_local) = (None, None, None);
-    for (_, address) in own {
-        match address {
-            IpAddr::V4(address) => v4 = v4.or(Some(*address)),
+    for address in own {
+        match address.net.addr() {
+            IpAddr::V4(address) => v4 = v4.or(Some(address)),
             IpAddr::V6(address) if address.is_unicast_link_local() => {
-                link_local = link_local.or(Some(*address));
+                link_local = link_local.or(Some(address));
             }
-            IpAddr::V6(address) => v6 = v6.or(Some(*address)),
+            IpAddr::V6(address) => v6 = v6.or(Some(address)),
         }
     }
     Egress {
@@ -131,19 +132,4 @@ fn egress(link: &Link, addresses: &[(String, IpAddr)]) -> Egress {
         v6: v6.or(link_local),
         ethernet: link.hardware_type == libc::ARPHRD_ETHER,
     }
-}
-
-/// The addresses of the calling thread's namespace, by interface.
-fn addresses() -> Vec<(String, IpAddr)> {
-    let Ok(found) = getifaddrs() else {
-        return Vec::new();
-    };
-    found
-        .filter_map(|interface| {
-            let address = interface.address?;
-            let v4 = address.as_sockaddr_in().map(|address| address.ip().into());
-            let v6 = || address.as_sockaddr_in6().map(|address| address.ip().into());
-            Some((interface.interface_name, v4.or_else(v6)?))
-        })
-        .collect()
 }
