@@ -1,17 +1,15 @@
 //! `/etc/resolv.conf`: whom programs ask, who wrote that, and whether it stays.
 
-use std::fs::File;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 
 use leakguard_common::abi::Role;
-use nix::libc;
 
 use super::Facts;
 use super::finding::{Finding, Rule, Severity, Subject};
 use super::root::Root;
 use crate::preflight::{Asked, Way, describe};
+use crate::resolver::is_immutable;
 
 pub(super) const PATH: &str = "/etc/resolv.conf";
 
@@ -201,17 +199,6 @@ pub(super) fn collect(root: &Root) -> ResolvConf {
         mode: metadata.map_or(0, |metadata| metadata.mode() & 0o7777),
         immutable: root.open_file(PATH).is_ok_and(|file| is_immutable(&file)),
     }
-}
-
-/// Asks the file system for its attributes (`lsattr`).
-fn is_immutable(file: &File) -> bool {
-    /// `FS_IMMUTABLE_FL` in `linux/fs.h`.
-    const IMMUTABLE: libc::c_long = 0x10;
-    let mut attributes: libc::c_long = 0;
-    // SAFETY: the descriptor is open, and the kernel writes an int, which a long has room for.
-    let result =
-        unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_GETFLAGS, &raw mut attributes) };
-    result == 0 && attributes & IMMUTABLE != 0
 }
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {

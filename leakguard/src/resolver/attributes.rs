@@ -153,9 +153,17 @@ fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// What `chattr` has set; `None` where the file system knows no such thing.
+/// Whether nobody can change an open file (`chattr +i`); not, where that cannot be found out.
+pub(crate) fn is_immutable(file: &File) -> bool {
+    flags_of(file).is_ok_and(|flags| flags.is_some_and(|flags| flags & IMMUTABLE != 0))
+}
+
 fn flags(path: &Path) -> io::Result<Option<libc::c_int>> {
-    let file = open(path)?;
+    flags_of(&open(path)?)
+}
+
+/// What `chattr` has set; `None` where the file system knows no such thing.
+fn flags_of(file: &File) -> io::Result<Option<libc::c_int>> {
     let mut flags: libc::c_int = 0;
     // SAFETY: the descriptor is open, and the kernel writes an int (`ioctl_getflags` in `fs/ioctl.c`) that outlives the
     // call.

@@ -22,6 +22,7 @@ mod texts;
 mod units;
 mod watch;
 
+pub(crate) use self::attributes::is_immutable;
 pub use self::{
     change::Change,
     error::ResolverError,
