@@ -14,8 +14,7 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_uid_gid,
-    bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval, bpf_sk_storage_delete,
-    bpf_sk_storage_get,
+    bpf_get_socket_cookie, bpf_set_retval, bpf_sk_storage_delete, bpf_sk_storage_get,
 };
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
@@ -31,6 +30,7 @@ use super::counters::{count_outcome, count_packets};
 use super::events::write;
 use super::facts::prefix;
 use super::maps::{LIVENESS, NEAR, ORIGINALS, SETTINGS, SPARED, TUNNELS};
+use super::netns::{cookie, is_managed_by_cookie};
 use super::owners;
 use super::rates::{Told, admit};
 use super::sender::{current_pid, name_current};
@@ -212,7 +212,14 @@ impl SocketAddress {
             port,
             bound_ifindex,
         };
-        let course = course(&call, settings, &self);
+        let course = course(
+            &call,
+            settings,
+            &Around {
+                call: self,
+                settings,
+            },
+        );
         match course {
             Course::Leave => {
                 // Whom the socket asked before is not whom it asks now.
@@ -310,7 +317,7 @@ impl SocketAddress {
             describe(event, call, course, told);
             // SAFETY: as in `describe`; the helpers take the program's own context.
             unsafe {
-                (*event).netns_cookie = bpf_get_netns_cookie(context);
+                (*event).netns_cookie = cookie(context);
                 (*event).socket_cookie = bpf_get_socket_cookie(context);
                 (*event).pid = pid;
                 (*event).protocol = protocol;
@@ -322,15 +329,16 @@ impl SocketAddress {
     }
 }
 
-impl Surroundings for SocketAddress {
+/// What a call is looked up in.
+struct Around<'settings> {
+    call: SocketAddress,
+    settings: &'settings Settings,
+}
+
+impl Surroundings for Around<'_> {
     #[inline(always)]
     fn is_managed(&self) -> bool {
-        let Some(settings) = SETTINGS.get(0) else {
-            return true;
-        };
-        // SAFETY: the helper takes the program's own context, which the verifier checks.
-        settings.netns_cookie == 0
-            || settings.netns_cookie == unsafe { bpf_get_netns_cookie(self.context.cast()) }
+        is_managed_by_cookie(self.call.context.cast(), self.settings)
     }
 
     #[inline(always)]
@@ -340,10 +348,7 @@ impl Surroundings for SocketAddress {
 
     #[inline(always)]
     fn is_spared(&self) -> bool {
-        let spares = SETTINGS
-            .get(0)
-            .is_some_and(|settings| settings.redirect & Settings::SPARE != 0);
-        if !spares {
+        if self.settings.redirect & Settings::SPARE == 0 {
             return false;
         }
         let mut name = [0; 16];
