@@ -77,7 +77,8 @@ impl Saved {
         enforcement.recognise(&self.recognition)?;
         enforcement.enforce_sockets(&cgroup, self.settings)?;
         enforcement.judge_options(&cgroup, &self.settings);
-        enforcement.redirect(&cgroup, &self.settings, &self.redirection)?;
+        enforcement.leave_alone(&self.redirection)?;
+        enforcement.redirect(&cgroup, &self.settings);
         enforcement.record_owners(&cgroup);
         carry_out(enforcement, &interfaces, &self.settings, &self.exemptions)
             .await

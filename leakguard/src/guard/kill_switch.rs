@@ -43,7 +43,7 @@ impl Guard {
                 self.exemptions = exemptions;
                 self.enforcement.exempt(&self.exemptions)?;
             }
-            self.redirect()?;
+            self.leave_alone()?;
         }
         Ok(read)
     }

@@ -36,7 +36,7 @@ use crate::kernel::enforcement::{Followed, TcMode};
 use crate::kernel::object::{Loaded, Reports};
 use crate::kernel::pins::Pins;
 use crate::kernel::requirements::check_cgroup;
-use crate::kernel::{Device, Enforcement, Exemptions, KernelError, Recognition};
+use crate::kernel::{Device, Enforcement, Exemptions, KernelError, Recognition, Redirection};
 use crate::netfilter::{self, Applied, Egress, NameError, NetfilterError, Permitted, Ruleset};
 
 /// How long new uplinks are covered before the interfaces are looked at again, and a tunnel that has come meanwhile is
@@ -131,6 +131,8 @@ pub struct Guard {
     interfaces: Interfaces,
     /// What redirection leaves alone because of where it is.
     near: BTreeSet<LanKey>,
+    /// What the programs are known to leave alone.
+    left_alone: Option<Redirection>,
     ruleset: Ruleset,
     /// What the second net holds is known to be `ruleset`.
     ruleset_in_place: bool,
@@ -204,6 +206,7 @@ impl Guard {
             patterns: config.role_patterns(),
             interfaces: Interfaces::new(),
             near: BTreeSet::new(),
+            left_alone: None,
             ruleset,
             ruleset_in_place: false,
             recognised: None,
@@ -278,6 +281,7 @@ impl Guard {
         let postponed = self.postponed;
         self.ruleset_in_place = false;
         self.recognised = None;
+        self.left_alone = None;
         self.egress_in_place = false;
         self.forwarded_in_place = false;
         let mended = self.bring_in_line().await?;

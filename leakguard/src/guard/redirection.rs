@@ -36,14 +36,29 @@ impl Guard {
 
     /// Redirects the calls that are to be redirected now, and no others.
     pub(super) fn redirect(&mut self) -> Result<Followed, GuardError> {
-        let redirection = Redirection {
+        let left_alone = self.leave_alone()?;
+        let attached = self
+            .enforcement
+            .redirect(&self.cgroup, &self.policy.settings);
+        Ok(Followed {
+            changes: [left_alone.changes, attached.changes].concat(),
+            ..attached
+        })
+    }
+
+    /// Makes the programs leave alone what is to be left alone now, unless they are known to. Reading the tables takes a
+    /// system call for each entry.
+    pub(super) fn leave_alone(&mut self) -> Result<Followed, GuardError> {
+        let wanted = Redirection {
             near: self.near.clone(),
             spared: self.policy.spared(cgroup2_root().ok().as_deref()),
         };
-        let settings = &self.policy.settings;
-        Ok(self
-            .enforcement
-            .redirect(&self.cgroup, settings, &redirection)?)
+        if self.left_alone.as_ref() == Some(&wanted) {
+            return Ok(Followed::default());
+        }
+        let followed = self.enforcement.leave_alone(&wanted)?;
+        self.left_alone = Some(wanted);
+        Ok(followed)
     }
 
     /// Brings the tables for forwarded questions in line; says whether they were others before. Without them such

@@ -306,15 +306,8 @@ impl Enforcement {
         followed
     }
 
-    /// Redirects the calls of a cgroup's sockets, or does so no more, as `settings` say.
-    ///
-    /// What is redirected at `connect` is so as soon as owners are recorded: call this before.
-    pub fn redirect(
-        &mut self,
-        cgroup: &Path,
-        settings: &Settings,
-        redirection: &Redirection,
-    ) -> Result<Followed, KernelError> {
+    /// Makes redirection leave exactly these calls alone.
+    pub fn leave_alone(&mut self, redirection: &Redirection) -> Result<Followed, KernelError> {
         let mut followed = Followed::default();
         if self.maps.set_redirection(redirection)? {
             followed.change(
@@ -323,26 +316,30 @@ impl Enforcement {
                 "the calls that are left alone were others: written again",
             );
         }
-        let Self {
-            links,
-            programs,
-            twins,
-            ..
-        } = self;
-        for (hook, program) in &programs.redirection {
+        Ok(followed)
+    }
+
+    /// Redirects the calls of a cgroup's sockets, or does so no more, as `settings` say.
+    ///
+    /// What is redirected at `connect` is so as soon as owners are recorded: call this before, and
+    /// [`Enforcement::leave_alone`] before this.
+    pub fn redirect(&mut self, cgroup: &Path, settings: &Settings) -> Followed {
+        let mut followed = Followed::default();
+        for (hook, program) in &self.programs.redirection {
             let attached = if settings.redirect == 0 {
-                links.detach_cgroup(*hook).map(|detached| {
+                self.links.detach_cgroup(*hook).map(|detached| {
                     if detached {
                         let subject = cgroup.display().to_string();
                         followed.change(Part::Redirect, subject, "it is not wanted: detached");
                     }
                 })
             } else {
-                links.attach_cgroup(*hook, cgroup, program, twins, &mut followed)
+                self.links
+                    .attach_cgroup(*hook, cgroup, program, &mut self.twins, &mut followed)
             };
             followed.note("redirected calls", attached);
         }
-        Ok(followed)
+        followed
     }
 
     /// Whether this kernel has a hook for socket options.
