@@ -9,13 +9,15 @@ use nix::errno::Errno;
 use nix::libc;
 
 /// Calls it, which has to succeed; pointers among the attributes have to be live.
-pub fn bpf(command: libc::c_long, attributes: &[u64; 16]) -> i32 {
-    // SAFETY: as many bytes as are said; what they point to is live, and has room for the answer.
+///
+/// What the kernel answers by them is in them afterwards.
+pub fn bpf(command: libc::c_long, attributes: &mut [u64; 16]) -> i32 {
+    // SAFETY: as many bytes as are said, all writable; what they point to is live, and has room for the answer.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
             command,
-            attributes.as_ptr(),
+            attributes.as_mut_ptr(),
             size_of_val(attributes),
         )
     };
@@ -29,7 +31,7 @@ pub fn open_pin(pin: &Path) -> OwnedFd {
     let path = CString::new(pin.as_os_str().as_bytes()).unwrap();
     let mut attributes = [0; 16];
     attributes[0] = path.as_ptr() as u64;
-    let opened = bpf(BPF_OBJ_GET, &attributes);
+    let opened = bpf(BPF_OBJ_GET, &mut attributes);
     // SAFETY: the kernel has just made it, and nobody else knows it.
     unsafe { OwnedFd::from_raw_fd(opened) }
 }
@@ -43,5 +45,5 @@ pub fn detach(pin: &Path) {
     number[..4].copy_from_slice(&link.as_raw_fd().to_ne_bytes());
     let mut attributes = [0; 16];
     attributes[0] = u64::from_ne_bytes(number);
-    bpf(BPF_LINK_DETACH, &attributes);
+    bpf(BPF_LINK_DETACH, &mut attributes);
 }

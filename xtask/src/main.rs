@@ -3,6 +3,7 @@
 //! Every command does its own set-up, so that a fresh clone needs no other step. One file (or
 //! directory) per subcommand; what they share is [`process`], [`workspace`] and [`report`].
 
+mod bench;
 mod boot;
 mod build;
 mod ci;
@@ -48,6 +49,8 @@ enum Command {
     Boot(boot::Args),
     /// Set up whom Debian asks for names, with its own systemd-resolved, `NetworkManager` and dhclient, and revert it.
     Nspawn(nspawn::Args),
+    /// Measure what leakguard costs, beside what could be used in its place; prints tables, draws diagrams.
+    Bench(bench::Args),
     /// Formatting, architecture rules, systemd units, clippy on the host and the BPF target, cargo-deny.
     Lint,
     /// What continuous integration runs: lint, all tests, a short run of each fuzzer.
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Vm(args) => vm::run(&args),
         Command::Boot(args) => boot::run(&args),
         Command::Nspawn(args) => nspawn::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Lint => lint::run(),
         Command::Ci => ci::run(),
         Command::Fuzz(args) => fuzz::run(&args),

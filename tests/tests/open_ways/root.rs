@@ -29,9 +29,9 @@ fn write_word(pin: &Path, offset: usize, word: u32) {
     element[0] = u64::from(map.as_raw_fd().unsigned_abs());
     element[1] = (&raw const key) as u64;
     element[2] = value.as_mut_ptr() as u64;
-    bpf(LOOKUP, &element);
+    bpf(LOOKUP, &mut element);
     value[offset..offset + 4].copy_from_slice(&word.to_ne_bytes());
-    bpf(UPDATE, &element);
+    bpf(UPDATE, &mut element);
 }
 
 /// The row "changing roles or settings in the maps".

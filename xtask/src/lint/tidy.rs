@@ -42,6 +42,10 @@ const ALLOWED: &[(&str, &[Rule])] = &[
         "leakguard-tests",
         &[Rule::normal("leakguard"), Rule::normal("leakguard-common")],
     ),
+    (
+        "leakguard-bench",
+        &[Rule::normal("leakguard"), Rule::normal("leakguard-tests")],
+    ),
     // Must be built before anything else can be.
     ("xtask", &[]),
 ];

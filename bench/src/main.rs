@@ -1,0 +1,65 @@
+//! What leakguard costs, beside what could be used in its place: `cargo xtask bench`.
+//!
+//! Every figure comes from rounds in which all contenders take turns, in one run; comparisons are ratios of those.
+
+#![expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "figures are rounded in the end"
+)]
+
+mod plot;
+mod programs;
+mod report;
+mod rounds;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+
+use report::Report;
+
+/// Measures what leakguard costs.
+#[derive(Debug, Parser)]
+struct Cli {
+    /// What to measure; everything if nothing is named.
+    sections: Vec<Section>,
+    /// How many rounds count.
+    #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u16).range(3..))]
+    rounds: u16,
+    /// Where the report and its diagrams go.
+    #[arg(long, default_value = "target/bench")]
+    output: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Section {
+    /// What one run of each kernel program takes.
+    Programs,
+}
+
+impl Section {
+    fn measure(self, rounds: usize, report: &mut Report) -> Result<()> {
+        match self {
+            Self::Programs => programs::measure(rounds, report),
+        }
+    }
+}
+
+fn main() -> Result<()> {
+    let Cli {
+        mut sections,
+        rounds,
+        output,
+    } = Cli::parse();
+    if sections.is_empty() {
+        sections = Section::value_variants().to_vec();
+    }
+    let mut report = Report::new(&output)?;
+    for section in sections {
+        section.measure(rounds.into(), &mut report)?;
+    }
+    Ok(())
+}
