@@ -15,4 +15,5 @@ pub mod redirect;
 pub mod restriction;
 pub mod server_name;
 pub mod shape;
+pub mod sieve;
 pub mod verdict;

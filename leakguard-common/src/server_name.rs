@@ -15,12 +15,30 @@ const CLIENT_HELLO: u8 = 1;
 const SESSION: u32 = 5 + 4 + 2 + 32;
 const SERVER_NAME: u16 = 0;
 
+/// Where in a TCP header its length is.
+pub const DATA_OFFSET: u32 = 12;
+
+/// The length of a TCP header, by the byte at [`DATA_OFFSET`].
+#[inline(always)]
+pub const fn tcp_header_len(data_offset: u8) -> u32 {
+    (data_offset >> 4) as u32 * 4
+}
+
 /// Whether a TCP packet starts with a client's hello.
 #[inline(always)]
 pub fn is_hello<B: PacketBytes + ?Sized>(bytes: &B, packet: &Packet) -> bool {
-    let mut head = [0; 6];
+    let mut head = [0; HELLO_HEAD];
     let found = payload(bytes, packet).and_then(|payload| bytes.read(payload, &mut head));
-    found.is_ok() && head[0] == HANDSHAKE && head[5] == CLIENT_HELLO
+    found.is_ok() && is_hello_head(&head)
+}
+
+/// The first bytes of a segment that say whether it starts with a client's hello.
+pub const HELLO_HEAD: usize = 6;
+
+/// Whether the first bytes of a segment are those of a client's hello.
+#[inline(always)]
+pub const fn is_hello_head(head: &[u8; HELLO_HEAD]) -> bool {
+    head[0] == HANDSHAKE && head[5] == CLIENT_HELLO
 }
 
 /// Reads the end of the name in a hello, backwards, into a key for the table; says whether there is one.
@@ -97,6 +115,6 @@ fn find<B: PacketBytes + ?Sized>(
 #[inline(always)]
 fn payload<B: PacketBytes + ?Sized>(bytes: &B, packet: &Packet) -> Result<u32, Truncated> {
     let mut data_offset = [0; 1];
-    bytes.read(packet.transport + 12, &mut data_offset)?;
-    Ok(packet.transport + u32::from(data_offset[0] >> 4) * 4)
+    bytes.read(packet.transport + DATA_OFFSET, &mut data_offset)?;
+    Ok(packet.transport + tcp_header_len(data_offset[0]))
 }

@@ -6,11 +6,38 @@ mod facts;
 
 use leakguard_common::abi::{Class, ClassSet, Hook, MAX_EXTRA_PORTS, Role, Settings};
 use leakguard_common::packet::{LinkLayer, Packet, parse, protocol};
-use leakguard_common::plain::{IPV4_HEAD, IPV6_HEAD, is_other_ipv4, is_other_ipv6};
+use leakguard_common::plain::{Https, IPV4_HEAD, IPV6_HEAD, is_other_ipv4, is_other_ipv6};
+use leakguard_common::sieve::Place;
 use leakguard_common::verdict::{Deeper, decide, deeper, may_be_doh};
 use proptest::prelude::*;
 
 use self::facts::known;
+
+/// Where everything may be a resolver's, or nothing is, and where every segment may be a hello, or none is.
+struct Known {
+    resolver: bool,
+    hello: bool,
+}
+
+impl Https for Known {
+    fn may_be_resolver(&self, _destination: Place) -> bool {
+        self.resolver
+    }
+
+    fn may_be_hello(&self) -> bool {
+        self.hello
+    }
+}
+
+const ANYTHING: Known = Known {
+    resolver: true,
+    hello: true,
+};
+
+const NOTHING: Known = Known {
+    resolver: false,
+    hello: false,
+};
 
 /// What the long way says of a packet on an uplink.
 fn is_judged(bytes: &[u8], settings: &Settings, engaged: bool) -> bool {
@@ -87,9 +114,9 @@ proptest! {
         settings in settings(),
         engaged in any::<bool>(),
     ) {
-        let plain = is_other_ipv4(&ipv4, &settings, engaged);
+        let plain = is_other_ipv4(&ipv4, &settings, engaged, &ANYTHING);
         prop_assert!(!(plain && is_judged(&ipv4, &settings, engaged)), "{ipv4:02x?}");
-        let plain = is_other_ipv6(&ipv6, &settings, engaged);
+        let plain = is_other_ipv6(&ipv6, &settings, engaged, &ANYTHING);
         prop_assert!(!(plain && is_judged(&ipv6, &settings, engaged)), "{ipv6:02x?}");
     }
 }
@@ -101,22 +128,99 @@ fn ordinary_packets_take_the_short_way() {
     ipv4[6] = 0x40;
     ipv4[9] = 6;
     ipv4[22..24].copy_from_slice(&80_u16.to_be_bytes());
-    assert!(is_other_ipv4(&ipv4, &Settings::default(), false));
+    assert!(is_other_ipv4(&ipv4, &Settings::default(), false, &ANYTHING));
     ipv4[22..24].copy_from_slice(&443_u16.to_be_bytes());
-    assert!(!is_other_ipv4(&ipv4, &Settings::default(), false));
+    assert!(!is_other_ipv4(
+        &ipv4,
+        &Settings::default(),
+        false,
+        &ANYTHING
+    ));
     let no_doh = Settings {
         exempt: ClassSet::default().with(Class::Doh),
         ..Settings::default()
     };
-    assert!(is_other_ipv4(&ipv4, &no_doh, false));
+    assert!(is_other_ipv4(&ipv4, &no_doh, false, &ANYTHING));
     ipv4[22..24].copy_from_slice(&53_u16.to_be_bytes());
-    assert!(!is_other_ipv4(&ipv4, &Settings::default(), false));
+    assert!(!is_other_ipv4(
+        &ipv4,
+        &Settings::default(),
+        false,
+        &ANYTHING
+    ));
 
     let mut ipv6 = [0; IPV6_HEAD];
     ipv6[0] = 0x6f;
     ipv6[6] = 17;
     ipv6[42..44].copy_from_slice(&80_u16.to_be_bytes());
-    assert!(is_other_ipv6(&ipv6, &Settings::default(), false));
+    assert!(is_other_ipv6(&ipv6, &Settings::default(), false, &ANYTHING));
     ipv6[42..44].copy_from_slice(&853_u16.to_be_bytes());
-    assert!(!is_other_ipv6(&ipv6, &Settings::default(), false));
+    assert!(!is_other_ipv6(
+        &ipv6,
+        &Settings::default(),
+        false,
+        &ANYTHING
+    ));
+}
+
+#[test]
+fn https_takes_the_short_way_if_it_is_no_resolvers_and_no_hello() {
+    let [resolver, hello] =
+        [(true, false), (false, true)].map(|(resolver, hello)| Known { resolver, hello });
+    let mut ipv4 = [0; IPV4_HEAD];
+    ipv4[0] = 0x45;
+    ipv4[22..24].copy_from_slice(&443_u16.to_be_bytes());
+    let mut ipv6 = [0; IPV6_HEAD];
+    ipv6[0] = 0x60;
+    ipv6[42..44].copy_from_slice(&443_u16.to_be_bytes());
+    for (number, https, plain) in [
+        (protocol::TCP, &NOTHING, true),
+        (protocol::TCP, &resolver, false),
+        (protocol::TCP, &hello, false),
+        (protocol::UDP, &NOTHING, true),
+        (protocol::UDP, &resolver, false),
+        // QUIC has no hello that could be read.
+        (protocol::UDP, &hello, true),
+    ] {
+        ipv4[9] = number;
+        ipv6[6] = number;
+        let settings = Settings::default();
+        assert_eq!(is_other_ipv4(&ipv4, &settings, false, https), plain);
+        assert_eq!(is_other_ipv6(&ipv6, &settings, false, https), plain);
+    }
+}
+
+#[test]
+fn what_has_no_ports_takes_the_short_way_unless_something_follows() {
+    /// ICMP, ESP, ICMPv6, and what comes after an IPv6 header that nothing follows.
+    const ENDS: [u8; 4] = [1, 50, protocol::ICMPV6, 59];
+    /// Packets in packets, hop-by-hop options, AH, transports with ports that are judged the long way.
+    const GOES_ON: [u8; 6] = [4, 41, 47, 51, protocol::SCTP, protocol::UDP_LITE];
+
+    let mut ipv4 = [0; IPV4_HEAD];
+    ipv4[0] = 0x45;
+    let mut ipv6 = [0; IPV6_HEAD];
+    ipv6[0] = 0x60;
+    let settings = Settings::default();
+    let mut is_plain = |number| {
+        ipv4[9] = number;
+        ipv6[6] = number;
+        [
+            is_other_ipv4(&ipv4, &settings, false, &NOTHING),
+            is_other_ipv6(&ipv6, &settings, false, &NOTHING),
+        ]
+    };
+    for number in ENDS {
+        assert_eq!(is_plain(number), [true; 2], "{number}");
+    }
+    for number in GOES_ON {
+        assert_eq!(is_plain(number), [false; 2], "{number}");
+    }
+    // Options of IPv6; in IPv4 the numbers mean nothing.
+    for number in [0, 43, 44, 60, 135, 139, 140] {
+        assert_eq!(is_plain(number), [true, false], "{number}");
+    }
+    // A restriction asks for every packet.
+    ipv4[9] = 1;
+    assert!(!is_other_ipv4(&ipv4, &settings, true, &NOTHING));
 }

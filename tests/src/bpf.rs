@@ -36,6 +36,24 @@ pub fn open_pin(pin: &Path) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(opened) }
 }
 
+/// Changes the only value of a pinned array, which has that many bytes.
+pub fn edit_value(pin: &Path, size: usize, edit: impl FnOnce(&mut [u8])) {
+    const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+    const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+
+    let map = open_pin(pin);
+    let key = 0_u32;
+    // The kernel copies in words.
+    let mut value = vec![0_u8; size.next_multiple_of(8)];
+    let mut element = [0; 16];
+    element[0] = u64::from(map.as_raw_fd().unsigned_abs());
+    element[1] = (&raw const key) as u64;
+    element[2] = value.as_mut_ptr() as u64;
+    bpf(BPF_MAP_LOOKUP_ELEM, &mut element);
+    edit(&mut value);
+    bpf(BPF_MAP_UPDATE_ELEM, &mut element);
+}
+
 /// Detaches a pinned link, as `bpftool link detach` does.
 pub fn detach(pin: &Path) {
     const BPF_LINK_DETACH: libc::c_long = 34;

@@ -37,7 +37,7 @@ use std::path::PathBuf;
 
 pub use batch::{send_many, send_many_to};
 pub use bench::{Bench, Place, isp, join_lan};
-pub use bpf::{bpf, detach, open_pin};
+pub use bpf::{bpf, detach, edit_value, open_pin};
 pub use config::write_config;
 pub use foreign::Foreign;
 pub use guest::Guest;

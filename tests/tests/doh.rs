@@ -8,8 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use leakguard::kernel::pins::Pins;
 use leakguard::lab::{address, output_within, wait_until};
-use leakguard_tests::{Bench, Place, Transport, isp};
+use leakguard_common::sieve::Sieve;
+use leakguard_tests::{Bench, Place, Transport, edit_value, isp};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 const PROBES: usize = 20;
@@ -87,6 +91,27 @@ fn resolvers_of_the_built_in_list_are_not_reached() {
     for family in 0..2 {
         assert_eq!(seen(&mut bench, isp(family, HTTPS)), [PROBES; 4]);
     }
+}
+
+#[test]
+fn a_sieve_that_somebody_has_emptied_is_filled_again() {
+    let mut bench = Bench::with_tunnel();
+    let resolver = "8.8.8.8:443".parse().unwrap();
+    bench.protect(&[]);
+    assert_eq!(seen(&mut bench, resolver), [0; 4]);
+    let pin = Pins::at(bench.bpffs.path()).map("DOH_SIEVE");
+    let pid = Pid::from_raw(bench.agent().pid().cast_signed());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    edit_value(&pin, size_of::<Sieve>(), |value| value.fill(0));
+    // Without its bit, the resolver is not looked for.
+    assert_eq!(seen(&mut bench, resolver), [PROBES; 4], "control");
+    kill(pid, Signal::SIGCONT).unwrap();
+    wait_until("the sieve is filled again", PATIENCE, || {
+        let events = bench.agent().events_json()?;
+        Ok(events.iter().any(|event| event["kind"] == "repair"))
+    })
+    .unwrap();
+    assert_eq!(seen(&mut bench, resolver), [0; 4]);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! [`ABI_VERSION`], which is part of the pin path: an older agent's state is then never misread.
 
 /// The version of everything in this module and in [`crate::counter`]; part of the pin directory's name.
-pub const ABI_VERSION: u32 = 5 + NEXT;
+pub const ABI_VERSION: u32 = 6 + NEXT;
 
 /// 1 in the build that stands in for the next version, with another layout, in the tests of an upgrade.
 const NEXT: u32 = cfg!(feature = "next-abi") as u32;
@@ -25,6 +25,8 @@ pub mod map {
     pub const LAN: &str = "LAN";
     /// `LPM_TRIE` of [`super::LanKey`]s.
     pub const DOH_ADDRESSES: &str = "DOH_ADDRESSES";
+    /// `ARRAY` of one [`crate::sieve::Sieve`]: which destinations need not be looked for in [`DOH_ADDRESSES`].
+    pub const DOH_SIEVE: &str = "DOH_SIEVE";
     /// `LPM_TRIE` of [`super::NameKey`]s.
     pub const DOH_NAMES: &str = "DOH_NAMES";
     /// `HASH` of the [`super::EndpointKey`]s of tunnels that do not encrypt.
@@ -61,7 +63,7 @@ pub const MAX_ENDPOINTS: u32 = 64;
 pub const MAX_LAN: u32 = 256;
 
 /// How many prefixes of DNS-over-HTTPS resolvers are known at most.
-pub const MAX_DOH_ADDRESSES: u32 = 4096;
+pub const MAX_DOH_ADDRESSES: u32 = 131_072;
 
 /// How many names of DNS-over-HTTPS resolvers are known at most; each takes two entries, one for the names below it.
 pub const MAX_DOH_NAMES: u32 = 4096;

@@ -6,7 +6,10 @@ use leakguard_common::abi::{
     Class, ClassSet, EndpointKey, FragmentKey, Hook, LanKey, NameKey, Role, Settings, Verdict,
 };
 use leakguard_common::packet::{LinkLayer, Packet, ParseError, parse};
+use leakguard_common::plain::Https;
 use leakguard_common::restriction::is_engaged;
+use leakguard_common::server_name::is_hello;
+use leakguard_common::sieve::Place;
 use leakguard_common::verdict::{Decision, Facts, decide};
 
 use crate::looks::judge;
@@ -66,6 +69,17 @@ impl Facts for Fixed {
 
     fn first_fragment(&self, _datagram: &FragmentKey) -> Option<Verdict> {
         self.first_fragment
+    }
+}
+
+impl Https for Case {
+    fn may_be_resolver(&self, _destination: Place) -> bool {
+        self.facts.doh
+    }
+
+    fn may_be_hello(&self) -> bool {
+        let mut packet = Packet::UNKNOWN;
+        parse(&*self.bytes, self.link, &mut packet).is_ok() && is_hello(&*self.bytes, &packet)
     }
 }
 

@@ -102,9 +102,9 @@ fn short_way_is_right(case: &Case) -> Result<(), String> {
     } = case;
     let is_plain = match case.bytes.first().map(|first| first >> 4) {
         Some(4) => (case.bytes.first_chunk())
-            .is_some_and(|head| is_other_ipv4(head, settings, facts.engaged)),
+            .is_some_and(|head| is_other_ipv4(head, settings, facts.engaged, case)),
         Some(6) => (case.bytes.first_chunk())
-            .is_some_and(|head| is_other_ipv6(head, settings, facts.engaged)),
+            .is_some_and(|head| is_other_ipv6(head, settings, facts.engaged, case)),
         _ => false,
     };
     let uplink = case.with(|case| case.facts.role = Some(Role::Uplink));

@@ -9,7 +9,11 @@ use aya_ebpf::helpers::generated::{
 };
 use leakguard_common::abi::{Event, Settings};
 use leakguard_common::packet::{LinkLayer, PacketBytes, Truncated};
-use leakguard_common::plain::{IPV4_HEAD, IPV6_HEAD, is_other_ipv4, is_other_ipv6};
+use leakguard_common::plain::{Https, is_other_ipv4, is_other_ipv6};
+use leakguard_common::server_name::{DATA_OFFSET, HELLO_HEAD, is_hello_head, tcp_header_len};
+use leakguard_common::sieve::Place;
+
+use super::maps::DOH_SIEVE;
 
 /// A packet in a hook, read only.
 #[derive(Clone, Copy)]
@@ -137,44 +141,51 @@ impl Skb {
     ) -> bool {
         match link {
             LinkLayer::Ip | LinkLayer::Unknown => {
-                self.is_plain_ipv4::<0>(settings, engaged)
-                    || self.is_plain_ipv6::<0>(settings, engaged)
+                self.is_plain_ipv4(0, settings, engaged) || self.is_plain_ipv6(0, settings, engaged)
             }
-            LinkLayer::Ethernet => match self.direct::<12, 2>() {
-                Some([0x08, 0x00]) => self.is_plain_ipv4::<14>(settings, engaged),
-                Some([0x86, 0xdd]) => self.is_plain_ipv6::<14>(settings, engaged),
+            LinkLayer::Ethernet => match self.direct(12) {
+                Some([0x08, 0x00]) => self.is_plain_ipv4(14, settings, engaged),
+                Some([0x86, 0xdd]) => self.is_plain_ipv6(14, settings, engaged),
                 _ => false,
             },
         }
     }
 
     #[inline(always)]
-    fn is_plain_ipv4<const NETWORK: usize>(self, settings: &Settings, engaged: bool) -> bool {
-        match self.direct::<NETWORK, IPV4_HEAD>() {
-            Some(head) => is_other_ipv4(head, settings, engaged),
+    fn is_plain_ipv4(self, network: usize, settings: &Settings, engaged: bool) -> bool {
+        match self.direct(network) {
+            Some(head) => is_other_ipv4(head, settings, engaged, &self.https(network + 20)),
             None => false,
         }
     }
 
     #[inline(always)]
-    fn is_plain_ipv6<const NETWORK: usize>(self, settings: &Settings, engaged: bool) -> bool {
-        match self.direct::<NETWORK, IPV6_HEAD>() {
-            Some(head) => is_other_ipv6(head, settings, engaged),
+    fn is_plain_ipv6(self, network: usize, settings: &Settings, engaged: bool) -> bool {
+        match self.direct(network) {
+            Some(head) => is_other_ipv6(head, settings, engaged, &self.https(network + 40)),
             None => false,
         }
     }
 
-    /// `N` bytes from `OFFSET` on, where they are in the linear part of the packet.
     #[inline(always)]
-    fn direct<'packet, const OFFSET: usize, const N: usize>(self) -> Option<&'packet [u8; N]> {
+    fn https(self, transport: usize) -> Transport {
+        Transport {
+            skb: self,
+            offset: transport,
+        }
+    }
+
+    /// `N` bytes from an offset on, where they are in the linear part of the packet.
+    #[inline(always)]
+    fn direct<'packet, const N: usize>(self, offset: usize) -> Option<&'packet [u8; N]> {
         // SAFETY: as in `ifindex`.
         let (data, end) = unsafe { ((*self.skb).data as usize, (*self.skb).data_end as usize) };
-        if data + OFFSET + N > end {
+        if data + offset + N > end {
             return None;
         }
         // SAFETY: these bytes lie within the packet, which the verifier checks by the comparison above; nobody
         // writes to it while the program runs.
-        Some(unsafe { &*((data + OFFSET) as *const [u8; N]) })
+        Some(unsafe { &*((data + offset) as *const [u8; N]) })
     }
 
     /// Copies up to `N` bytes from `offset` on; says how many.
@@ -211,6 +222,34 @@ impl Skb {
         }
         // SAFETY: as above. From memory once more: what registers knew of the length is to be forgotten.
         unsafe { (scratch.read_volatile() as u16).wrapping_add(1) }
+    }
+}
+
+/// A transport header that directly follows its network header.
+struct Transport {
+    skb: Skb,
+    offset: usize,
+}
+
+impl Https for Transport {
+    #[inline(always)]
+    fn may_be_resolver(&self, destination: Place) -> bool {
+        DOH_SIEVE
+            .get(0)
+            .is_none_or(|sieve| sieve.may_hold(destination))
+    }
+
+    #[inline(always)]
+    fn may_be_hello(&self) -> bool {
+        let Some([data_offset]) = self.skb.direct(self.offset + DATA_OFFSET as usize) else {
+            return true;
+        };
+        let payload = self.offset as u32 + tcp_header_len(*data_offset);
+        let mut head = [0; HELLO_HEAD];
+        // Asked first, because most segments that a host acknowledges with are empty.
+        payload + HELLO_HEAD as u32 <= self.skb.len()
+            && self.skb.read(payload, &mut head).is_ok()
+            && is_hello_head(&head)
     }
 }
 

@@ -10,6 +10,7 @@ use leakguard_common::abi::{
     Rate, RateKey, Settings, SparedKey,
 };
 use leakguard_common::counter::SERIES;
+use leakguard_common::sieve::Sieve;
 
 /// Interfaces that may carry DNS. A `DEVMAP_HASH`, because the kernel itself removes an entry when the device is
 /// unregistered or leaves the namespace (`dev_map_notification` in `kernel/bpf/devmap.c`, 5.4 and later): a
@@ -45,6 +46,10 @@ pub(super) static LAN: LpmTrie<Prefix, u32> = LpmTrie::with_max_entries(MAX_LAN,
 #[map]
 pub(super) static DOH_ADDRESSES: LpmTrie<Prefix, u32> =
     LpmTrie::with_max_entries(MAX_DOH_ADDRESSES, 0);
+
+/// Which destinations need not be looked for among them.
+#[map]
+pub(super) static DOH_SIEVE: Array<Sieve> = Array::with_max_entries(1, 0);
 
 /// Their names, backwards. The value says nothing.
 #[map]

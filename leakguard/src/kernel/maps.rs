@@ -14,6 +14,7 @@ use leakguard_common::abi::{
 };
 use leakguard_common::counter::{SERIES, Series};
 use leakguard_common::restriction;
+use leakguard_common::sieve::Sieve;
 
 use super::exemptions::{ExemptionTables, Exemptions};
 use super::pins::Pins;
@@ -31,7 +32,7 @@ struct Layout {
     max_entries: u32,
 }
 
-const LAYOUTS: [Layout; 19] = [
+const LAYOUTS: [Layout; 20] = [
     // A devmap's value is an interface number and a program (since 5.8).
     layout(map::TUNNELS, MapType::DevMapHash, 4, 8, MAX_INTERFACES),
     layout(map::LOCALS, MapType::DevMapHash, 4, 8, MAX_INTERFACES),
@@ -52,6 +53,7 @@ const LAYOUTS: [Layout; 19] = [
         4,
         MAX_DOH_ADDRESSES,
     ),
+    layout(map::DOH_SIEVE, MapType::Array, 4, size_of::<Sieve>(), 1),
     layout(
         map::DOH_NAMES,
         MapType::LpmTrie,
@@ -157,7 +159,7 @@ pub(super) fn name_of(info: &MapInfo) -> Option<&'static str> {
 }
 
 /// The maps that programs only look into. They write the others, which `leakguard explain` must have for itself.
-const LOOKED_UP: [&str; 11] = [
+const LOOKED_UP: [&str; 12] = [
     map::TUNNELS,
     map::LOCALS,
     map::SETTINGS,
@@ -165,6 +167,7 @@ const LOOKED_UP: [&str; 11] = [
     map::ENDPOINTS,
     map::LAN,
     map::DOH_ADDRESSES,
+    map::DOH_SIEVE,
     map::DOH_NAMES,
     map::CARRIERS,
     map::NEAR,
@@ -273,6 +276,7 @@ impl Maps {
                     map::DOH_ADDRESSES,
                     typed(map::DOH_ADDRESSES, find(map::DOH_ADDRESSES))?,
                 ),
+                doh_sieve: typed(map::DOH_SIEVE, find(map::DOH_SIEVE))?,
                 doh_names: PrefixSet::new(
                     map::DOH_NAMES,
                     typed(map::DOH_NAMES, find(map::DOH_NAMES))?,

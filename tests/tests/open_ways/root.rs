@@ -1,15 +1,13 @@
 //! What root can undo.
 
 use std::mem::offset_of;
-use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
 use leakguard::kernel::pins::Pins;
 use leakguard::lab::wait_until;
 use leakguard_common::abi::Settings;
-use leakguard_tests::{Bench, Place, Transport, bpf, isp, open_pin};
-use nix::libc;
+use leakguard_tests::{Bench, Place, Transport, edit_value, isp};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -17,21 +15,11 @@ const PROBES: usize = 10;
 /// Several times the five seconds after which the agent reads everything back.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Writes a word into the only value of a pinned map.
+/// Writes a word into the settings.
 fn write_word(pin: &Path, offset: usize, word: u32) {
-    const LOOKUP: libc::c_long = 1;
-    const UPDATE: libc::c_long = 2;
-
-    let map = open_pin(pin);
-    let key = 0_u32;
-    let mut value = [0_u8; 4096];
-    let mut element = [0; 16];
-    element[0] = u64::from(map.as_raw_fd().unsigned_abs());
-    element[1] = (&raw const key) as u64;
-    element[2] = value.as_mut_ptr() as u64;
-    bpf(LOOKUP, &mut element);
-    value[offset..offset + 4].copy_from_slice(&word.to_ne_bytes());
-    bpf(UPDATE, &mut element);
+    edit_value(pin, size_of::<Settings>(), |value| {
+        value[offset..offset + 4].copy_from_slice(&word.to_ne_bytes());
+    });
 }
 
 /// The row "changing roles or settings in the maps".
