@@ -10,6 +10,7 @@
 mod batch;
 mod bench;
 mod bpf;
+mod budgets;
 mod config;
 pub mod dhcp;
 mod foreign;
@@ -38,6 +39,7 @@ use std::path::PathBuf;
 pub use batch::{send_many, send_many_to};
 pub use bench::{Bench, Place, isp, join_lan};
 pub use bpf::{bpf, detach, edit_value, open_pin};
+pub use budgets::{Budgets, ProgramBudget, WorkBudget};
 pub use config::write_config;
 pub use foreign::Foreign;
 pub use guest::Guest;
@@ -75,6 +77,15 @@ pub fn agent_binary() -> PathBuf {
 /// If it is not named.
 pub fn next_agent_binary() -> PathBuf {
     binary("LEAKGUARD_NEXT_BIN")
+}
+
+/// What does one piece of work again and again, in the optimised build; named in `LEAKGUARD_WORK`.
+///
+/// # Panics
+///
+/// If it is not named.
+pub fn work_binary() -> PathBuf {
+    binary("LEAKGUARD_WORK")
 }
 
 /// The OpenTelemetry collector; `cargo xtask setup` fetches it, `cargo xtask test` names it in `LEAKGUARD_ROTEL`.

@@ -7,18 +7,7 @@ use std::collections::BTreeMap;
 use leakguard::kernel::object::{CgroupVariant, Loaded, Object};
 use leakguard::kernel::pins::Pins;
 use leakguard::lab::{Bpffs, Netns};
-use serde::Deserialize;
-
-/// What a program may cost at most.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Budget {
-    verified: u32,
-    jited: u32,
-    reason: String,
-}
-
-const BUDGETS: &str = include_str!("../budgets.toml");
+use leakguard_tests::{Budgets, ProgramBudget};
 
 /// Every program in every variant that this kernel takes.
 fn loaded() -> Vec<Loaded> {
@@ -42,7 +31,7 @@ fn loaded() -> Vec<Loaded> {
 
 #[test]
 fn every_program_stays_within_its_budget() {
-    let mut budgets: BTreeMap<String, Budget> = toml::from_str(BUDGETS).unwrap();
+    let mut budgets = Budgets::read().programs;
     println!("| program | verified | at most | machine code | at most |");
     println!("|---|---|---|---|---|");
     let programs = loaded();
@@ -53,7 +42,7 @@ fn every_program_stays_within_its_budget() {
             jited_bytes,
         } = program;
         let budget = budgets.remove(*name);
-        let Some(Budget {
+        let Some(ProgramBudget {
             verified,
             jited,
             reason,

@@ -19,11 +19,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     setup::ensure_all()?;
     let agent = build::agent(true)?;
-    say("build", "the measurements (release)");
-    workspace::cargo("build")
-        .args(["--locked", "--release", "--package=leakguard-bench"])
-        .run()?;
-    let bench = Cmd::new(agent.with_file_name("leakguard-bench"), LIMIT)
+    let bench = Cmd::new(build::measurements()?.join("leakguard-bench"), LIMIT)
         .env("LEAKGUARD_BIN", &agent)
         .arg("--output")
         .arg(workspace::root().join("target/bench"))

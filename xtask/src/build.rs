@@ -59,6 +59,15 @@ pub(crate) fn next_agent() -> Result<PathBuf> {
     check(binary)
 }
 
+/// Builds what measures, optimised; returns the directory that the programs are in.
+pub(crate) fn measurements() -> Result<PathBuf> {
+    say("build", "the measurements (release)");
+    workspace::cargo("build")
+        .args(["--locked", "--release", "--package=leakguard-bench"])
+        .run()?;
+    Ok(Metadata::load()?.target_dir()?.join("release"))
+}
+
 fn check(binary: PathBuf) -> Result<PathBuf> {
     ensure!(
         binary.is_file(),

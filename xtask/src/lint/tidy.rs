@@ -44,7 +44,11 @@ const ALLOWED: &[(&str, &[Rule])] = &[
     ),
     (
         "leakguard-bench",
-        &[Rule::normal("leakguard"), Rule::normal("leakguard-tests")],
+        &[
+            Rule::normal("leakguard"),
+            Rule::normal("leakguard-common"),
+            Rule::normal("leakguard-tests"),
+        ],
     ),
     // Must be built before anything else can be.
     ("xtask", &[]),

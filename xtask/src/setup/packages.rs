@@ -109,6 +109,8 @@ pub(crate) const TOOLS: &[Tool] = &[
         // It would occupy port 53 of the developer's machine.
         services: &["unbound.service"],
     },
+    // Counts instructions.
+    tool("valgrind", "valgrind"),
     tool("wg", "wireguard-tools"),
     tool("wget", "wget"),
     tool("wireguard-go", "wireguard-go"),

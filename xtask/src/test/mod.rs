@@ -291,6 +291,8 @@ impl Session {
         if tier == Tier::Netns && self.scope == Scope::All {
             let rotel = setup::rotel::ensure()?;
             envs.push(("LEAKGUARD_ROTEL", rotel.to_string_lossy().into_owned()));
+            let work = build::measurements()?.join("leakguard-work");
+            envs.push(("LEAKGUARD_WORK", work.to_string_lossy().into_owned()));
         }
         if tier == Tier::Netns {
             let rows = table::prepare(&self.log_dir)?;
