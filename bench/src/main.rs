@@ -13,6 +13,7 @@ mod plot;
 mod programs;
 mod report;
 mod rounds;
+mod sockets;
 
 use std::path::PathBuf;
 
@@ -38,12 +39,15 @@ struct Cli {
 enum Section {
     /// What one run of each kernel program takes.
     Programs,
+    /// What the calls of sockets take.
+    Sockets,
 }
 
 impl Section {
     fn measure(self, rounds: usize, report: &mut Report) -> Result<()> {
         match self {
             Self::Programs => programs::measure(rounds, report),
+            Self::Sockets => sockets::measure(rounds, report),
         }
     }
 }
