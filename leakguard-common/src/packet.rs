@@ -27,11 +27,11 @@ pub mod protocol {
     /// UDP-Lite, ports as in UDP.
     pub const UDP_LITE: u8 = 136;
 
-    pub(super) const HOP_BY_HOP: u8 = 0;
+    pub(crate) const HOP_BY_HOP: u8 = 0;
     pub(super) const ROUTING: u8 = 43;
     pub(super) const FRAGMENT: u8 = 44;
     pub(super) const AUTHENTICATION: u8 = 51;
-    pub(super) const DESTINATION_OPTIONS: u8 = 60;
+    pub(crate) const DESTINATION_OPTIONS: u8 = 60;
     pub(super) const MOBILITY: u8 = 135;
     pub(super) const HIP: u8 = 139;
     pub(super) const SHIM6: u8 = 140;
@@ -51,9 +51,9 @@ const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPES_VLAN: [u16; 3] = [0x8100, 0x88a8, 0x9100];
 
 const IPV4_LEN: u32 = 20;
-const IPV6_LEN: u32 = 40;
+pub(crate) const IPV6_LEN: u32 = 40;
 const FRAGMENT_LEN: u32 = 8;
-const PORTS_LEN: u32 = 4;
+pub(crate) const PORTS_LEN: u32 = 4;
 
 /// Read access to the bytes of one packet.
 pub trait PacketBytes {

@@ -5,8 +5,8 @@
 mod facts;
 
 use leakguard_common::abi::{Class, ClassSet, Hook, MAX_EXTRA_PORTS, Role, Settings};
-use leakguard_common::packet::{LinkLayer, Packet, parse, protocol};
-use leakguard_common::plain::{Https, IPV4_HEAD, IPV6_HEAD, is_other_ipv4, is_other_ipv6};
+use leakguard_common::packet::{LinkLayer, Packet, PacketBytes, Truncated, parse, protocol};
+use leakguard_common::plain::{IPV4_HEAD, IPV6_HEAD, Rest, is_other_ipv4, is_other_ipv6};
 use leakguard_common::sieve::Place;
 use leakguard_common::verdict::{Deeper, decide, deeper, may_be_doh};
 use proptest::prelude::*;
@@ -14,12 +14,19 @@ use proptest::prelude::*;
 use self::facts::known;
 
 /// Where everything may be a resolver's, or nothing is, and where every segment may be a hello, or none is.
-struct Known {
+struct Known<'packet> {
     resolver: bool,
     hello: bool,
+    bytes: &'packet [u8],
 }
 
-impl Https for Known {
+impl PacketBytes for Known<'_> {
+    fn read<const N: usize>(&self, offset: u32, into: &mut [u8; N]) -> Result<(), Truncated> {
+        self.bytes.read(offset, into)
+    }
+}
+
+impl Rest for Known<'_> {
     fn may_be_resolver(&self, _destination: Place) -> bool {
         self.resolver
     }
@@ -29,14 +36,16 @@ impl Https for Known {
     }
 }
 
-const ANYTHING: Known = Known {
+const ANYTHING: Known<'_> = Known {
     resolver: true,
     hello: true,
+    bytes: &[],
 };
 
-const NOTHING: Known = Known {
+const NOTHING: Known<'_> = Known {
     resolver: false,
     hello: false,
+    bytes: &[],
 };
 
 /// What the long way says of a packet on an uplink.
@@ -104,6 +113,39 @@ fn head<const N: usize>(
         })
 }
 
+/// An IPv6 packet with up to four extension headers, which may be cut off.
+fn extended() -> impl Strategy<Value = Vec<u8>> {
+    let number = || {
+        let options = proptest::sample::select(vec![0_u8, 60, 43, 44, 51]);
+        prop_oneof![3 => Just(60_u8), 2 => options, 1 => any::<u8>()]
+    };
+    let header = (number(), 0_u8..3);
+    (
+        number(),
+        proptest::collection::vec(header, 0..5),
+        prop_oneof![Just(6_u8), Just(17), any::<u8>()],
+        port(),
+        0_usize..20,
+    )
+        .prop_map(|(first, headers, last, port, cut)| {
+            let mut packet = vec![0; 40];
+            packet[0] = 0x60;
+            packet[6] = if headers.is_empty() { last } else { first };
+            let count = headers.len();
+            for (place, (next, length)) in headers.into_iter().enumerate() {
+                let next = if place + 1 == count { last } else { next };
+                packet.extend([next, length]);
+                packet.extend(vec![0; usize::from(length) * 8 + 6]);
+            }
+            packet.extend([0x9c, 0x40]);
+            packet.extend(port.to_be_bytes());
+            packet.extend([0; 16]);
+            // The head is always there.
+            packet.truncate((packet.len() - cut).max(IPV6_HEAD));
+            packet
+        })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(20_000))]
 
@@ -111,6 +153,7 @@ proptest! {
     fn what_the_short_way_lets_go_is_never_judged(
         ipv4 in head::<IPV4_HEAD>(0x45, 9, 22),
         ipv6 in head::<IPV6_HEAD>(0x60, 6, 42),
+        extended in extended(),
         settings in settings(),
         engaged in any::<bool>(),
     ) {
@@ -118,6 +161,10 @@ proptest! {
         prop_assert!(!(plain && is_judged(&ipv4, &settings, engaged)), "{ipv4:02x?}");
         let plain = is_other_ipv6(&ipv6, &settings, engaged, &ANYTHING);
         prop_assert!(!(plain && is_judged(&ipv6, &settings, engaged)), "{ipv6:02x?}");
+        let known = Known { bytes: &extended, ..ANYTHING };
+        let head = extended.first_chunk().unwrap();
+        let plain = is_other_ipv6(head, &settings, engaged, &known);
+        prop_assert!(!(plain && is_judged(&extended, &settings, engaged)), "{extended:02x?}");
     }
 }
 
@@ -165,8 +212,11 @@ fn ordinary_packets_take_the_short_way() {
 
 #[test]
 fn https_takes_the_short_way_if_it_is_no_resolvers_and_no_hello() {
-    let [resolver, hello] =
-        [(true, false), (false, true)].map(|(resolver, hello)| Known { resolver, hello });
+    let [resolver, hello] = [(true, false), (false, true)].map(|(resolver, hello)| Known {
+        resolver,
+        hello,
+        ..NOTHING
+    });
     let mut ipv4 = [0; IPV4_HEAD];
     ipv4[0] = 0x45;
     ipv4[22..24].copy_from_slice(&443_u16.to_be_bytes());
@@ -216,11 +266,46 @@ fn what_has_no_ports_takes_the_short_way_unless_something_follows() {
     for number in GOES_ON {
         assert_eq!(is_plain(number), [false; 2], "{number}");
     }
-    // Options of IPv6; in IPv4 the numbers mean nothing.
+    // Extensions of IPv6, after which nothing is left; in IPv4 the numbers mean nothing.
     for number in [0, 43, 44, 60, 135, 139, 140] {
         assert_eq!(is_plain(number), [true, false], "{number}");
     }
     // A restriction asks for every packet.
     ipv4[9] = 1;
     assert!(!is_other_ipv4(&ipv4, &settings, true, &NOTHING));
+}
+
+#[test]
+fn options_of_ipv6_take_the_short_way_and_hide_nothing() {
+    let packet = |port: u16, headers: usize| {
+        let mut packet = vec![0_u8; 40];
+        packet[0] = 0x60;
+        packet[6] = if headers == 0 { 17 } else { 60 };
+        for left in (0..headers).rev() {
+            let next = if left == 0 { 17 } else { 60 };
+            packet.extend([next, 0, 1, 4, 0, 0, 0, 0]);
+        }
+        packet.extend([0x9c, 0x40]);
+        packet.extend(port.to_be_bytes());
+        packet.extend([0; 4]);
+        packet
+    };
+    let is_plain = |packet: &[u8]| {
+        let known = Known {
+            bytes: packet,
+            ..NOTHING
+        };
+        let head = packet.first_chunk().unwrap();
+        is_other_ipv6(head, &Settings::default(), false, &known)
+    };
+    for headers in 0..=2 {
+        assert!(is_plain(&packet(4_000, headers)), "{headers}");
+        assert!(!is_plain(&packet(53, headers)), "{headers}");
+    }
+    // What is behind more of them, and what may be DNS over HTTPS, is looked at closely.
+    assert!(!is_plain(&packet(4_000, 3)));
+    assert!(is_plain(&packet(443, 0)));
+    assert!(!is_plain(&packet(443, 1)));
+    // A header that is cut off.
+    assert!(!is_plain(&packet(4_000, 1)[..44]));
 }

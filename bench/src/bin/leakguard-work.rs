@@ -13,8 +13,8 @@ use etherparse::PacketBuilder;
 use leakguard_common::abi::{
     EndpointKey, FragmentKey, Hook, LanKey, NameKey, Role, Settings, Verdict,
 };
-use leakguard_common::packet::{LinkLayer, Packet, parse};
-use leakguard_common::plain::{Https, is_other_ipv4};
+use leakguard_common::packet::{LinkLayer, Packet, PacketBytes, Truncated, parse};
+use leakguard_common::plain::{Rest, is_other_ipv4};
 use leakguard_common::sieve::{Place, Sieve};
 use leakguard_common::verdict::{Decision, Facts, decide};
 
@@ -73,7 +73,14 @@ fn decision(bytes: &[u8], settings: &Settings, uplink: &Uplink) -> Option<Decisi
 /// A hook at an uplink, where no resolver is known.
 struct Uplink(Box<Sieve>);
 
-impl Https for Uplink {
+impl PacketBytes for Uplink {
+    /// It is asked for what stands behind options only.
+    fn read<const N: usize>(&self, _offset: u32, _into: &mut [u8; N]) -> Result<(), Truncated> {
+        Err(Truncated)
+    }
+}
+
+impl Rest for Uplink {
     fn may_be_resolver(&self, destination: Place) -> bool {
         self.0.may_hold(destination)
     }

@@ -5,8 +5,8 @@
 use leakguard_common::abi::{
     Class, ClassSet, EndpointKey, FragmentKey, Hook, LanKey, NameKey, Role, Settings, Verdict,
 };
-use leakguard_common::packet::{LinkLayer, Packet, ParseError, parse};
-use leakguard_common::plain::Https;
+use leakguard_common::packet::{LinkLayer, Packet, PacketBytes, ParseError, Truncated, parse};
+use leakguard_common::plain::Rest;
 use leakguard_common::restriction::is_engaged;
 use leakguard_common::server_name::is_hello;
 use leakguard_common::sieve::Place;
@@ -72,7 +72,13 @@ impl Facts for Fixed {
     }
 }
 
-impl Https for Case {
+impl PacketBytes for Case {
+    fn read<const N: usize>(&self, offset: u32, into: &mut [u8; N]) -> Result<(), Truncated> {
+        self.bytes.read(offset, into)
+    }
+}
+
+impl Rest for Case {
     fn may_be_resolver(&self, _destination: Place) -> bool {
         self.facts.doh
     }

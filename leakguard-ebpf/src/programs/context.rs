@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::{
 };
 use leakguard_common::abi::{Event, Settings};
 use leakguard_common::packet::{LinkLayer, PacketBytes, Truncated};
-use leakguard_common::plain::{Https, is_other_ipv4, is_other_ipv6};
+use leakguard_common::plain::{Rest, is_other_ipv4, is_other_ipv6};
 use leakguard_common::server_name::{DATA_OFFSET, HELLO_HEAD, is_hello_head, tcp_header_len};
 use leakguard_common::sieve::Place;
 
@@ -154,7 +154,7 @@ impl Skb {
     #[inline(always)]
     fn is_plain_ipv4(self, network: usize, settings: &Settings, engaged: bool) -> bool {
         match self.direct(network) {
-            Some(head) => is_other_ipv4(head, settings, engaged, &self.https(network + 20)),
+            Some(head) => is_other_ipv4(head, settings, engaged, &self.behind(network, 20)),
             None => false,
         }
     }
@@ -162,16 +162,17 @@ impl Skb {
     #[inline(always)]
     fn is_plain_ipv6(self, network: usize, settings: &Settings, engaged: bool) -> bool {
         match self.direct(network) {
-            Some(head) => is_other_ipv6(head, settings, engaged, &self.https(network + 40)),
+            Some(head) => is_other_ipv6(head, settings, engaged, &self.behind(network, 40)),
             None => false,
         }
     }
 
     #[inline(always)]
-    fn https(self, transport: usize) -> Transport {
-        Transport {
+    fn behind(self, network: usize, header: usize) -> Linear {
+        Linear {
             skb: self,
-            offset: transport,
+            network,
+            transport: network + header,
         }
     }
 
@@ -180,12 +181,13 @@ impl Skb {
     fn direct<'packet, const N: usize>(self, offset: usize) -> Option<&'packet [u8; N]> {
         // SAFETY: as in `ifindex`.
         let (data, end) = unsafe { ((*self.skb).data as usize, (*self.skb).data_end as usize) };
-        if data + offset + N > end {
+        let start = data + offset;
+        if start + N > end {
             return None;
         }
         // SAFETY: these bytes lie within the packet, which the verifier checks by the comparison above; nobody
         // writes to it while the program runs.
-        Some(unsafe { &*((data + offset) as *const [u8; N]) })
+        Some(unsafe { &*(start as *const [u8; N]) })
     }
 
     /// Copies up to `N` bytes from `offset` on; says how many.
@@ -225,13 +227,24 @@ impl Skb {
     }
 }
 
-/// A transport header that directly follows its network header.
-struct Transport {
+/// The linear part of a packet, from its network header on.
+struct Linear {
     skb: Skb,
-    offset: usize,
+    network: usize,
+    /// Where the transport is if it follows at once.
+    transport: usize,
 }
 
-impl Https for Transport {
+impl PacketBytes for Linear {
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: u32, into: &mut [u8; N]) -> Result<(), Truncated> {
+        let bytes = self.skb.direct(self.network + offset as usize);
+        *into = *bytes.ok_or(Truncated)?;
+        Ok(())
+    }
+}
+
+impl Rest for Linear {
     #[inline(always)]
     fn may_be_resolver(&self, destination: Place) -> bool {
         DOH_SIEVE
@@ -241,10 +254,10 @@ impl Https for Transport {
 
     #[inline(always)]
     fn may_be_hello(&self) -> bool {
-        let Some([data_offset]) = self.skb.direct(self.offset + DATA_OFFSET as usize) else {
+        let Some([data_offset]) = self.skb.direct(self.transport + DATA_OFFSET as usize) else {
             return true;
         };
-        let payload = self.offset as u32 + tcp_header_len(*data_offset);
+        let payload = self.transport as u32 + tcp_header_len(*data_offset);
         let mut head = [0; HELLO_HEAD];
         // Asked first, because most segments that a host acknowledges with are empty.
         payload + HELLO_HEAD as u32 <= self.skb.len()
