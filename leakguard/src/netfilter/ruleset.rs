@@ -13,8 +13,14 @@ use super::let_out::{
 };
 use super::{Count, Permitted, State, TABLE, Table};
 
-/// Name of the chain that catches DNS.
+/// Name of the chain that meets every packet.
 pub(super) const FORWARD: &str = "forward";
+
+/// Name of the chain behind it that catches DNS.
+pub(super) const JUDGE: &str = "judge";
+
+/// Name of the set of ports that lead there.
+pub(super) const CAUGHT: &str = "caught";
 
 /// Name of the chain behind it that catches the rest, where there is a restriction.
 pub(super) const RESTRICT: &str = "restrict";
@@ -162,21 +168,16 @@ impl Ruleset {
             }
             text.push_str("\t}\n");
         }
-        push!(
-            text,
-            "\tset caught {{\n\t\ttypeof meta l4proto . th dport\n"
-        );
-        let all: BTreeSet<_> = self.ports.values().flatten().copied().collect();
+        // A key of two bytes, without the protocol: the kernel makes a bitmap of that, and nearly every packet is done after
+        // one look at it. In a protocol without ports other bytes may look like one; the rules behind ask for the protocol.
+        push!(text, "\tset {CAUGHT} {{\n\t\ttypeof th dport\n");
+        let all: Vec<_> = self.caught().iter().map(u16::to_string).collect();
         if !all.is_empty() {
-            push!(text, "\t\telements = {{ {} }}\n", port_elements(&all));
+            push!(text, "\t\telements = {{ {} }}\n", all.join(", "));
         }
         text.push_str("\t}\n");
         write_let_out(text, family);
-        push!(text, "\tchain {FORWARD} {{\n");
-        text.push_str("\t\ttype filter hook forward priority filter + 10; policy accept;\n");
-        // Ordered by cost: nearly every packet is done after one lookup.
-        text.push_str("\t\tmeta l4proto . th dport != @caught accept\n");
-        push!(text, "\t\tjump {LET_OUT}\n");
+        push!(text, "\tchain {JUDGE} {{\n\t\tjump {LET_OUT}\n");
         for (class, ports) in self.ports.iter().filter(|(_, ports)| !ports.is_empty()) {
             push!(
                 text,
@@ -186,10 +187,19 @@ impl Ruleset {
             );
         }
         text.push_str("\t}\n");
+        push!(text, "\tchain {FORWARD} {{\n");
+        text.push_str("\t\ttype filter hook forward priority filter + 10; policy accept;\n");
+        push!(text, "\t\tth dport @{CAUGHT} goto {JUDGE}\n\t}}\n");
         if let Some(restriction) = &self.restriction {
             restriction.write(text, family, verdict);
         }
         text.push_str("}\n");
+    }
+
+    /// The ports of all classes, whatever the protocol.
+    pub(super) fn caught(&self) -> BTreeSet<u16> {
+        let ports = self.ports.values().flatten();
+        ports.map(|(_, port)| *port).collect()
     }
 
     /// What there is a counter for.
@@ -369,8 +379,8 @@ table inet leakguard {
 		elements = { 2 . \"eth0\" }
 	}
 	set caught {
-		typeof meta l4proto . th dport
-		elements = { tcp . 53, tcp . 853, tcp . 5300, udp . 53, udp . 5300 }
+		typeof th dport
+		elements = { 53, 853, 5300 }
 	}
 	chain let_out {
 		oif . oifname . meta oifkind @permitted accept
@@ -380,12 +390,14 @@ table inet leakguard {
 		oif . oifname @permitted_kindless accept
 		oif . oifname @covered_kindless accept
 	}
-	chain forward {
-		type filter hook forward priority filter + 10; policy accept;
-		meta l4proto . th dport != @caught accept
+	chain judge {
 		jump let_out
 		meta l4proto . th dport { tcp . 53, tcp . 5300, udp . 53, udp . 5300 } counter name \"dns\" drop
 		meta l4proto . th dport { tcp . 853 } counter name \"dot\" drop
+	}
+	chain forward {
+		type filter hook forward priority filter + 10; policy accept;
+		th dport @caught goto judge
 	}
 }
 add table bridge leakguard
@@ -413,8 +425,8 @@ table bridge leakguard {
 		elements = { 2 . \"eth0\" }
 	}
 	set caught {
-		typeof meta l4proto . th dport
-		elements = { tcp . 53, tcp . 853, tcp . 5300, udp . 53, udp . 5300 }
+		typeof th dport
+		elements = { 53, 853, 5300 }
 	}
 	chain let_out {
 		oif . oifname . meta oifkind @permitted accept
@@ -423,12 +435,14 @@ table bridge leakguard {
 		oif . oifname @permitted_kindless accept
 		oif . oifname @covered_kindless accept
 	}
-	chain forward {
-		type filter hook forward priority filter + 10; policy accept;
-		meta l4proto . th dport != @caught accept
+	chain judge {
 		jump let_out
 		meta l4proto . th dport { tcp . 53, tcp . 5300, udp . 53, udp . 5300 } counter name \"dns\" drop
 		meta l4proto . th dport { tcp . 853 } counter name \"dot\" drop
+	}
+	chain forward {
+		type filter hook forward priority filter + 10; policy accept;
+		th dport @caught goto judge
 	}
 }
 ";

@@ -9,7 +9,7 @@ use serde_json::Value;
 use leakguard_common::abi::{Class, Reason};
 
 use super::let_out::{COVERED, COVERED_KINDLESS, LET_OUT, NO_KIND, PERMITTED, PERMITTED_KINDLESS};
-use super::ruleset::{FORWARD, Family, RESTRICT};
+use super::ruleset::{CAUGHT, FORWARD, Family, JUDGE, RESTRICT};
 use super::{Action, Permitted, Restriction, Ruleset, Transport};
 
 /// The tables that exist.
@@ -46,10 +46,11 @@ pub struct Table {
     /// Uplinks that are left to their TC program now.
     pub covered: BTreeSet<Permitted>,
     /// The ports in the set that decides whether a packet is looked at.
-    caught: BTreeSet<(Transport, u16)>,
+    caught: BTreeSet<u16>,
     /// The sets of prefixes that are let out, by name.
     lans: BTreeMap<String, BTreeSet<IpNet>>,
     let_out: Chain,
+    judge: Chain,
     forward: Chain,
     restrict: Chain,
 }
@@ -74,7 +75,8 @@ pub struct Count {
 /// A rule of the chain, as far as it is one of ours.
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Rule {
-    SkipOthers,
+    /// Goes to the chain that catches DNS, if the port is one of those.
+    Judge,
     /// Goes through the chain that lets out.
     LetOut,
     /// Accepts what leaves by the interfaces of a set.
@@ -119,17 +121,17 @@ impl Table {
     /// if nothing does.
     pub fn action(&self, class: Class) -> Option<Action> {
         let Chain { hooked, rules } = &self.forward;
-        rules
-            .iter()
-            .filter(|_| *hooked)
-            .find_map(|rule| match rule {
-                Rule::Catch {
-                    class: caught,
-                    action,
-                    ..
-                } if *caught == class => Some(*action),
-                _ => None,
-            })
+        if !hooked || !rules.contains(&Rule::Judge) {
+            return None;
+        }
+        self.judge.rules.iter().find_map(|rule| match rule {
+            Rule::Catch {
+                class: caught,
+                action,
+                ..
+            } if *caught == class => Some(*action),
+            _ => None,
+        })
     }
 
     /// What happens to the rest that is not permitted, and why; `None` if nothing does.
@@ -163,7 +165,10 @@ impl Table {
                 Some(COVERED | COVERED_KINDLESS) => {
                     table.covered.extend(interfaces(set, &resolve));
                 }
-                Some("caught") => table.caught = elements(&set["elem"]).filter_map(port).collect(),
+                Some(CAUGHT) => {
+                    let ports = elements(&set["elem"]).filter_map(Value::as_u64);
+                    table.caught = ports.filter_map(|port| port.try_into().ok()).collect();
+                }
                 Some(name) => {
                     let prefixes = elements(&set["elem"]).filter_map(prefix).collect();
                     table.lans.insert(name.to_owned(), prefixes);
@@ -181,6 +186,7 @@ impl Table {
     fn chain(&mut self, name: &Value) -> Option<&mut Chain> {
         match name.as_str()? {
             LET_OUT => Some(&mut self.let_out),
+            JUDGE => Some(&mut self.judge),
             FORWARD => Some(&mut self.forward),
             RESTRICT => Some(&mut self.restrict),
             _ => None,
@@ -196,7 +202,7 @@ impl Table {
             restriction,
             bridge: _,
         } = ruleset;
-        let mut rules = vec![Rule::SkipOthers, Rule::LetOut];
+        let mut rules = vec![Rule::LetOut];
         rules.extend(
             ports
                 .iter()
@@ -207,19 +213,21 @@ impl Table {
                     action: *action,
                 }),
         );
-        let forward = Chain {
-            hooked: true,
+        let judge = Chain {
+            hooked: false,
             rules,
         };
+        let forward = Chain {
+            hooked: true,
+            rules: vec![Rule::Judge],
+        };
         self.forward == forward
+            && self.judge == judge
             && self.let_out == let_out(family)
             && self.permitted == *permitted
             // Leases that nobody renews end by themselves.
             && (covered.is_empty() || self.covered == *covered)
-            && self
-                .caught
-                .iter()
-                .eq(ports.values().flatten().collect::<BTreeSet<_>>())
+            && self.caught == ruleset.caught()
             && match restriction {
                 None => self.restrict == Chain::default(),
                 Some(restriction) => self.restricts(restriction, *action, family),
@@ -294,7 +302,11 @@ impl Rule {
         let operator = first["op"].as_str().unwrap_or_default();
         let accepts = rest.len() == 2 && rest[1].get("accept").is_some();
         match (keys.as_slice(), operator, first["right"].as_str()) {
-            (["l4proto", "dport"], "!=", Some("@caught")) if accepts => Self::SkipOthers,
+            (["dport"], "==", Some("@caught"))
+                if rest.len() == 2 && rest[1]["goto"]["target"] == JUDGE =>
+            {
+                Self::Judge
+            }
             (["oif", "oifname", "oifkind"], "==", Some("@permitted")) if accepts => {
                 Self::Accept(InterfaceSet::Permitted)
             }
@@ -471,8 +483,7 @@ mod tests {
     /// What nft 1.0.6 lists for the table above.
     fn listing() -> Value {
         let ports = json!([{"concat": ["tcp", 53]}, {"concat": ["udp", 53]}]);
-        let port_keys = json!({"concat": [
-            {"meta": {"key": "l4proto"}}, {"payload": {"protocol": "th", "field": "dport"}}]});
+        let port = json!({"payload": {"protocol": "th", "field": "dport"}});
         let keys = json!([{"meta": {"key": "oif"}}, {"meta": {"key": "oifname"}}, {"meta": {"key": "oifkind"}}]);
         let out_keys = json!({"concat": keys});
         let kindless = json!({"concat": keys.as_array().unwrap()[..2]});
@@ -492,7 +503,7 @@ mod tests {
             {"set": {"name": "covered", "flags": ["timeout"], "timeout": 30, "elem": [
                 {"elem": {"val": {"concat": ["3", "up0", "veth"]}, "timeout": 30, "expires": 29}}]}},
             {"set": {"name": "covered_kindless", "flags": ["timeout"], "timeout": 30}},
-            {"set": {"name": "caught", "elem": ports}},
+            {"set": {"name": "caught", "elem": [53]}},
             {"chain": {"name": "let_out"}},
             {"chain": {"name": "forward", "type": "filter", "hook": "forward", "prio": 10}},
             accept(&out_keys, "@permitted"),
@@ -506,11 +517,12 @@ mod tests {
             accept(&kindless, "@permitted_kindless"),
             accept(&kindless, "@covered_kindless"),
             rule("forward", json!([
-                {"match": {"op": "!=", "left": port_keys, "right": "@caught"}}, {"accept": null}])),
-            rule("forward", json!([{"jump": {"target": "let_out"}}])),
-            rule("forward", json!([
-                {"match": {"op": "==", "left": port_keys, "right": {"set": ports}}},
+                {"match": {"op": "==", "left": port, "right": "@caught"}}, {"goto": {"target": "judge"}}])),
+            rule("judge", json!([{"jump": {"target": "let_out"}}])),
+            rule("judge", json!([
+                {"match": {"op": "==", "left": {"concat": [{"meta": {"key": "l4proto"}}, port]}, "right": {"set": ports}}},
                 {"counter": "dns"}, {"drop": null}])),
+            {"chain": {"name": "judge"}},
         ]})
     }
 
@@ -550,7 +562,6 @@ mod tests {
     fn a_machine_without_etc_protocols_lists_numbers() {
         let mut listing = listing();
         let numbers = json!([{"concat": [6, 53]}, {"concat": [17, 53]}]);
-        *listing.pointer_mut("/nftables/7/set/elem").unwrap() = numbers.clone();
         *listing
             .pointer_mut("/nftables/18/rule/expr/0/match/right/set")
             .unwrap() = numbers;
@@ -593,7 +604,9 @@ mod tests {
             ("13/rule/expr/0/match/op", json!("==")),
             ("14/rule/expr/1", json!({"drop": null})),
             ("14/rule/expr/0/match/right", json!("@permitted")),
-            ("16/rule/expr/0/match/op", json!("==")),
+            ("16/rule/expr/0/match/op", json!("!=")),
+            ("16/rule/expr/1/goto/target", json!("let_out")),
+            ("16/rule/expr/1", json!({"jump": {"target": "judge"}})),
             ("17/rule/expr/0/jump/target", json!("other")),
             (
                 "17/rule/expr",
@@ -602,6 +615,10 @@ mod tests {
             ("18/rule/expr/2", json!({"accept": null})),
             ("18/rule/expr/1", json!({"counter": "other"})),
             ("18", json!({})),
+            (
+                "19/chain",
+                json!({"name": "judge", "hook": "forward", "type": "filter"}),
+            ),
         ] {
             assert!(!changed(&format!("/nftables/{path}"), value), "{path}");
         }
