@@ -9,11 +9,15 @@
     reason = "figures are rounded in the end"
 )]
 
+mod drops;
+mod kill_switch;
 mod plot;
 mod programs;
 mod report;
 mod rounds;
+mod scene;
 mod sockets;
+mod traffic;
 
 use std::path::PathBuf;
 
@@ -41,6 +45,12 @@ enum Section {
     Programs,
     /// What the calls of sockets take.
     Sockets,
+    /// What a packet takes through the real kernel.
+    Traffic,
+    /// What a packet takes that is dropped.
+    Drops,
+    /// What a packet takes while everything but the tunnel is shut.
+    KillSwitch,
 }
 
 impl Section {
@@ -48,6 +58,9 @@ impl Section {
         match self {
             Self::Programs => programs::measure(rounds, report),
             Self::Sockets => sockets::measure(rounds, report),
+            Self::Traffic => traffic::measure(rounds, report),
+            Self::Drops => drops::measure(rounds, report),
+            Self::KillSwitch => kill_switch::measure(rounds, report),
         }
     }
 }

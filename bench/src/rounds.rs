@@ -60,6 +60,26 @@ impl Samples {
             pairs.map(|(own, its)| own / its).collect(),
         )
     }
+
+    /// By how much this one is more than another, round by round.
+    pub(crate) fn minus(&self, other: &Self) -> Self {
+        let pairs = self.values.iter().zip(&other.values);
+        Self::new(
+            self.name.clone(),
+            pairs.map(|(own, its)| own - its).collect(),
+        )
+    }
+
+    /// Rounds of which each is the median of several.
+    pub(crate) fn medians(&self, size: usize) -> Self {
+        let groups = self.values.chunks_exact(size);
+        Self::new(
+            self.name.clone(),
+            groups
+                .map(|group| Self::new("", group.to_vec()).median())
+                .collect(),
+        )
+    }
 }
 
 /// Measures every contender once in each round; who begins changes from round to round.

@@ -3,7 +3,7 @@
 //! The programs are those that a running agent has attached, with what it has written into their maps.
 
 mod packets;
-mod test_run;
+pub(crate) mod test_run;
 
 use std::os::fd::{AsFd, OwnedFd};
 

@@ -12,13 +12,13 @@ const REPEAT: u32 = 200_000;
 
 /// Types of programs (`include/uapi/linux/bpf.h`).
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Type {
+pub(crate) enum Type {
     SchedCls = 3,
     CgroupSkb = 8,
 }
 
 /// Two 32-bit fields that lie side by side, as one word.
-fn pair(first: u32, second: u32) -> u64 {
+pub(crate) fn pair(first: u32, second: u32) -> u64 {
     let mut bytes = [0; 8];
     bytes[..4].copy_from_slice(&first.to_ne_bytes());
     bytes[4..].copy_from_slice(&second.to_ne_bytes());
@@ -29,13 +29,13 @@ fn number(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd().cast_unsigned()
 }
 
-fn owned(fd: i32) -> OwnedFd {
+pub(crate) fn owned(fd: i32) -> OwnedFd {
     // SAFETY: the kernel has just made it, and nobody else knows it.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 /// Loads a program that returns a number and does nothing else.
-pub(super) fn empty(of: Type, returns: i32) -> OwnedFd {
+pub(crate) fn empty(of: Type, returns: i32) -> OwnedFd {
     const BPF_PROG_LOAD: c_long = 5;
     /// `BPF_ALU64 | BPF_MOV | BPF_K` of register 0, whose immediate value is the upper half.
     const MOVE: u32 = 0xb7;
@@ -51,7 +51,7 @@ pub(super) fn empty(of: Type, returns: i32) -> OwnedFd {
 }
 
 /// Opens the program behind a pinned link.
-pub(super) fn program_of(link: &std::path::Path) -> OwnedFd {
+pub(crate) fn program_of(link: &std::path::Path) -> OwnedFd {
     const BPF_PROG_GET_FD_BY_ID: c_long = 13;
     const BPF_OBJ_GET_INFO_BY_FD: c_long = 15;
 
@@ -71,7 +71,7 @@ pub(super) fn program_of(link: &std::path::Path) -> OwnedFd {
 /// Runs a program over a frame again and again; returns nanoseconds for one run.
 ///
 /// Time is that of the whole call: the kernel's own figure is in whole nanoseconds.
-pub(super) fn test_run(
+pub(crate) fn test_run(
     program: BorrowedFd<'_>,
     frame: &[u8],
     ifindex: u32,
