@@ -27,7 +27,7 @@ pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
         unit: "ns",
         added: None,
         // What the ring and the reader's socket have room for.
-        burst: 200,
+        burst: 500,
         note,
     };
     contest("A local question, dropped").hold(

@@ -103,3 +103,19 @@ pub(crate) fn interleave(rounds: usize, contenders: &mut [Contender<'_>]) -> Res
         .map(|(name, values)| Samples::new(name, values))
         .collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_those_of_the_same_round() {
+        let quiet = Samples::new("quiet", vec![10.0, 90.0, 10.0, 10.0, 11.0, 10.0]);
+        let busy = Samples::new("busy", vec![13.0, 93.0, 14.0, 13.0, 14.0, 80.0]);
+        let added = busy.minus(&quiet);
+        assert_eq!(added.name, "busy");
+        assert_eq!(added.values, [3.0, 3.0, 4.0, 3.0, 3.0, 70.0]);
+        assert_eq!(added.medians(3).values, [3.0, 3.0]);
+        assert_eq!(added.medians(4).values, [3.0], "the rest is no round");
+    }
+}
