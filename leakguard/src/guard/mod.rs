@@ -37,7 +37,9 @@ use crate::kernel::object::{Loaded, Reports};
 use crate::kernel::pins::Pins;
 use crate::kernel::requirements::check_cgroup;
 use crate::kernel::{Device, Enforcement, Exemptions, KernelError, Recognition, Redirection};
-use crate::netfilter::{self, Applied, Egress, NameError, NetfilterError, Permitted, Ruleset};
+use crate::netfilter::{
+    self, Applied, Egress, NameError, NetfilterError, Permitted, Renewal, Ruleset,
+};
 
 /// How long new uplinks are covered before the interfaces are looked at again, and a tunnel that has come meanwhile is
 /// permitted.
@@ -146,6 +148,8 @@ pub struct Guard {
     forwarded: Option<netfilter::Redirection>,
     /// That they do is known.
     forwarded_in_place: bool,
+    /// The number that the kernel's nftables rules had when every table was found as it should be.
+    found_at: Option<u32>,
     /// The uplinks that the second net leaves to their TC program; only an agent, which renews that, has any.
     leased: BTreeSet<u32>,
     presence: Presence,
@@ -214,6 +218,7 @@ impl Guard {
             egress_in_place: false,
             forwarded: None,
             forwarded_in_place: false,
+            found_at: None,
             leased: BTreeSet::new(),
             presence,
             established: false,
@@ -244,6 +249,7 @@ impl Guard {
 
     /// Reads the interfaces again and follows them; says whether anything changed in the kernel.
     pub async fn follow(&mut self) -> Result<bool, GuardError> {
+        self.disavow().await?;
         let interfaces = self.read_interfaces().await?;
         let near = self.read_near(&interfaces).await?;
         let same_near = near == self.near;
@@ -270,6 +276,8 @@ impl Guard {
     /// interfaces read as they did before.
     pub fn distrust(&mut self) {
         self.complete = false;
+        // A device takes the chains that are attached to it along, and no rule has changed by that.
+        self.found_at = None;
     }
 
     /// Reads back what enforces and mends what somebody has changed; [`Guard::take_mended`] says what that was.
@@ -279,12 +287,17 @@ impl Guard {
         self.follow().await?;
         // What there was no time for before is not to mend either.
         let postponed = self.postponed;
-        self.ruleset_in_place = false;
         self.recognised = None;
         self.left_alone = None;
-        self.egress_in_place = false;
-        self.forwarded_in_place = false;
+        let generation = netfilter::generation();
+        if generation.is_none() || generation != self.found_at {
+            self.ruleset_in_place = false;
+            self.egress_in_place = false;
+            self.forwarded_in_place = false;
+        }
         let mended = self.bring_in_line().await?;
+        let in_place = self.ruleset_in_place && self.egress_in_place && self.forwarded_in_place;
+        self.found_at = generation.filter(|_| in_place && netfilter::generation() == generation);
         if !postponed {
             self.mend(mended);
         }
@@ -326,14 +339,17 @@ impl Guard {
         let exempted = self.enforcement.exempt(&self.exemptions)?;
         let recognised = self.recognise()?;
         let sockets = self.enforce_sockets()?;
+        let mut netfilter = self.update_netfilter().await;
+        netfilter |= self.update_egress().await;
+        netfilter |= self.redirect_forwarded().await;
+        if !self.established {
+            self.enforcement.await_programs()?;
+        }
         let options = self
             .enforcement
             .judge_options(&self.cgroup, &self.policy.settings);
         let redirected = self.redirect()?;
         let owners = self.enforcement.record_owners(&self.cgroup);
-        let mut netfilter = self.update_netfilter().await;
-        netfilter |= self.update_egress().await;
-        netfilter |= self.redirect_forwarded().await;
         let time = ATTACH_TIME + READ_TIME * u32::try_from(devices.len()).unwrap_or(u32::MAX);
         let attached = self.enforcement.attach(&devices, time);
         self.postponed = attached.postponed;
@@ -531,15 +547,21 @@ impl Guard {
         })
     }
 
-    /// Says once more which uplinks have a TC program. Call it on an interval: what it changes is reported too.
-    pub async fn renew_leases(&mut self) {
+    /// Says once more which uplinks have a TC program. Call it on an interval. Says which change of the tables that is.
+    pub async fn renew_leases(&mut self) -> Option<Renewal> {
         if !self.ruleset_in_place || self.ruleset.covered.is_empty() {
-            return;
+            return None;
         }
-        if let Err(error) = netfilter::update_interfaces(&self.ruleset).await {
+        let renewed = netfilter::renew(&self.ruleset).await;
+        let renewal = renewed.unwrap_or_else(|error| {
             self.ruleset_in_place = false;
             self.warn(format!("cannot renew the second net: {}", chain(&error)));
-        }
+            None
+        });
+        self.found_at = self
+            .found_at
+            .and_then(|found_at| renewal?.applied_to(found_at));
+        renewal
     }
 
     fn warn(&mut self, warning: String) {

@@ -2,18 +2,21 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use leakguard_common::abi::{ABI_VERSION, Liveness, Role, Settings, map};
 use leakguard_common::packet::LinkLayer;
 
 use super::exemptions::Exemptions;
+use super::held::Held;
 use super::inherit::inherit;
 use super::links::{self, Links, Standing};
 use super::maps::Maps;
 use super::netns::Identity;
 use super::object::{LINK_LAYERS, Loaded, Object, ProgramHandle, Reports, Twins};
 use super::overtake::{MOST, Overtakings};
+use super::pending::Pending;
 use super::pins::{Lock, Pins};
 use super::recognition::Recognition;
 use super::redirection::Redirection;
@@ -53,9 +56,12 @@ pub enum TcMode {
 /// Enforcement in the managed network namespace. Dropping it leaves the kernel side in place.
 pub struct Enforcement {
     pins: Pins,
-    object: Object,
+    /// The pinned maps, held open.
+    pinned: Arc<[(&'static str, Held)]>,
     maps: Maps,
-    programs: Programs,
+    /// The program for local packets that was loaded first.
+    first: ProgramHandle,
+    programs: Pending<Programs>,
     twins: Twins,
     links: Links,
     tc_mode: TcMode,
@@ -66,8 +72,9 @@ pub struct Enforcement {
     lock: Lock,
 }
 
-/// What is attached of an object.
+/// An object, and what is attached of it.
 struct Programs {
+    object: Object,
     cgroup: ProgramHandle,
     /// Absent where the kernel takes none.
     setsockopt: Option<ProgramHandle>,
@@ -79,7 +86,7 @@ struct Programs {
 }
 
 impl Programs {
-    fn of(object: &Object) -> Result<Self, KernelError> {
+    fn of(object: Object) -> Result<Self, KernelError> {
         let [ethernet, ip, unknown] =
             LINK_LAYERS.map(|link| object.handle(object.variant().tc_program(link)));
         Ok(Self {
@@ -91,6 +98,7 @@ impl Programs {
             owners: object.at(CgroupHook::OF_OWNERS)?,
             redirection: object.at(CgroupHook::OF_REDIRECTION)?,
             tc: [ethernet?, ip?, unknown?],
+            object,
         })
     }
 
@@ -138,7 +146,8 @@ impl Followed {
 }
 
 impl Enforcement {
-    /// Checks the machine, loads the programs and takes the lock; nothing is attached or changed yet.
+    /// Checks the machine, loads the program for local packets and takes the lock; nothing is attached or changed yet. The
+    /// other programs are loaded meanwhile: what needs them waits for them.
     ///
     /// State that is pinned already is taken over. That of an older version stays until [`Enforcement::supersede`].
     pub fn prepare(pins: &Pins) -> Result<Self, KernelError> {
@@ -169,7 +178,7 @@ impl Enforcement {
                 missing.join(", ")
             );
         }
-        let mut object = Object::load(pins)?;
+        let mut object = Object::begin(pins)?;
         let maps = object.maps()?;
         let tc_mode = if links::has_tcx()? {
             TcMode::Tcx
@@ -178,10 +187,14 @@ impl Enforcement {
             TcMode::Clsact
         };
         Ok(Self {
-            programs: Programs::of(&object)?,
+            first: object.handle(object.variant().program())?,
+            pinned: Arc::clone(object.pinned()),
+            programs: Pending::begin("programs", move || {
+                object.finish()?;
+                Programs::of(object)
+            })?,
             links: Links::take_over(pins)?,
             pins: pins.clone(),
-            object,
             maps,
             twins: Twins::default(),
             tc_mode,
@@ -208,6 +221,11 @@ impl Enforcement {
         self.maps.role(ifindex)
     }
 
+    /// Waits until every program is loaded.
+    pub fn await_programs(&mut self) -> Result<(), KernelError> {
+        self.programs.wait().map(drop)
+    }
+
     /// Sees to it that the maps are pinned, in a directory that can be found and is locked; mounts a bpffs again where
     /// that is allowed.
     ///
@@ -232,7 +250,7 @@ impl Enforcement {
                 }
             }
         }
-        for (name, map) in self.object.pinned() {
+        for (name, map) in self.pinned.iter() {
             match map.keep_pinned(&self.pins.map(name)) {
                 Ok(None) => {}
                 Ok(Some(wrong)) => followed.change(Part::Maps, *name, wrong),
@@ -263,10 +281,11 @@ impl Enforcement {
                 "the programs were told something else: written again",
             );
         }
+        let programs = self.programs.made();
         self.links.attach_cgroup(
             CgroupHook::Egress,
             cgroup,
-            &self.programs.cgroup,
+            programs.map_or(&self.first, |programs| &programs.cgroup),
             &mut self.twins,
             &mut followed,
         )?;
@@ -278,18 +297,23 @@ impl Enforcement {
         let mut followed = Followed::default();
         let hook = CgroupHook::Setsockopt;
         let wanted = settings.packet_sockets != Settings::LEAVE_ALONE;
-        let judged = match &self.programs.setsockopt {
-            Some(program) if wanted => {
-                self.links
-                    .attach_cgroup(hook, cgroup, program, &mut self.twins, &mut followed)
+        let judged = self.programs.wait().and_then(|programs| {
+            let program = programs.setsockopt.as_ref().filter(|_| wanted);
+            if let Some(program) = program {
+                return self.links.attach_cgroup(
+                    hook,
+                    cgroup,
+                    program,
+                    &mut self.twins,
+                    &mut followed,
+                );
             }
-            _ => self.links.detach_cgroup(hook).map(|detached| {
-                if detached {
-                    let subject = cgroup.display().to_string();
-                    followed.change(Part::Setsockopt, subject, "it is not wanted: detached");
-                }
-            }),
-        };
+            if self.links.detach_cgroup(hook)? {
+                let subject = cgroup.display().to_string();
+                followed.change(Part::Setsockopt, subject, "it is not wanted: detached");
+            }
+            Ok(())
+        });
         followed.note("socket options", judged);
         followed
     }
@@ -297,11 +321,18 @@ impl Enforcement {
     /// Records who uses the sockets of a cgroup from now on.
     pub fn record_owners(&mut self, cgroup: &Path) -> Followed {
         let mut followed = Followed::default();
-        for (hook, program) in &self.programs.owners {
-            let recorded =
-                self.links
-                    .attach_cgroup(*hook, cgroup, program, &mut self.twins, &mut followed);
-            followed.note("who uses a socket", recorded);
+        const SUBJECT: &str = "who uses a socket";
+
+        match self.programs.wait() {
+            Ok(programs) => {
+                for (hook, program) in &programs.owners {
+                    let links = &mut self.links;
+                    let recorded =
+                        links.attach_cgroup(*hook, cgroup, program, &mut self.twins, &mut followed);
+                    followed.note(SUBJECT, recorded);
+                }
+            }
+            Err(error) => followed.note(SUBJECT, Err(error)),
         }
         followed
     }
@@ -325,7 +356,16 @@ impl Enforcement {
     /// [`Enforcement::leave_alone`] before this.
     pub fn redirect(&mut self, cgroup: &Path, settings: &Settings) -> Followed {
         let mut followed = Followed::default();
-        for (hook, program) in &self.programs.redirection {
+        const SUBJECT: &str = "redirected calls";
+
+        let programs = match self.programs.wait() {
+            Ok(programs) => programs,
+            Err(error) => {
+                followed.note(SUBJECT, Err(error));
+                return followed;
+            }
+        };
+        for (hook, program) in &programs.redirection {
             let attached = if settings.redirect == 0 {
                 self.links.detach_cgroup(*hook).map(|detached| {
                     if detached {
@@ -337,14 +377,15 @@ impl Enforcement {
                 self.links
                     .attach_cgroup(*hook, cgroup, program, &mut self.twins, &mut followed)
             };
-            followed.note("redirected calls", attached);
+            followed.note(SUBJECT, attached);
         }
         followed
     }
 
     /// Whether this kernel has a hook for socket options.
-    pub fn can_judge_options(&self) -> bool {
-        self.programs.setsockopt.is_some()
+    pub fn can_judge_options(&mut self) -> bool {
+        let programs = self.programs.wait();
+        programs.is_ok_and(|programs| programs.setsockopt.is_some())
     }
 
     /// Lets exactly this out of an engaged kill switch.
@@ -439,9 +480,20 @@ impl Enforcement {
         let known: BTreeSet<u32> = devices.iter().map(|device| device.ifindex).collect();
         self.overtakings.retain(|ifindex| known.contains(&ifindex));
         self.devices = devices.to_vec();
+        // One look into the directory, not one for each of thousands of interfaces.
+        let pinned: Option<BTreeSet<u32>> = self.pins.tcx_links().ok().map(|links| {
+            let numbers = links.into_iter().map(|(ifindex, _)| ifindex);
+            numbers.collect()
+        });
         let mut behind = Vec::new();
         for device in devices {
             if device.role != Role::Uplink {
+                let is_pinned = pinned
+                    .as_ref()
+                    .is_none_or(|pinned| pinned.contains(&device.ifindex));
+                if self.tc_mode == TcMode::Tcx && !is_pinned && !self.links.holds(device.ifindex) {
+                    continue;
+                }
                 let detached = self.detach_device(device, &mut followed);
                 followed.note(&device.name, detached);
                 continue;
@@ -512,17 +564,17 @@ impl Enforcement {
     pub fn reload(&mut self) -> Result<Followed, KernelError> {
         let mut followed = self.keep_pinned();
         let object = Object::load(&self.pins)?;
-        let ids = |object: &Object| -> Vec<u32> {
-            object.pinned().iter().map(|(_, map)| map.id()).collect()
+        let ids = |pinned: &[(&str, Held)]| -> Vec<u32> {
+            pinned.iter().map(|(_, map)| map.id()).collect()
         };
-        if ids(&object) != ids(&self.object) {
+        if ids(object.pinned()) != ids(&self.pinned) {
             // Programs on other maps would know of no permission and no settings.
             return Err(KernelError::Foreign {
                 path: self.pins.root().to_owned(),
                 expected: "state",
             });
         }
-        let programs = Programs::of(&object)?;
+        let programs = Programs::of(object)?;
         let uplinks: Vec<_> = self
             .devices
             .iter()
@@ -547,8 +599,7 @@ impl Enforcement {
         for (device, program) in filters {
             followed.note(&device.name, clsact::replace(device.ifindex, program));
         }
-        self.programs = programs;
-        self.object = object;
+        self.programs = Pending::Made(programs);
         Ok(followed)
     }
 
@@ -576,12 +627,13 @@ impl Enforcement {
 
     /// Takes what the programs write for user space; there is one of each.
     pub fn take_reports(&mut self) -> Result<Reports, KernelError> {
-        self.object.reports()
+        self.programs.wait()?.object.reports()
     }
 
-    /// What was loaded into this kernel.
+    /// What was loaded into this kernel, once that was waited for.
     pub fn loaded(&self) -> &[Loaded] {
-        self.object.loaded()
+        let programs = self.programs.made();
+        programs.map_or(&[], |programs| programs.object.loaded())
     }
 
     /// Lifts enforcement: detaches everything and removes every pin.
@@ -600,7 +652,7 @@ impl Enforcement {
         device: &Device,
         followed: &mut Followed,
     ) -> Result<Standing, KernelError> {
-        let program = self.programs.tc(device.link);
+        let program = self.programs.wait()?.tc(device.link);
         match self.tc_mode {
             TcMode::Tcx => self
                 .links

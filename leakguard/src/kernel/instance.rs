@@ -1,17 +1,20 @@
 //! One load of the embedded object: which of its variants this kernel takes is found out by loading them.
 
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::thread;
 
+use aya::Ebpf;
 use aya::programs::{
     CgroupSkb, CgroupSock, CgroupSockAddr, CgroupSockopt, Program, ProgramError, ProgramFd,
     ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions,
 };
 use aya::sys::SyscallError;
-use aya::{Ebpf, EbpfLoader};
 use nix::libc;
 
 use super::KernelError;
+use super::loader::loader;
 use super::netns::Offsets;
 use super::object::{CgroupVariant, LINK_LAYERS, Loaded, program_at};
 use super::redirection::can_choose_error;
@@ -61,6 +64,8 @@ pub(super) enum Limit {
 /// One load of the object, whatever maps it works on.
 pub(super) struct Instance {
     pub(super) ebpf: Ebpf,
+    /// Those that may be tried.
+    variants: Vec<CgroupVariant>,
     pub(super) variant: CgroupVariant,
     /// Of the program for socket options; `None` if this kernel takes none.
     pub(super) setsockopt: Option<CgroupVariant>,
@@ -74,9 +79,20 @@ impl Instance {
         variants: &[CgroupVariant],
         limit: Limit,
     ) -> Result<Self, KernelError> {
+        let mut instance = Self::begin(pins, variants, limit)?;
+        instance.finish()?;
+        Ok(instance)
+    }
+
+    /// Makes the maps, and loads no more than the program that judges local packets: it need not wait for the others.
+    pub(super) fn begin(
+        pins: impl IntoIterator<Item = (&'static str, PathBuf)>,
+        variants: &[CgroupVariant],
+        limit: Limit,
+    ) -> Result<Self, KernelError> {
         let offsets = offsets();
         let every_event = u32::from(limit == Limit::None);
-        let mut loader = EbpfLoader::new();
+        let mut loader = loader();
         for (name, pin) in pins {
             loader.map_pin_path(name, pin);
         }
@@ -102,38 +118,47 @@ impl Instance {
             source: Box::new(error),
         })?;
         let mut loaded = Vec::new();
-        let has_offsets = offsets.is_some();
-        let mut first = |program: fn(CgroupVariant) -> &'static str| {
-            load_first(&mut ebpf, variants, program, has_offsets, &mut loaded)
-        };
-        let mut variant = first(CgroupVariant::program)?;
+        let variant = load_first(&mut ebpf, variants, CgroupVariant::program, &mut loaded)?;
+        Ok(Self {
+            ebpf,
+            variants: variants.to_vec(),
+            variant,
+            setsockopt: None,
+            loaded,
+        })
+    }
+
+    /// Loads the other programs. The variant may be another afterwards.
+    pub(super) fn finish(&mut self) -> Result<(), KernelError> {
+        let Self {
+            ebpf,
+            variants,
+            variant,
+            setsockopt,
+            loaded,
+        } = self;
         // What it keeps from happening takes privileges: without it the rest is still worth having.
-        let setsockopt = first(CgroupVariant::setsockopt_program)
+        *setsockopt = load_first(ebpf, variants, CgroupVariant::setsockopt_program, loaded)
             .inspect_err(|error| log::debug!("{}", chain(error)))
             .ok();
         for name in CgroupHook::ALL.into_iter().filter_map(program_at) {
             // Packets are judged without them; what else is missing then is in the status.
-            match load_program(&mut ebpf, name) {
+            match load_program(ebpf, name) {
                 Ok(program) => loaded.push(program),
                 Err(error) => log::debug!("{}", chain(&error)),
             }
         }
-        if let Err(error) = load_tc(&mut ebpf, variant, &mut loaded) {
+        if let Err(error) = load_tc(ebpf, *variant, loaded) {
             // What a kernel takes at a cgroup it may still refuse at TC: one variant for both, or none.
-            if variant == CgroupVariant::Lean || !variants.contains(&CgroupVariant::Lean) {
+            if *variant == CgroupVariant::Lean || !variants.contains(&CgroupVariant::Lean) {
                 return Err(error);
             }
             log::debug!("{}", chain(&error));
-            variant = CgroupVariant::Lean;
-            loaded.push(load_program(&mut ebpf, variant.program())?);
-            load_tc(&mut ebpf, variant, &mut loaded)?;
+            *variant = CgroupVariant::Lean;
+            loaded.push(load_program(ebpf, variant.program())?);
+            load_tc(ebpf, *variant, loaded)?;
         }
-        Ok(Self {
-            ebpf,
-            variant,
-            setsockopt,
-            loaded,
-        })
+        Ok(())
     }
 
     /// Runs a program once over a packet without sending it; returns the program's own return code.
@@ -200,9 +225,9 @@ fn load_first(
     ebpf: &mut Ebpf,
     variants: &[CgroupVariant],
     program: fn(CgroupVariant) -> &'static str,
-    has_offsets: bool,
     loaded: &mut Vec<Loaded>,
 ) -> Result<CgroupVariant, KernelError> {
+    let has_offsets = offsets().is_some();
     let mut refused = None;
     for &variant in variants {
         if variant != CgroupVariant::Cookie && !has_offsets {
@@ -229,21 +254,49 @@ fn load_first(
     })
 }
 
+/// Loads the programs at TC, which take longest, beside each other.
 fn load_tc(
     ebpf: &mut Ebpf,
     variant: CgroupVariant,
     loaded: &mut Vec<Loaded>,
 ) -> Result<(), KernelError> {
-    for link in LINK_LAYERS {
-        loaded.push(load_program(ebpf, variant.tc_program(link))?);
-    }
-    Ok(())
+    let names = LINK_LAYERS.map(|link| variant.tc_program(link));
+    let wanted = ebpf.programs_mut().filter_map(|(found, program)| {
+        let name = names.into_iter().find(|name| *name == found)?;
+        Some((name, program))
+    });
+    thread::scope(|scope| {
+        let loading: Vec<_> = wanted
+            .map(|(name, program)| {
+                let load = move || load(name, program);
+                let thread = thread::Builder::new().name("load".into());
+                thread
+                    .spawn_scoped(scope, load)
+                    .map_err(KernelError::call("clone", name))
+            })
+            .collect::<Result<_, _>>()?;
+        if loading.len() < names.len() {
+            return Err(load_error("the programs at TC", "no such program"));
+        }
+        for program in loading {
+            loaded.push(
+                program
+                    .join()
+                    .unwrap_or_else(|panic| resume_unwind(panic))?,
+            );
+        }
+        Ok(())
+    })
 }
 
 fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<Loaded, KernelError> {
     let program = ebpf
         .program_mut(name)
         .ok_or_else(|| load_error(name, "no such program"))?;
+    load(name, program)
+}
+
+fn load(name: &'static str, program: &mut Program) -> Result<Loaded, KernelError> {
     let result = match program {
         Program::CgroupSkb(program) => CgroupSkb::load(program).and_then(|()| program.info()),
         Program::SchedClassifier(program) => {

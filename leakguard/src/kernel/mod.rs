@@ -5,8 +5,10 @@
 //! | [`requirements`] | what must be there before anything is attached, and the remedy if it is not |
 //! | [`netns`] | the identity of the managed network namespace |
 //! | [`pins`] | the pin directory, its version and its lock |
+//! | `loader` | aya's loader, without the kernel's types |
 //! | `instance` | one load of the embedded object, in the variants that this kernel takes |
 //! | [`object`] | the object on the pinned maps, to be attached |
+//! | `pending` | what is still being loaded while the first program enforces |
 //! | [`trial`] | the object beside what enforces, to be asked |
 //! | [`exemptions`] | what an engaged kill switch lets out |
 //! | [`recognition`] | what packets are known by besides their ports |
@@ -32,10 +34,12 @@ mod held;
 mod inherit;
 mod instance;
 pub mod links;
+mod loader;
 pub mod maps;
 pub mod netns;
 pub mod object;
 mod overtake;
+mod pending;
 pub mod pins;
 pub mod rates;
 pub mod read_back;

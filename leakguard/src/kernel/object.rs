@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use aya::programs::ProgramInfo;
 use leakguard_common::abi::map;
@@ -116,7 +117,7 @@ pub struct Loaded {
 /// The object, loaded: its programs are in the kernel, attached to nothing yet.
 pub struct Object {
     instance: Instance,
-    pinned: Vec<(&'static str, Held)>,
+    pinned: Arc<[(&'static str, Held)]>,
 }
 
 impl Object {
@@ -127,13 +128,29 @@ impl Object {
 
     /// Loads with the first of the given cgroup variants that this kernel takes.
     pub fn load_variants(pins: &Pins, variants: &[CgroupVariant]) -> Result<Self, KernelError> {
+        let mut object = Self::begin_variants(pins, variants)?;
+        object.finish()?;
+        Ok(object)
+    }
+
+    /// Reuses the maps that are pinned and pins the rest, and loads no more than the program that judges local packets.
+    pub(super) fn begin(pins: &Pins) -> Result<Self, KernelError> {
+        Self::begin_variants(pins, CgroupVariant::wanted())
+    }
+
+    fn begin_variants(pins: &Pins, variants: &[CgroupVariant]) -> Result<Self, KernelError> {
         maps::check_pinned(pins)?;
         let pinned = maps::names().map(|name| (name, pins.map(name)));
-        let instance = Instance::load(pinned, variants, Limit::OfSettings)?;
+        let instance = Instance::begin(pinned, variants, Limit::OfSettings)?;
         Ok(Self {
             pinned: hold_maps(pins)?,
             instance,
         })
+    }
+
+    /// Loads the other programs. The variant may be another afterwards.
+    pub(super) fn finish(&mut self) -> Result<(), KernelError> {
+        self.instance.finish()
     }
 
     /// The cgroup variant that this kernel took.
@@ -180,7 +197,7 @@ impl Object {
     }
 
     /// The pinned maps by name, held open.
-    pub(super) fn pinned(&self) -> &[(&'static str, Held)] {
+    pub(super) fn pinned(&self) -> &Arc<[(&'static str, Held)]> {
         &self.pinned
     }
 
@@ -217,7 +234,7 @@ impl Object {
 }
 
 /// Opens what the loader has pinned or found pinned.
-fn hold_maps(pins: &Pins) -> Result<Vec<(&'static str, Held)>, KernelError> {
+fn hold_maps(pins: &Pins) -> Result<Arc<[(&'static str, Held)]>, KernelError> {
     maps::names()
         .map(|name| {
             let pin = pins.map(name);
