@@ -17,7 +17,7 @@ use std::{
 use leakguard::{
     interfaces::{Changes, Interface, RolePatterns, Watcher, classify, snapshot, visible_tunnels},
     lab::{Netns, output_within},
-    netfilter::{self, Action, Applied, Permitted, Ruleset},
+    netfilter::{self, Action, Applied, Listings, Permitted, Ruleset},
 };
 use leakguard_common::abi::{Class, Reason, Role};
 
@@ -407,11 +407,21 @@ impl Path {
             self.tcp_connects(53),
             "control: without the table it arrives"
         );
-        assert_eq!(self.dut.block_on(netfilter::read_back()).unwrap(), None);
+        assert_eq!(
+            self.dut
+                .block_on(netfilter::read_back(&mut Listings::default()))
+                .unwrap(),
+            None
+        );
 
         let mut ruleset = Ruleset::new(Action::Drop, Class::ALL.iter().copied(), &[]);
         assert_eq!(self.apply(&ruleset), Applied::Replaced);
-        let state = || self.dut.block_on(netfilter::read_back()).unwrap().unwrap();
+        let state = || {
+            self.dut
+                .block_on(netfilter::read_back(&mut Listings::default()))
+                .unwrap()
+                .unwrap()
+        };
         assert!(state().satisfies(&ruleset), "{:?}", state());
         assert_eq!(self.apply(&ruleset), Applied::Unchanged);
         assert!(!self.passes(53) && !self.passes(5353));
@@ -455,7 +465,12 @@ impl Path {
 
         self.dut.block_on(netfilter::remove()).unwrap();
         assert!(self.passes(53));
-        assert_eq!(self.dut.block_on(netfilter::read_back()).unwrap(), None);
+        assert_eq!(
+            self.dut
+                .block_on(netfilter::read_back(&mut Listings::default()))
+                .unwrap(),
+            None
+        );
         assert_eq!(self.dut.nft("list ruleset"), "");
         self.dut.block_on(netfilter::remove()).unwrap();
     }
@@ -476,7 +491,11 @@ fn what_has_no_kind_is_permitted_as_such() {
     let mut is_caught = |interfaces: &[(u32, &str, Option<&str>)]| {
         path.permit(&mut ruleset, interfaces);
         let count = || {
-            let state = path.dut.block_on(netfilter::read_back()).unwrap().unwrap();
+            let state = path
+                .dut
+                .block_on(netfilter::read_back(&mut Listings::default()))
+                .unwrap()
+                .unwrap();
             state.inet.unwrap().counts[&Reason::Dns].packets
         };
         let before = count();
@@ -517,7 +536,10 @@ fn a_table_that_somebody_changed_is_noticed_and_replaced() {
             "delete table bridge leakguard",
         ] {
             dut.nft(damage);
-            let state = netfilter::read_back().await.unwrap().unwrap();
+            let state = netfilter::read_back(&mut Listings::default())
+                .await
+                .unwrap()
+                .unwrap();
             assert!(!state.satisfies(&ruleset), "{damage}");
             assert_eq!(
                 netfilter::apply(&ruleset).await.unwrap(),

@@ -197,6 +197,7 @@ pub async fn run(
                 }
                 if changes.gone || changes.overrun {
                     guard.distrust();
+                    readiness.distrust();
                 }
                 pace.note(changes);
             }
@@ -231,7 +232,9 @@ pub async fn run(
             }
             _ = verification.tick() => {
                 verify(&mut guard).await;
-                guard.renew_leases().await;
+                if let Some(renewal) = guard.renew_leases().await {
+                    readiness.note_renewal(renewal);
+                }
                 readiness.note();
             }
             () = readiness.due() => {

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::wait_for;
 use crate::error::{chain, escape_control};
 use crate::event::{Notice, NoticeKind};
+use crate::netfilter::{Listings, Renewal};
 use crate::status::{Assessment, Level, assess};
 
 /// The shortest time between two readings of the level: it runs nft, and interfaces can change all the time.
@@ -19,6 +20,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Readiness {
     bpffs: PathBuf,
+    /// What the last reading has found of nftables.
+    listings: Listings,
     wanted: Level,
     /// What was told last.
     told: Option<Assessment>,
@@ -32,6 +35,7 @@ impl Readiness {
     pub(super) fn new(bpffs: &Path, wanted: Level) -> Self {
         Self {
             bpffs: bpffs.to_owned(),
+            listings: Listings::default(),
             wanted,
             told: None,
             ready: false,
@@ -47,6 +51,16 @@ impl Readiness {
         self.due = Some(self.due.map_or(earliest, |due| due.min(earliest)));
     }
 
+    /// An interface has gone: nothing that was read before counts any more.
+    pub(super) fn distrust(&mut self) {
+        self.listings = Listings::default();
+    }
+
+    /// The leases were renewed, and no other part of the tables has changed by that.
+    pub(super) fn note_renewal(&mut self, renewal: Renewal) {
+        self.listings.note(renewal);
+    }
+
     /// When the level is to be read; never, if nothing has changed.
     pub(super) async fn due(&self) {
         wait_for(self.due).await;
@@ -57,7 +71,7 @@ impl Readiness {
     pub(super) async fn read(&mut self) -> Option<Notice> {
         self.due = None;
         self.last = Some(Instant::now());
-        let found = assess(&self.bpffs)
+        let found = assess(&self.bpffs, &mut self.listings)
             .await
             .unwrap_or_else(|error| Assessment {
                 // Not known is not green.

@@ -2,11 +2,11 @@
 
 use std::time::SystemTime;
 
-use leakguard_common::abi::Settings;
+use leakguard_common::abi::{Role, Settings};
 
 use super::{Guard, GuardError, Handshakes, Presence, tunnels};
 use crate::host::cgroup2_root;
-use crate::interfaces::is_up;
+use crate::interfaces::{Interface, is_up};
 
 /// What has become of the kill switch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +46,21 @@ impl Guard {
             self.leave_alone()?;
         }
         Ok(read)
+    }
+
+    /// Vouches no more for a tunnel that has gone down, if it was the only one: the rest takes a while to read where there
+    /// are thousands of interfaces.
+    pub(super) async fn disavow(&mut self) -> Result<(), GuardError> {
+        let Some(Ok(tunnel)) = self.tunnels else {
+            return Ok(());
+        };
+        let is_another = |interface: &Interface| {
+            interface.role == Role::Tunnel && interface.up && interface.ifindex != tunnel
+        };
+        if self.vouches() && !self.interfaces.values().any(is_another) && !is_up(tunnel).await? {
+            self.enforcement.vouch(None, true)?;
+        }
+        Ok(())
     }
 
     /// Takes note of handshakes.

@@ -49,9 +49,12 @@ impl Guard {
     /// Makes the programs leave alone what is to be left alone now, unless they are known to. Reading the tables takes a
     /// system call for each entry.
     pub(super) fn leave_alone(&mut self) -> Result<Followed, GuardError> {
+        // Looking for the root reads the whole mount table.
+        let depends = self.policy.depends_on_cgroups();
+        let root = depends.then(cgroup2_root).and_then(Result::ok);
         let wanted = Redirection {
             near: self.near.clone(),
-            spared: self.policy.spared(cgroup2_root().ok().as_deref()),
+            spared: self.policy.spared(root.as_deref()),
         };
         if self.left_alone.as_ref() == Some(&wanted) {
             return Ok(Followed::default());

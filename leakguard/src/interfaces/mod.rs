@@ -21,6 +21,7 @@ mod tunnels;
 mod watch;
 
 pub(crate) use self::listener::{Listener, each_message};
+pub(crate) use self::netlink::{attribute, attributes};
 pub(crate) use self::pattern::tunnel_of_kind;
 pub use self::{
     lookup::{Exit, Path, exit_towards, path_towards},

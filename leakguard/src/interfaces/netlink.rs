@@ -240,7 +240,7 @@ impl NetlinkError {
 }
 
 /// Calls `visit` with the type and value of each attribute.
-pub(super) fn attributes<'a>(
+pub(crate) fn attributes<'a>(
     bytes: &'a [u8],
     mut visit: impl FnMut(u16, &'a [u8]) -> Result<(), DecodeError>,
 ) -> Result<(), DecodeError> {
@@ -264,7 +264,7 @@ pub(super) fn attribute_u32(kind: u16, value: u32) -> Vec<u8> {
 }
 
 /// Encodes one attribute, with the padding behind it.
-pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+pub(crate) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = ATTRIBUTE_HEADER + value.len();
     let mut bytes = vec![0; length.next_multiple_of(ALIGNMENT)];
     let mut attribute = NlaBuffer::new(&mut bytes);

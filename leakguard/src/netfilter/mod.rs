@@ -24,6 +24,8 @@ macro_rules! push {
 
 mod egress;
 mod let_out;
+mod listings;
+mod nfnetlink;
 mod permitted;
 mod redirect;
 mod ruleset;
@@ -31,10 +33,11 @@ mod state;
 
 use std::{io, path::Path, process::Stdio, time::Duration};
 
-use tokio::{io::AsyncWriteExt, process::Command, time};
+use tokio::{io::AsyncWriteExt, process::Command, task::spawn_blocking, time};
 
 pub use self::{
     egress::{Egress, EgressTable},
+    listings::{Listings, Renewal},
     permitted::{NameError, Permitted},
     redirect::Redirection,
     ruleset::{Action, Restriction, Ruleset, Transport},
@@ -70,7 +73,7 @@ pub enum Applied {
 ///
 /// There is no moment without the table. The counters keep their values.
 pub async fn apply(ruleset: &Ruleset) -> Result<Applied, NetfilterError> {
-    let present = match read_back().await {
+    let present = match read_back(&mut Listings::default()).await {
         Ok(state) => state,
         // A table that somebody else's program filled is replaced, whatever it holds.
         Err(NetfilterError::Decode { .. }) => None,
@@ -96,12 +99,42 @@ pub async fn update_interfaces(ruleset: &Ruleset) -> Result<(), NetfilterError> 
     Ok(())
 }
 
+/// Renews the leases of the covered interfaces, and changes nothing else; says how to tell, if that is known.
+///
+/// This is done all the time, so that no program is started for it where netlink does.
+pub async fn renew(ruleset: &Ruleset) -> Result<Option<Renewal>, NetfilterError> {
+    let (families, leases) = (ruleset.families(), ruleset.leases());
+    let families: Vec<_> = families.map(ruleset::Family::name).collect();
+    // The kernel may be busy with somebody else's transaction.
+    let renewed = spawn_blocking(move || {
+        let before = nfnetlink::generation()?;
+        let after = nfnetlink::refill(&families, &leases, before)?;
+        Ok::<_, io::Error>(Renewal { before, after })
+    });
+    match renewed.await.map_err(io::Error::other).flatten() {
+        Ok(renewal) => Ok(Some(renewal)),
+        Err(error) => {
+            log::debug!("cannot renew the leases by netlink: {error}");
+            update_interfaces(ruleset).await?;
+            Ok(None)
+        }
+    }
+}
+
+/// The number of the namespace's ruleset: every transaction, whoever makes it, gives it the next. `None` if the kernel does
+/// not say.
+pub fn generation() -> Option<u32> {
+    nfnetlink::generation()
+        .inspect_err(|error| log::debug!("cannot ask for the ruleset's number: {error}"))
+        .ok()
+}
+
 /// Puts the netdev table in place of whatever it held, in one transaction, or removes it.
 ///
 /// A transaction of its own: a device that has just gone, or a kernel without the hook, keeps nothing else from being
 /// changed.
 pub async fn apply_egress(egress: Option<&Egress>) -> Result<Applied, NetfilterError> {
-    let present = match read_egress().await {
+    let present = match read_egress(&mut Listings::default()).await {
         Ok(present) => present,
         // What somebody else's program filled is replaced, whatever it holds.
         Err(NetfilterError::Decode { .. }) => Some(EgressTable::default()),
@@ -120,11 +153,11 @@ pub async fn apply_egress(egress: Option<&Egress>) -> Result<Applied, NetfilterE
 }
 
 /// Reads what the kernel holds of the netdev table; `None` if there is none.
-pub async fn read_egress() -> Result<Option<EgressTable>, NetfilterError> {
-    let Some(listing) = list_table(egress::FAMILY).await? else {
+pub async fn read_egress(listings: &mut Listings) -> Result<Option<EgressTable>, NetfilterError> {
+    let Some(listing) = listings.table(egress::FAMILY).await? else {
         return Ok(None);
     };
-    let text = run(&["list", "chains", egress::FAMILY], "").await?;
+    let text = listings.chains(egress::FAMILY).await?;
     let table =
         EgressTable::parse(&listing, &text).map_err(|source| NetfilterError::Decode { source })?;
     Ok(Some(table))
@@ -161,11 +194,12 @@ pub async fn apply_redirection(
 /// The families whose table does not redirect forwarded questions as it should, whatever interfaces it knows.
 pub async fn lacking_redirection(
     redirection: &Redirection,
+    listings: &mut Listings,
 ) -> Result<Vec<&'static str>, NetfilterError> {
     let mut lacking = Vec::new();
     for family in redirect::FAMILIES {
         if let Some(wanted) = redirection.table(family) {
-            let has_rules = match list_table(family).await? {
+            let has_rules = match listings.table(family).await? {
                 Some(listing) => wanted
                     .has_rules(&listing)
                     .map_err(|source| NetfilterError::Decode { source })?,
@@ -180,9 +214,9 @@ pub async fn lacking_redirection(
 }
 
 /// Reads what the kernel holds; `None` if there is no such table in either family.
-pub async fn read_back() -> Result<Option<State>, NetfilterError> {
-    let inet = read_table("inet").await?;
-    let bridge = read_table("bridge").await?;
+pub async fn read_back(listings: &mut Listings) -> Result<Option<State>, NetfilterError> {
+    let inet = listings.net("inet").await?;
+    let bridge = listings.net("bridge").await?;
     Ok((inet.is_some() || bridge.is_some()).then_some(State { inet, bridge }))
 }
 
@@ -236,17 +270,12 @@ pub enum NetfilterError {
     },
 }
 
-async fn read_table(family: &str) -> Result<Option<Table>, NetfilterError> {
-    let Some(listing) = list_table(family).await? else {
-        return Ok(None);
-    };
-    let table =
-        Table::parse(&listing, resolve).map_err(|source| NetfilterError::Decode { source })?;
-    Ok(Some(table))
-}
-
 /// Lists one table as JSON; `None` if it does not exist.
 async fn list_table(family: &str) -> Result<Option<String>, NetfilterError> {
+    // Most of them are not there, which takes no program to find out.
+    if let Ok(false) = nfnetlink::has_table(family) {
+        return Ok(None);
+    }
     match run(&["-j", "list", "table", family, TABLE], "").await {
         Ok(listing) => Ok(Some(listing)),
         // Absent table, or a kernel without the family.

@@ -51,6 +51,17 @@ impl Permitted {
         }
     }
 
+    /// It as the key of an element, as the kernel compares it: the number, and names of `IFNAMSIZ` bytes each.
+    pub(super) fn key(&self) -> Vec<u8> {
+        let mut key = self.ifindex.to_ne_bytes().to_vec();
+        for name in [Some(&self.name), self.kind.as_ref()].into_iter().flatten() {
+            let end = key.len() + IFNAMSIZ;
+            key.extend(name.as_bytes());
+            key.resize(end, 0);
+        }
+        key
+    }
+
     /// It as an element of a set.
     pub(super) fn element(&self) -> String {
         let Self {
@@ -65,9 +76,11 @@ impl Permitted {
     }
 }
 
+/// What a name has room for, with the zero at its end.
+const IFNAMSIZ: usize = 16;
+
 /// Whether nft can write it; both are `IFNAMSIZ` bytes for it.
 fn is_expressible(text: &str) -> bool {
-    const IFNAMSIZ: usize = 16;
     let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '*');
     (1..IFNAMSIZ).contains(&text.len()) && text.chars().all(plain)
 }
@@ -83,6 +96,19 @@ pub struct NameError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_has_names_of_a_fixed_length() {
+        let kindless = Permitted::new(7, "eth0", None).unwrap().key();
+        let number = 7_u32.to_ne_bytes();
+        assert_eq!(
+            kindless,
+            [&number[..], b"eth0\0\0\0\0\0\0\0\0\0\0\0\0"].concat()
+        );
+        let veth = Permitted::new(7, "eth0", Some("veth")).unwrap().key();
+        assert_eq!(veth.len(), 36);
+        assert_eq!(veth[20..25], *b"veth\0");
+    }
 
     #[test]
     fn a_name_that_nft_reads_differently_is_refused() {

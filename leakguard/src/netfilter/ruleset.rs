@@ -11,6 +11,7 @@ use super::let_out::{
     COVERED, COVERED_KINDLESS, InterfaceSet, LEASE_SECONDS, LET_OUT, PERMITTED, PERMITTED_KINDLESS,
     keys, write_let_out,
 };
+use super::nfnetlink::Elements;
 use super::{Count, Permitted, State, TABLE, Table};
 
 /// Name of the chain that meets every packet.
@@ -135,6 +136,18 @@ impl Ruleset {
             }
         }
         text
+    }
+
+    /// The sets of covered interfaces, with what they are to hold.
+    pub(super) fn leases(&self) -> [Elements; 2] {
+        [(COVERED, false), (COVERED_KINDLESS, true)].map(|(set, kindless)| {
+            let of_kind = |interface: &&Permitted| interface.kind().is_none() == kindless;
+            let covered = self.covered.iter().filter(of_kind);
+            Elements {
+                set,
+                keys: covered.map(Permitted::key).collect(),
+            }
+        })
     }
 
     /// The families that this ruleset has a table in.

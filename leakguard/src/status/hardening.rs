@@ -11,7 +11,7 @@ use crate::guard::{packet_sockets, ruleset};
 use crate::interfaces::Snapshot;
 use crate::kernel::Exemptions;
 use crate::kernel::read_back::ReadBack;
-use crate::netfilter::{self, Egress, Permitted};
+use crate::netfilter::{self, Egress, Listings, Permitted};
 use crate::sockets::Inventory;
 
 /// What is done about sockets that send past TC.
@@ -40,6 +40,7 @@ pub(super) async fn examine(
     state: &ReadBack,
     exemptions: &Exemptions,
     snapshot: &Snapshot,
+    listings: &mut Listings,
     causes: &mut Vec<String>,
 ) -> Hardening {
     let wanted = packet_sockets(&state.settings);
@@ -50,7 +51,7 @@ pub(super) async fn examine(
                 .to_owned(),
         );
     }
-    let (netdev, caught) = netdev(state, exemptions, snapshot, wanted).await;
+    let (netdev, caught) = netdev(state, exemptions, snapshot, listings, wanted).await;
     causes.extend(netdev.as_ref().err().map(|why| {
         format!(
             "packet sockets from before can bypass TC, although packet_sockets is strict: {why}"
@@ -86,12 +87,13 @@ async fn netdev(
     state: &ReadBack,
     exemptions: &Exemptions,
     snapshot: &Snapshot,
+    listings: &mut Listings,
     wanted: PacketSockets,
 ) -> (Result<&'static str, String>, Option<u64>) {
     if wanted != PacketSockets::Strict {
         return (Ok(UNNEEDED), None);
     }
-    let table = match netfilter::read_egress().await {
+    let table = match netfilter::read_egress(listings).await {
         Ok(Some(table)) => table,
         Ok(None) => {
             let missing = "there is no nftables table netdev leakguard, which takes Linux 5.16";

@@ -23,7 +23,7 @@ use crate::kernel::links::TcAttachment;
 use crate::kernel::pins::Pins;
 use crate::kernel::read_back::ReadBack;
 use crate::kernel::requirements::check_privileges;
-use crate::netfilter;
+use crate::netfilter::{self, Listings};
 use crate::prefix;
 use crate::sockets;
 
@@ -222,7 +222,7 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
         netfilter,
         mut hardening,
         exemptions,
-    } = examine(&pins, &state, &snapshot).await?;
+    } = examine(&pins, &state, &snapshot, &mut Listings::default()).await?;
     if state.here {
         // What is in another namespace cannot be seen from here.
         hardening.inventory = sockets::inventory();
@@ -274,12 +274,15 @@ pub async fn read(bpffs: &Path) -> Result<Status, GuardError> {
     })
 }
 
-/// Reads how much the state under a bpffs directory enforces, in the same way as [`read`].
-pub async fn assess(bpffs: &Path) -> Result<Assessment, GuardError> {
+/// Reads how much the state under a bpffs directory enforces, in the same way as [`read`]; nftables are listed only if they
+/// have changed since they were listed last.
+pub async fn assess(bpffs: &Path, listings: &mut Listings) -> Result<Assessment, GuardError> {
     let snapshot = snapshot().await?;
     let pins = Pins::at(bpffs);
     match ReadBack::open(&pins)? {
-        Some(state) => Ok(examine(&pins, &state, &snapshot).await?.assessment),
+        Some(state) => Ok(examine(&pins, &state, &snapshot, listings)
+            .await?
+            .assessment),
         None => Ok(Assessment {
             level: Level::None,
             mode: None,
@@ -302,7 +305,12 @@ struct Parts {
 }
 
 /// Looks at every part of the state, and judges it.
-async fn examine(pins: &Pins, state: &ReadBack, snapshot: &Snapshot) -> Result<Parts, GuardError> {
+async fn examine(
+    pins: &Pins,
+    state: &ReadBack,
+    snapshot: &Snapshot,
+    listings: &mut Listings,
+) -> Result<Parts, GuardError> {
     let mut causes = Vec::new();
     if !state.here {
         causes.push(
@@ -344,10 +352,10 @@ async fn examine(pins: &Pins, state: &ReadBack, snapshot: &Snapshot) -> Result<P
     }
     let interfaces = interfaces(state, snapshot, &mut causes)?;
     let exemptions = state.maps.exemptions()?;
-    let mut netfilter = netfilter(state, &exemptions, &mut causes).await;
-    let hardening = hardening::examine(state, &exemptions, snapshot, &mut causes).await;
+    let mut netfilter = netfilter(state, &exemptions, listings, &mut causes).await;
+    let hardening = hardening::examine(state, &exemptions, snapshot, listings, &mut causes).await;
     netfilter.egress = hardening.caught;
-    redirect::examine(state, &mut causes).await;
+    redirect::examine(state, listings, &mut causes).await;
     let level = match (causes.is_empty(), &cgroup) {
         (true, _) => Level::Full,
         (false, Some(_)) => Level::Reduced,
@@ -506,12 +514,13 @@ fn kill_switch(
 async fn netfilter(
     state: &ReadBack,
     exemptions: &Exemptions,
+    listings: &mut Listings,
     causes: &mut Vec<String>,
 ) -> Netfilter {
     let missing = |why: &str| {
         format!("forwarded traffic has no second net for interfaces that have just come: {why}")
     };
-    let tables = match netfilter::read_back().await {
+    let tables = match netfilter::read_back(listings).await {
         Ok(tables) => tables.unwrap_or_default(),
         Err(error) => {
             causes.push(missing(&chain(&error)));

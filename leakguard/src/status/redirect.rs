@@ -11,7 +11,7 @@ use crate::guard::{Interfaces, forwarded, redirected_to};
 use crate::kernel::maps::Maps;
 use crate::kernel::read_back::ReadBack;
 use crate::kernel::{KernelError, Redirection};
-use crate::netfilter;
+use crate::netfilter::{self, Listings};
 
 /// What is redirected, and what not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -46,11 +46,11 @@ impl Redirect {
 }
 
 /// Looks whether forwarded questions are redirected too, if they should be.
-pub(super) async fn examine(state: &ReadBack, causes: &mut Vec<String>) {
+pub(super) async fn examine(state: &ReadBack, listings: &mut Listings, causes: &mut Vec<String>) {
     let Some(wanted) = forwarded(&state.settings, &BTreeSet::new(), &Interfaces::new()) else {
         return;
     };
-    let why = match netfilter::lacking_redirection(&wanted).await {
+    let why = match netfilter::lacking_redirection(&wanted, listings).await {
         Ok(lacking) if lacking.is_empty() => return,
         Ok(lacking) => {
             let tables = lacking.join(" leakguard, ");
