@@ -10,9 +10,12 @@
 )]
 
 mod drops;
+mod growth;
+mod host;
 mod kill_switch;
 mod plot;
 mod programs;
+mod reaction;
 mod report;
 mod rounds;
 mod scene;
@@ -51,6 +54,10 @@ enum Section {
     Drops,
     /// What a packet takes while everything but the tunnel is shut.
     KillSwitch,
+    /// How soon the agent does what it is to do.
+    Reaction,
+    /// How the agent's cost grows with what it looks after.
+    Growth,
 }
 
 impl Section {
@@ -61,6 +68,8 @@ impl Section {
             Self::Traffic => traffic::measure(rounds, report),
             Self::Drops => drops::measure(rounds, report),
             Self::KillSwitch => kill_switch::measure(rounds, report),
+            Self::Reaction => reaction::measure(rounds, report),
+            Self::Growth => growth::measure(rounds, report),
         }
     }
 }

@@ -1,0 +1,152 @@
+//! From a tunnel's end to the kill switch.
+
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use leakguard::lab::{Netns, output_within};
+use leakguard_tests::{Tun, write_config};
+
+use crate::host::{Host, Probe, elapsed_until, milliseconds, settle};
+use crate::report::{Report, Table};
+use crate::rounds::Samples;
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// How often: the slowest of a hundred count.
+const REPETITIONS: usize = 220;
+
+/// What people write instead: a process that hears of links and then calls nft.
+const SCRIPT: &str = "ip monitor link | while read -r line; do case \"$line\" in *Deleted*tun0*) \
+                      nft add rule inet bench output oifname eth0 drop;; esac; done";
+
+pub(super) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
+    let host = Host::new()?;
+    let repetitions = REPETITIONS.max(rounds);
+    let [mut kernel, mut deleted, mut down] = [(); 3].map(|()| Vec::new());
+    {
+        let config = write_config("[kill_switch]\nmode = \"tunnel-down\"\n");
+        let path = config.path().to_str().context("a path of plain text")?;
+        let mut tun = Tun::new(&host.netns, Host::TUNNEL);
+        up(&host.netns)?;
+        let _agent = host.protect(&["--config", path])?;
+        let probe = host.probe(443);
+        settle("the tunnel counts as up", || !probe.is_refused())?;
+        for _ in 0..repetitions {
+            let (gone, refused) = delete(tun, &probe)?;
+            kernel.push(gone);
+            deleted.push(refused);
+            tun = Tun::new(&host.netns, Host::TUNNEL);
+            up(&host.netns)?;
+            settle("the tunnel counts as up", || !probe.is_refused())?;
+            down.push(set_down(&host.netns, &probe)?);
+            up(&host.netns)?;
+            settle("the tunnel counts as up", || !probe.is_refused())?;
+        }
+    }
+    let script = script(&host, rounds)?;
+    let rows = vec![
+        Samples::new("the kernel removes the tunnel", kernel),
+        Samples::new("leakguard: tunnel deleted", deleted),
+        Samples::new("leakguard: tunnel down", down),
+        Samples::new("a script with ip monitor and nft: tunnel deleted", script),
+    ];
+    let p99: Vec<String> = rows
+        .iter()
+        .map(|row| format!("{}: {:.2}", row.name, row.quantile(0.99)))
+        .collect();
+    report.add(&Table {
+        title:
+            "From the call that ends the tunnel to the first packet that is refused on the uplink"
+                .into(),
+        unit: "ms",
+        rows,
+        baseline: None,
+        note: format!("{repetitions} times each; p99 in ms: {}.", p99.join("; ")),
+    })
+}
+
+fn up(netns: &Netns) -> Result<()> {
+    netns.ip(&["link", "set", Host::TUNNEL, "up"])?;
+    Ok(())
+}
+
+/// Closes the tunnel, which deletes it; says when that was done, and when a packet was refused.
+fn delete(tun: Tun, probe: &Probe) -> Result<(f64, f64)> {
+    std::thread::scope(|scope| {
+        let start = Instant::now();
+        let closing = scope.spawn(move || {
+            drop(tun);
+            milliseconds(start.elapsed())
+        });
+        let refused = elapsed_until("the kill switch engages", start, || probe.is_refused())?;
+        let gone = closing.join().ok().context("the thread panicked")?;
+        Ok((gone, refused))
+    })
+}
+
+fn set_down(netns: &Netns, probe: &Probe) -> Result<f64> {
+    let mut command = netns.command("ip");
+    command.args(["link", "set", Host::TUNNEL, "down"]);
+    let start = Instant::now();
+    let mut child = command.spawn()?;
+    let refused = elapsed_until("the kill switch engages", start, || probe.is_refused())?;
+    child.wait()?;
+    Ok(refused)
+}
+
+/// A process that is ended when dropped.
+struct Script(Child);
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        // Its children end with its pipe, at the next event.
+        let _ended = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+fn script(host: &Host, rounds: usize) -> Result<Vec<f64>> {
+    let nft = |arguments: &[&str]| -> Result<()> {
+        let mut command = host.netns.command("nft");
+        command.args(arguments);
+        output_within(command, LIMIT)?;
+        Ok(())
+    };
+    nft(&["add", "table", "inet", "bench"])?;
+    let chain = "{ type filter hook output priority 0; }";
+    nft(&["add", "chain", "inet", "bench", "output", chain])?;
+    let probe = host.probe(443);
+    let mut values = Vec::new();
+    {
+        let mut command = host.netns.command("sh");
+        command.args(["-c", SCRIPT]).stdin(Stdio::null());
+        let _script = Script(command.spawn()?);
+        for _ in 0..=rounds {
+            let tun = Tun::new(&host.netns, Host::TUNNEL);
+            up(&host.netns)?;
+            // It cannot be asked whether it listens: the first round, which does not count, finds out.
+            let (_, refused) = if values.is_empty() {
+                first(host, tun, &probe)?
+            } else {
+                delete(tun, &probe)?
+            };
+            values.push(refused);
+            nft(&["flush", "chain", "inet", "bench", "output"])?;
+            settle("packets pass again", || !probe.is_refused())?;
+        }
+    }
+    nft(&["delete", "table", "inet", "bench"])?;
+    values.remove(0);
+    Ok(values)
+}
+
+/// Ends tunnels until the script notices one.
+fn first(host: &Host, tun: Tun, probe: &Probe) -> Result<(f64, f64)> {
+    drop(tun);
+    let start = Instant::now();
+    settle("the script listens", || {
+        drop(Tun::new(&host.netns, Host::TUNNEL));
+        probe.is_refused()
+    })?;
+    Ok((0.0, milliseconds(start.elapsed())))
+}
