@@ -13,6 +13,7 @@ mod drops;
 mod growth;
 mod host;
 mod kill_switch;
+mod events;
 mod plot;
 mod programs;
 mod reaction;
@@ -58,6 +59,8 @@ enum Section {
     Reaction,
     /// How the agent's cost grows with what it looks after.
     Growth,
+    /// What telling of dropped packets takes.
+    Events,
 }
 
 impl Section {
@@ -70,6 +73,7 @@ impl Section {
             Self::KillSwitch => kill_switch::measure(rounds, report),
             Self::Reaction => reaction::measure(rounds, report),
             Self::Growth => growth::measure(rounds, report),
+            Self::Events => events::measure(rounds, report),
         }
     }
 }
