@@ -2,6 +2,8 @@
 
 use anyhow::{anyhow, bail};
 
+use serde::Deserialize;
+
 use super::args::EventsArgs;
 use super::errors;
 use super::output::Output;
@@ -41,20 +43,55 @@ pub(super) fn run(args: &EventsArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// How much is printed at once, at the most.
+const BATCH_BYTES: usize = 64 * 1024;
+
+/// What every event has, and nothing else that an agent says.
+#[derive(Deserialize)]
+struct Numbered {
+    #[serde(rename = "v")]
+    _version: u32,
+    #[serde(rename = "seq")]
+    _number: u64,
+}
+
 /// Prints events; says whether the agent has ended them.
 fn print(agent: &mut Conversation, json: bool) -> anyhow::Result<bool> {
     let mut output = Output::stdout();
+    let mut lines = String::new();
     while let Some(line) = agent.line()? {
-        match serde_json::from_str::<Entry>(&line) {
-            Ok(_) if json => output.line(&line)?,
-            Ok(event) => output.line(&event)?,
-            Err(_) => other(agent, &line)?,
+        let written = if json {
+            // A reader of JSON may know more of events than this does.
+            serde_json::from_str::<Numbered>(&line).map(|_| lines.push_str(&line))
+        } else {
+            serde_json::from_str::<Entry>(&line).map(|event| lines.push_str(&event.to_string()))
+        };
+        match written {
+            Ok(()) => lines.push('\n'),
+            Err(_) => {
+                flush(&mut output, &mut lines)?;
+                other(agent, &line)?;
+            }
         }
+        // What has come together is printed together.
+        if lines.len() < BATCH_BYTES && agent.has_line() {
+            continue;
+        }
+        flush(&mut output, &mut lines)?;
         if output.reader_gone() {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+/// Prints what is there, if anything is.
+fn flush(output: &mut Output, lines: &mut String) -> anyhow::Result<()> {
+    if let Some(whole) = lines.strip_suffix('\n') {
+        output.line(whole)?;
+        lines.clear();
+    }
+    Ok(())
 }
 
 /// Writes packets; says whether the agent has ended them.

@@ -44,6 +44,9 @@ const OTHERS: usize = 64;
 /// What the kernel may keep for a client that does not read (it doubles this); its default would add up.
 const SEND_BUFFER: usize = 32 * 1024;
 
+/// How much of what the agent says a client reads at once.
+const READ_BYTES: usize = 64 * 1024;
+
 /// The pause after a client that could not be accepted, for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -441,7 +444,7 @@ pub fn connect(path: &Path, question: &Ask) -> Result<Option<Conversation>, Cont
     }
     Ok(Some(Conversation {
         path: path.to_owned(),
-        reader: BufReader::new(stream),
+        reader: BufReader::with_capacity(READ_BYTES, stream),
     }))
 }
 

@@ -9,7 +9,9 @@ mod followers;
 mod handshakes;
 mod health;
 mod leak_test;
+mod printer;
 pub mod protocol;
+mod published;
 mod readiness;
 mod tamper;
 
@@ -25,8 +27,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_unti
 
 pub use control::{ControlError, Conversation, SocketName, connect};
 pub(crate) use control::{answer_to, hear, listen};
-pub use events::{Feed, Form, Printer, Published};
+pub use events::Feed;
+pub(crate) use events::PAUSE;
 pub use health::{ClientCounts, Health, HealthReport};
+pub use printer::{Form, Printer};
+pub use published::Published;
 
 use crate::config::{Config, OnExit};
 use crate::error::chain;

@@ -1,25 +1,19 @@
 //! From a record in the ring to an [`Event`].
 
-use std::mem::{MaybeUninit, offset_of};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::borrow::Cow;
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use bytes::Bytes;
 use jiff::Timestamp;
-use leakguard_common::abi::{
-    Carrier, Event as Record, Family, Hook, Rate, RateKey, Reason, Role, Verdict,
-};
+use leakguard_common::abi::{Event as Record, Family, Rate, RateKey};
 use leakguard_common::hardening::{PACKET_QDISC_BYPASS, SOL_PACKET, SOL_XDP, SocketOption};
-use leakguard_common::packet::{has_ports, protocol};
+use leakguard_common::packet::protocol;
 
-use super::attribution::{Attributor, Questions, Sender};
+use super::attribution::{Attributor, Questions};
+use super::judged::{Judged, Names, push_endpoint};
 use super::query::first_question;
-use super::{
-    Attribution, Client, Event, InterfaceRef, PacketKind, Process, Suppressed, Suppressions,
-    VERSION,
-};
+use super::{Event, Suppressed, Suppressions};
 use crate::guard::Interfaces;
 use crate::host::since_boot;
 
@@ -49,6 +43,9 @@ pub struct Decoder {
     attributor: Attributor,
     questions: Questions,
     suppressions: Suppressions,
+    clock: Clock,
+    /// The name of the interface that the last packet was to leave by: the next one's is most often the same.
+    interface: Option<Arc<str>>,
 }
 
 impl Decoder {
@@ -84,137 +81,57 @@ impl Decoder {
 
     /// Decodes one record; interfaces are named as they are called now.
     pub fn decode(&mut self, bytes: &[u8], interfaces: &Interfaces) -> Result<Event, Undecodable> {
+        self.judged(bytes, interfaces).map(|judged| judged.event())
+    }
+
+    /// The same, without rendering anything of it.
+    pub fn judged(&mut self, bytes: &[u8], interfaces: &Interfaces) -> Result<Judged, Undecodable> {
         // Whatever becomes of it, it has been an event.
         let seq = self.sequence.next();
         let undecodable = || Undecodable { len: bytes.len() };
         let record = read(bytes).ok_or_else(undecodable)?;
-        let mut event = event(seq, &record, interfaces).ok_or_else(undecodable)?;
-        event.suppressed = self.suppressions.before(&record);
-        self.attribute(&record, &mut event);
-        Ok(event)
+        let names = Names::of(&record).ok_or_else(undecodable)?;
+        let name = interfaces.get(&record.ifindex).map(|found| &*found.name);
+        if self.interface.as_deref() != name {
+            self.interface = name.map(Arc::from);
+        }
+        let mut judged = Judged {
+            seq,
+            time: self.clock.wall(record.boot_time),
+            record,
+            names,
+            interface: self.interface.clone(),
+            sender: Arc::default(),
+            client: None,
+            suppressed: self.suppressions.before(&record),
+        };
+        self.attribute(&mut judged);
+        Ok(judged)
     }
 
     /// Names the sender, and who had asked it.
-    fn attribute(&mut self, record: &Record, event: &mut Event) {
+    fn attribute(&mut self, judged: &mut Judged) {
         let Self {
             attributor,
             questions,
             suppressions,
-            sequence: _,
+            ..
         } = self;
-        let mut sender = attributor.sender(record);
-        if record.sender() == 0
-            && let Some(same) = questions.elsewhere(record)
+        let record = &judged.record;
+        judged.sender = attributor.sender(record);
+        if questions.is_empty() {
+            // There is nobody to look for.
+        } else if record.sender() == 0 {
+            if let Some(same) = questions.elsewhere(record) {
+                judged.sender = Arc::new(attributor.sender(same).inferred());
+            }
+        } else if judged.names.may_ask()
+            && let Some(query) = first_question(record.protocol, judged.copied())
+            && let Some(asked) = questions.behind(record, &query)
         {
-            sender = inferred(attributor.sender(same));
+            judged.client = attributor.sender(asked).client().map(Box::new);
         }
-        if record.sender() != 0
-            && let Some(query) = &event.query
-            && let Some(asked) = questions.behind(record, query)
-            && let Sender {
-                process: Some(process),
-                cgroup,
-                unit,
-                container,
-            } = inferred(attributor.sender(asked))
-        {
-            event.client = Some(Client {
-                process,
-                cgroup,
-                unit,
-                container,
-            });
-        }
-        suppressions.name(record, &sender);
-        let Sender {
-            process,
-            cgroup,
-            unit,
-            container,
-        } = sender;
-        event.process = process;
-        event.cgroup = cgroup;
-        event.unit = unit;
-        event.container = container;
-    }
-}
-
-/// A sender of another packet, by which this one's is guessed.
-fn inferred(sender: Sender) -> Sender {
-    Sender {
-        process: sender.process.map(|process| Process {
-            attribution: Some(Attribution::Inferred),
-            ..process
-        }),
-        ..sender
-    }
-}
-
-fn event(seq: u64, record: &Record, interfaces: &Interfaces) -> Option<Event> {
-    let family = Family::from_wire(record.family)?;
-    let copied = record.bytes.get(..usize::from(record.bytes_len))?;
-    let hook = Hook::from_wire(record.hook)?;
-    let interface = interfaces.get(&record.ifindex);
-    let reason = Reason::from_wire(record.reason)?;
-    let query = match reason {
-        // It is encrypted.
-        Reason::Doh => None,
-        // A call names a destination before there is a question.
-        _ if hook == Hook::SockAddr => None,
-        _ => first_question(record.protocol, copied),
-    };
-    Some(Event {
-        v: VERSION,
-        seq,
-        kind: PacketKind::Packet,
-        time: wall_time(record.boot_time).to_string(),
-        verdict: Verdict::from_wire(record.verdict)?.name().into(),
-        reason: reason.name().into(),
-        hook: hook.name().into(),
-        interface: InterfaceRef {
-            index: record.ifindex,
-            name: interface.map(|interface| interface.name.clone()),
-            role: Role::from_wire(record.role)?.name().into(),
-        },
-        netns: "host".into(),
-        family: family.name().into(),
-        protocol: protocol_name(record.protocol),
-        source: endpoint(family, record.source, record.source_port, record.protocol),
-        destination: endpoint(
-            family,
-            record.destination,
-            record.destination_port,
-            record.protocol,
-        ),
-        encapsulation: match Carrier::from_wire(record.carrier)? {
-            Carrier::None => None,
-            carrier => Some(carrier.name().into()),
-        },
-        length: record.length,
-        query,
-        redirected_to: (hook == Hook::SockAddr)
-            .then(|| <[u8; 16]>::try_from(copied).ok())
-            .flatten()
-            .map(|target| endpoint(family, target, record.destination_port, record.protocol)),
-        option: (hook == Hook::Setsockopt).then(|| option(copied)).flatten(),
-        process: None,
-        cgroup: None,
-        unit: None,
-        container: None,
-        client: None,
-        packets: record.segments,
-        suppressed: 0,
-    })
-}
-
-/// What the kernel copied of a packet into its record, from the transport header on; empty if that is no record.
-pub fn copied(record: &Bytes) -> Bytes {
-    let start = offset_of!(Record, bytes);
-    let length = read(record).map_or(0, |read| usize::from(read.bytes_len));
-    if start + length <= record.len() {
-        record.slice(start..start + length)
-    } else {
-        Bytes::new()
+        suppressions.name(record, &judged.sender);
     }
 }
 
@@ -235,16 +152,33 @@ pub(crate) fn read(bytes: &[u8]) -> Option<Record> {
     })
 }
 
-/// The wall-clock time of a moment on the boot clock.
-fn wall_time(boot_time: u64) -> Timestamp {
-    let now = since_boot().unwrap_or_default();
-    let age = now.saturating_sub(Duration::from_nanos(boot_time));
-    let wall = Timestamp::now();
-    wall.checked_sub(age).unwrap_or(wall)
+/// Tells what time it was at moments on the boot clock, which are mostly of the last few milliseconds.
+#[derive(Debug, Default)]
+struct Clock {
+    /// The boot clock when both were read, in nanoseconds.
+    read: u64,
+    /// Both in nanoseconds: what the wall clock was ahead by.
+    ahead: u64,
+}
+
+impl Clock {
+    /// How long the two are taken to go alike.
+    const HOLD: u64 = 10_000_000;
+
+    /// The wall-clock time, in nanoseconds since 1970.
+    fn wall(&mut self, boot_time: u64) -> u64 {
+        if !(self.read.saturating_sub(Self::HOLD)..=self.read).contains(&boot_time) {
+            let nanos = |read: u128| u64::try_from(read).unwrap_or_default();
+            self.read = nanos(since_boot().unwrap_or_default().as_nanos());
+            let wall = u128::try_from(Timestamp::now().as_nanosecond());
+            self.ahead = nanos(wall.unwrap_or_default()).saturating_sub(self.read);
+        }
+        self.ahead.saturating_add(boot_time.min(self.read))
+    }
 }
 
 /// The name of the option that an event tells of, or its level and number.
-fn option(copied: &[u8]) -> Option<String> {
+pub(super) fn option(copied: &[u8]) -> Option<Cow<'static, str>> {
     /// The options of `SOL_XDP` by number (`include/uapi/linux/if_xdp.h`).
     const OF_XDP: [&str; 9] = [
         "XDP_MMAP_OFFSETS",
@@ -265,18 +199,18 @@ fn option(copied: &[u8]) -> Option<String> {
             .and_then(|index| OF_XDP.get(index).copied()),
         _ => None,
     };
-    Some(known.map_or_else(|| format!("{level}:{name}"), str::to_owned))
+    Some(known.map_or_else(|| format!("{level}:{name}").into(), Cow::Borrowed))
 }
 
 /// The name of a transport, or its number.
-pub(crate) fn protocol_name(number: u8) -> String {
+pub(crate) fn protocol_name(number: u8) -> Cow<'static, str> {
     match number {
         protocol::TCP => "tcp".into(),
         protocol::UDP => "udp".into(),
         protocol::DCCP => "dccp".into(),
         protocol::SCTP => "sctp".into(),
         protocol::UDP_LITE => "udplite".into(),
-        other => other.to_string(),
+        other => other.to_string().into(),
     }
 }
 
@@ -294,22 +228,14 @@ pub(crate) fn protocol_number(name: &str) -> Option<u8> {
 
 /// An address, with the port where there is one.
 pub(crate) fn endpoint(family: Family, address: [u8; 16], port: u16, protocol: u8) -> String {
-    let [a, b, c, d, ..] = address;
-    let address = match family {
-        Family::Ipv4 => IpAddr::from(Ipv4Addr::new(a, b, c, d)),
-        Family::Ipv6 => IpAddr::from(Ipv6Addr::from(address)),
-        Family::Unknown => return "unknown".into(),
-    };
-    if has_ports(protocol) && port != 0 {
-        SocketAddr::new(address, port).to_string()
-    } else {
-        address.to_string()
-    }
+    let mut text = String::new();
+    push_endpoint(&mut text, family, address, port, protocol);
+    text
 }
 
 #[cfg(test)]
 pub(super) mod tests {
-    use leakguard_common::abi::{EVENT_BYTES, Owner};
+    use leakguard_common::abi::{Carrier, EVENT_BYTES, Hook, Owner, Reason, Role, Verdict};
 
     use super::*;
 
@@ -354,7 +280,7 @@ pub(super) mod tests {
         }
     }
 
-    fn bytes_of(record: &Record) -> Vec<u8> {
+    pub(in crate::event) fn bytes_of(record: &Record) -> Vec<u8> {
         // SAFETY: a record has no padding, so all of its bytes are initialised.
         unsafe {
             std::slice::from_raw_parts((&raw const *record).cast::<u8>(), size_of::<Record>())
@@ -372,9 +298,10 @@ pub(super) mod tests {
         assert_eq!(event.destination, "8.8.8.8:53");
         assert_eq!(event.query.unwrap().name, "example.com.");
         assert_eq!(event.process, None);
-        let whole = Bytes::from(bytes_of(&record()));
-        assert_eq!(copied(&whole).len(), usize::from(record().bytes_len));
-        assert!(copied(&whole.slice(1..)).is_empty());
+        let judged = Decoder::default()
+            .judged(&bytes_of(&record()), &Interfaces::new())
+            .unwrap();
+        assert_eq!(judged.copied().len(), usize::from(record().bytes_len));
         assert!(event.time.ends_with('Z'), "{}", event.time);
     }
 

@@ -1,6 +1,10 @@
 //! An event for tests.
 
-use super::{Attribution, Event, InterfaceRef, PacketKind, Process, Query, VERSION};
+use super::decode::tests::{bytes_of, record};
+use super::{
+    Attribution, Decoder, Event, InterfaceRef, Judged, PacketKind, Process, Query, VERSION,
+};
+use crate::guard::Interfaces;
 
 /// dig's question for `example.com`, dropped at eth0.
 pub(crate) fn example() -> Event {
@@ -54,4 +58,10 @@ pub(crate) fn process(name: &str) -> Option<Process> {
         name: Some(name.into()),
         ..process
     })
+}
+
+/// A question for `example.com`, as the kernel reports it.
+pub(crate) fn judged() -> Judged {
+    let judged = Decoder::default().judged(&bytes_of(&record()), &Interfaces::new());
+    judged.unwrap()
 }

@@ -4,17 +4,20 @@ mod attribution;
 mod decode;
 #[cfg(test)]
 mod example;
+mod judged;
 mod notice;
+mod parts;
 mod query;
 mod suppressed;
 mod text;
 
 use serde::{Deserialize, Serialize};
 
-pub use decode::{Decoder, Sequence, Undecodable, copied};
+pub use decode::{Decoder, Sequence, Undecodable};
 pub(crate) use decode::{endpoint, protocol_name, protocol_number, read};
 #[cfg(test)]
-pub(crate) use example::{example, process};
+pub(crate) use example::{example, judged, process};
+pub use judged::Judged;
 pub use notice::{Notice, NoticeKind};
 pub(crate) use query::first_question;
 pub use suppressed::{Suppressed, SuppressedKind, Suppressions};

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use leakguard_common::abi::{Event as Record, MAX_RATES, Rate, RateKey, Reason, Verdict};
@@ -56,7 +57,7 @@ struct Told {
     created: u64,
     suppressed: u64,
     /// Who the key stands for, as the last event had it.
-    sender: Sender,
+    sender: Arc<Sender>,
 }
 
 /// What of the suppressed packets has been told: the kernel only ever adds.
@@ -74,7 +75,7 @@ impl Suppressions {
             let told = Told {
                 created: rate.created,
                 suppressed: rate.suppressed,
-                sender: Sender::default(),
+                sender: Arc::default(),
             };
             (key, told)
         });
@@ -93,9 +94,12 @@ impl Suppressions {
     }
 
     /// Remembers who a record's key stands for.
-    pub(super) fn name(&mut self, record: &Record, sender: &Sender) {
+    pub(super) fn name(&mut self, record: &Record, sender: &Arc<Sender>) {
+        if self.told.is_empty() {
+            return;
+        }
         if let Some(told) = self.told.get_mut(&RateKey::of(record)) {
-            told.sender.clone_from(sender);
+            told.sender = Arc::clone(sender);
         }
     }
 
@@ -135,7 +139,7 @@ impl Suppressions {
         let told = self.told.entry(key).or_insert(Told {
             created,
             suppressed: if is_forgotten { suppressed } else { 0 },
-            sender: Sender::default(),
+            sender: Arc::default(),
         });
         if told.created != created {
             (told.created, told.suppressed) = (created, 0);
@@ -146,12 +150,7 @@ impl Suppressions {
     }
 
     fn tell(&self, key: &RateKey, packets: u64) -> Option<Suppressed> {
-        let Sender {
-            process,
-            cgroup,
-            unit,
-            container,
-        } = self.told.get(key)?.sender.clone();
+        let sender = &self.told.get(key)?.sender;
         Some(Suppressed {
             v: VERSION,
             seq: 0,
@@ -160,10 +159,10 @@ impl Suppressions {
             verdict: Verdict::from_wire(key.verdict)?.name().into(),
             reason: Reason::from_wire(key.reason)?.name().into(),
             destination: super::endpoint(key.family()?, key.destination, 0, 0),
-            process,
-            cgroup,
-            unit,
-            container,
+            process: sender.process.clone(),
+            cgroup: sender.cgroup.clone(),
+            unit: sender.unit.clone(),
+            container: sender.container.clone(),
             packets,
         })
     }

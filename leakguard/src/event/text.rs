@@ -4,7 +4,8 @@ use std::fmt;
 
 use leakguard_common::abi::Hook;
 
-use super::{Attribution, Client, Container, Entry, Event, InterfaceRef, Process, Query};
+use super::parts::Parts;
+use super::{Attribution, Client, Container, Entry, Event, Process};
 use crate::error::escape_control;
 
 /// The time of day to the millisecond: the date is the reader's.
@@ -36,10 +37,17 @@ impl fmt::Display for Entry {
 
 impl fmt::Display for Event {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.parts().fmt(formatter)
+    }
+}
+
+impl fmt::Display for Parts<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             time,
             verdict,
             reason,
+            ifindex,
             interface,
             protocol,
             source,
@@ -47,13 +55,12 @@ impl fmt::Display for Event {
             encapsulation,
             ..
         } = self;
-        let InterfaceRef { index, name, .. } = interface;
         let clock = clock(time);
         let number;
-        let name = if let Some(name) = name {
-            name
+        let name = if let Some(name) = interface {
+            *name
         } else {
-            number = format!("#{index}");
+            number = format!("#{ifindex}");
             &number
         };
         if let Some(option) = &self.option {
@@ -63,7 +70,7 @@ impl fmt::Display for Event {
                 formatter,
                 "{clock} {verdict} {reason} {protocol} {destination} to {target}"
             )?;
-        } else if self.is_call() {
+        } else if self.hook == Hook::SockAddr.name() {
             write!(
                 formatter,
                 "{clock} {verdict} {reason} {protocol} call to {destination}"
@@ -78,7 +85,7 @@ impl fmt::Display for Event {
         if let Some(encapsulation) = encapsulation {
             write!(formatter, " in {}", escape_control(encapsulation))?;
         }
-        if let Some(Query { name, kind }) = &self.query {
+        if let Some((name, kind)) = self.query {
             write!(formatter, " {kind} {}", escape_control(name))?;
         }
         if let Some(Process {
@@ -88,7 +95,7 @@ impl fmt::Display for Event {
             user,
             attribution,
             ..
-        }) = &self.process
+        }) = self.process
         {
             if *attribution == Some(Attribution::Inferred) {
                 formatter.write_str(" probably")?;
@@ -103,11 +110,11 @@ impl fmt::Display for Event {
                 None => write!(formatter, " of uid {uid}")?,
             }
         }
-        if let Some(Container { id, runtime, .. }) = &self.container {
+        if let Some(Container { id, runtime, .. }) = self.container {
             let runtime = runtime.as_deref().unwrap_or("container");
             write!(formatter, " in {runtime} {}", escape_control(short(id)))?;
         }
-        if let Some(Client { process, .. }) = &self.client {
+        if let Some(Client { process, .. }) = self.client {
             let name = escape_control(process.name.as_deref().unwrap_or("?"));
             write!(formatter, " probably for {name}")?;
             if let Some(pid) = process.pid {

@@ -108,7 +108,7 @@ const UNKNOWN: &str = "unknown";
 fn protocol(family: Family, number: u8) -> String {
     match family {
         Family::Unknown => UNKNOWN.into(),
-        Family::Ipv4 | Family::Ipv6 => protocol_name(number),
+        Family::Ipv4 | Family::Ipv6 => protocol_name(number).into_owned(),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::daemon::Published;
 pub(super) struct EventFile {
     path: PathBuf,
     open: Option<AppendFile>,
+    lines: Vec<u8>,
 }
 
 impl EventFile {
@@ -22,6 +23,7 @@ impl EventFile {
         Self {
             path: path.to_owned(),
             open: None,
+            lines: Vec::new(),
         }
     }
 
@@ -67,23 +69,26 @@ impl Sink for EventFile {
     }
 
     async fn write(&mut self, events: &[Arc<Published>]) -> Written {
+        let mut lines = std::mem::take(&mut self.lines);
         let file = match self.opened() {
             Ok(file) => file,
             Err(error) => return Written::nothing(error),
         };
-        let mut lines = Vec::new();
         for event in events {
-            lines.extend_from_slice(event.json.as_bytes());
+            lines.extend_from_slice(event.json().as_bytes());
             lines.push(b'\n');
         }
         let (written, result) = file.append(&lines);
         let mut end = 0;
         let whole = events.iter().take_while(|event| {
-            end += event.json.len() + 1;
+            end += event.json().len() + 1;
             end <= written
         });
+        let events = whole.count();
+        lines.clear();
+        self.lines = lines;
         Written {
-            events: whole.count(),
+            events,
             error: result.err(),
         }
     }

@@ -35,8 +35,9 @@ impl Journal {
             None => JournalLog::empty()?.with_syslog_identifier("leakguard".to_owned()),
         };
         let journal = self.connected.insert(journal);
-        let (message, fields) = describe(&event.entry);
-        let level = if is_warning(&event.entry) {
+        let entry = event.entry();
+        let (message, fields) = describe(&entry);
+        let level = if is_warning(&entry) {
             Level::Warn
         } else {
             Level::Info

@@ -100,7 +100,7 @@ impl Sink for Otlp {
     async fn write(&mut self, events: &[Arc<Published>]) -> Written {
         for event in events {
             let mut record = self.logger.create_log_record();
-            describe(&event.entry, &mut record);
+            describe(&event.entry(), &mut record);
             self.logger.emit(record);
         }
         let made = self.made.take();

@@ -16,10 +16,9 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
 use tokio::time::{sleep, timeout};
 
-use super::events::{Feed, RECENT};
+use super::events::{Feed, PAUSE, RECENT};
 use super::protocol::Answer;
 use super::{Health, Published};
-use crate::event::Entry;
 
 /// How long a client may read nothing while there is something to read; then it is dropped.
 pub(super) const STALL_LIMIT: Duration = Duration::from_mins(5);
@@ -119,18 +118,32 @@ impl Hub {
         loop {
             match live.recv().await {
                 Ok(event) => self.publish(event),
-                // Without a client nobody takes it, which is no failure.
-                Err(RecvError::Lagged(events)) => drop(self.live.send(Item::Missed(events))),
+                Err(RecvError::Lagged(events)) => self.miss(events),
                 Err(RecvError::Closed) => return,
             }
+            // What has come meanwhile is taken with it, and then more may come together.
+            for _ in 0..BACKLOG {
+                match live.try_recv() {
+                    Ok(event) => self.publish(event),
+                    Err(TryRecvError::Lagged(events)) => self.miss(events),
+                    Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+                }
+            }
+            sleep(PAUSE).await;
         }
+    }
+
+    fn miss(&self, events: u64) {
+        // Without a client nobody takes it, which is no failure.
+        drop(self.live.send(Item::Missed(events)));
     }
 
     fn publish(&self, event: Arc<Published>) {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = match event.entry {
-            Entry::Packet(_) | Entry::Suppressed(_) => &mut recent.packets,
-            Entry::Notice(_) => &mut recent.notices,
+        let kept = if event.is_notice() {
+            &mut recent.notices
+        } else {
+            &mut recent.packets
         };
         kept.push(Arc::clone(&event));
         drop(self.live.send(Item::Event(event)));
@@ -158,7 +171,7 @@ impl Hub {
         while items.len() < BATCH {
             let (packet, notice) = (packets.next(&before.packets), notices.next(&before.notices));
             let event = match (packet, notice) {
-                (Some(packet), Some(notice)) if packet.seq > notice.seq => {
+                (Some(packet), Some(notice)) if packet.seq() > notice.seq() => {
                     before.notices.start += 1;
                     notice
                 }
@@ -259,7 +272,11 @@ impl Follower {
                     Err(TryRecvError::Empty | TryRecvError::Closed) => break,
                 }
             }
+            let is_all = self.buffer.len() < BATCH_BYTES;
             self.flush().await?;
+            if is_all {
+                sleep(PAUSE).await;
+            }
         }
     }
 
@@ -268,12 +285,12 @@ impl Follower {
         match item {
             Item::Event(event) if self.packets => {
                 buffer.extend(b"{\"event\":");
-                buffer.extend(event.json.as_bytes());
+                buffer.extend(event.json().as_bytes());
                 buffer.extend(b",\"packet\":\"");
-                buffer.extend(BASE64.encode(&event.packet).as_bytes());
+                buffer.extend(BASE64.encode(event.copied()).as_bytes());
                 buffer.extend(b"\"}");
             }
-            Item::Event(event) => buffer.extend(event.json.as_bytes()),
+            Item::Event(event) => buffer.extend(event.json().as_bytes()),
             Item::Missed(events) => {
                 serde_json::to_writer(&mut *buffer, &Answer::Missed { events: *events })?;
             }

@@ -1,21 +1,14 @@
 use std::io::Write as _;
 
-use bytes::Bytes;
 use tokio::net::UnixStream;
 
 use super::*;
-use crate::event::{Notice, NoticeKind};
+use crate::event::{Notice, NoticeKind, judged};
 
 fn event(seq: u64) -> Arc<Published> {
     let mut notice = Notice::new(NoticeKind::Repair, "tc", "eth0", "x".repeat(200));
     notice.seq = seq;
-    let json = serde_json::to_string(&notice).unwrap();
-    Arc::new(Published {
-        seq,
-        entry: Entry::Notice(notice),
-        json,
-        packet: Bytes::from_static(b"packet"),
-    })
+    Arc::new(Published::notice(notice))
 }
 
 fn follower(packets: bool) -> (UnixStream, Follower) {
@@ -67,12 +60,14 @@ async fn what_is_pushed_out_before_it_was_read_counts_as_missed() {
 #[tokio::test]
 async fn packets_come_when_they_are_asked_for() {
     let hub = Hub::new();
-    hub.publish(event(7));
+    let packet = Arc::new(Published::packet(judged()));
+    hub.publish(Arc::clone(&packet));
     let (client, follower) = follower(true);
     let health = Health::default();
     let ((), lines) = tokio::join!(follower.serve(&hub, false, &health), read_all(client));
-    assert_eq!(lines[0]["event"]["seq"], 7);
-    assert_eq!(lines[0]["packet"], BASE64.encode(b"packet"));
+    assert_eq!(lines[0]["event"]["seq"], packet.seq());
+    assert_eq!(lines[0]["packet"], BASE64.encode(packet.copied()));
+    assert!(!packet.copied().is_empty());
 }
 
 /// The clock goes on by itself once nothing else does.

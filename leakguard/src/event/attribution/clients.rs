@@ -49,6 +49,11 @@ impl Questions {
         });
     }
 
+    /// Whether nobody has asked for anything lately.
+    pub(in crate::event) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Who had asked the sender of a packet for what it asks for now: the latest who asked for the same, and who is no
     /// resolver that was itself asked.
     pub(in crate::event) fn behind(&self, record: &Record, query: &Query) -> Option<&Record> {

@@ -4,24 +4,101 @@ mod cgroup;
 mod clients;
 mod process;
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::ffi::CStr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use leakguard_common::abi::Event as Record;
+use serde::Serialize;
 
 use self::cgroup::Paths;
-use self::process::Processes;
-use super::{Attribution, Container, Process};
+use self::process::{Facts, Processes};
+use super::{Attribution, Client, Container, Process};
 
 pub(super) use clients::Questions;
 
+/// How many senders are remembered.
+const REMEMBERED: usize = 4096;
+
 /// A process and where it runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Sender {
     pub(super) process: Option<Process>,
     pub(super) cgroup: Option<String>,
     pub(super) unit: Option<String>,
     pub(super) container: Option<Container>,
+    #[serde(skip)]
+    members: OnceLock<Box<str>>,
+}
+
+impl Sender {
+    fn new(process: Option<Process>, cgroup: Option<String>) -> Self {
+        Self {
+            unit: cgroup.as_deref().and_then(cgroup::unit).map(str::to_owned),
+            container: cgroup.as_deref().and_then(cgroup::container),
+            cgroup,
+            process,
+            members: OnceLock::new(),
+        }
+    }
+
+    /// Whom an event names.
+    #[cfg(test)]
+    pub(super) fn of(event: &super::Event) -> Self {
+        Self {
+            process: event.process.clone(),
+            cgroup: event.cgroup.clone(),
+            unit: event.unit.clone(),
+            container: event.container.clone(),
+            members: OnceLock::new(),
+        }
+    }
+
+    /// What an event says of it, as the members of a JSON object: many packets have the same sender.
+    pub(super) fn members(&self) -> &str {
+        self.members.get_or_init(|| {
+            // Strings and numbers are written whatever they are.
+            let json = serde_json::to_string(self).unwrap_or_default();
+            let members = json
+                .strip_prefix('{')
+                .and_then(|json| json.strip_suffix('}'));
+            members.unwrap_or_default().into()
+        })
+    }
+
+    /// The same as the sender of another packet, by which this one's is guessed.
+    pub(super) fn inferred(&self) -> Self {
+        let process = self.process.clone().map(|process| Process {
+            attribution: Some(Attribution::Inferred),
+            ..process
+        });
+        Self {
+            process,
+            cgroup: self.cgroup.clone(),
+            unit: self.unit.clone(),
+            container: self.container.clone(),
+            members: OnceLock::new(),
+        }
+    }
+
+    /// As one who had asked the sender of a packet.
+    pub(super) fn client(&self) -> Option<Client> {
+        let Self {
+            process,
+            cgroup,
+            unit,
+            container,
+            members: _,
+        } = self.inferred();
+        Some(Client {
+            process: process?,
+            cgroup,
+            unit,
+            container,
+        })
+    }
 }
 
 /// Names senders, and remembers what it has found out of them.
@@ -29,12 +106,24 @@ pub(super) struct Sender {
 pub(super) struct Attributor {
     processes: Processes,
     paths: Paths,
+    named: HashMap<u32, Named>,
+    nobody: Arc<Sender>,
+}
+
+/// A sender, and what it was named by.
+#[derive(Debug)]
+struct Named {
+    facts: Arc<Facts>,
+    uid: u32,
+    cgroup_id: u64,
+    attribution: Attribution,
+    sender: Arc<Sender>,
 }
 
 /// What a record says of its sender.
-struct Recorded {
+struct Recorded<'a> {
     pid: u32,
-    comm: Option<String>,
+    comm: Option<Cow<'a, str>>,
     uid: u32,
     /// When the process is known to have been there.
     moment: u64,
@@ -45,24 +134,64 @@ struct Recorded {
 
 impl Attributor {
     /// Names the sender of a recorded packet.
-    pub(super) fn sender(&mut self, record: &Record) -> Sender {
+    pub(super) fn sender(&mut self, record: &Record) -> Arc<Sender> {
         let Some(recorded) = recorded(record) else {
             return self.of_socket(record);
         };
+        let moment = Duration::from_nanos(recorded.moment);
+        match self
+            .processes
+            .at(recorded.pid, recorded.comm.as_deref(), moment)
+        {
+            Some(facts) => self.known(&recorded, facts),
+            None => Arc::new(self.name(&recorded, None)),
+        }
+    }
+
+    /// Of a process that facts were read of: named once for as long as they hold.
+    fn known(&mut self, recorded: &Recorded<'_>, facts: Arc<Facts>) -> Arc<Sender> {
+        if let Some(named) = self.named.get(&recorded.pid)
+            && Arc::ptr_eq(&named.facts, &facts)
+            && named.uid == recorded.uid
+            && named.cgroup_id == recorded.cgroup_id
+            && named.attribution == recorded.attribution
+        {
+            return Arc::clone(&named.sender);
+        }
+        let sender = Arc::new(self.name(recorded, Some(&facts)));
+        if self.named.len() >= REMEMBERED {
+            self.named.clear();
+        }
+        self.named.insert(
+            recorded.pid,
+            Named {
+                facts,
+                uid: recorded.uid,
+                cgroup_id: recorded.cgroup_id,
+                attribution: recorded.attribution,
+                sender: Arc::clone(&sender),
+            },
+        );
+        sender
+    }
+
+    fn name(&mut self, recorded: &Recorded<'_>, facts: Option<&Facts>) -> Sender {
         let Recorded {
             pid,
-            comm,
+            ref comm,
             uid,
-            moment,
+            moment: _,
             cgroup_id,
             attribution,
-        } = recorded;
-        let facts = self
-            .processes
-            .at(pid, comm.as_deref(), Duration::from_nanos(moment));
-        let (name, exe, cmdline, cgroup) = match facts {
-            Some(facts) => (Some(facts.name), facts.exe, facts.cmdline, facts.cgroup),
-            None => (comm, None, None, None),
+        } = *recorded;
+        let (name, exe, cmdline, cgroup) = match facts.cloned() {
+            Some(Facts {
+                name,
+                exe,
+                cmdline,
+                cgroup,
+            }) => (Some(name), exe, cmdline, cgroup),
+            None => (comm.as_deref().map(str::to_owned), None, None, None),
         };
         let process = Process {
             pid: Some(pid),
@@ -73,11 +202,14 @@ impl Attributor {
             user: self.processes.user(uid),
             attribution: Some(attribution),
         };
-        placed(Some(process), cgroup.or_else(|| self.paths.get(cgroup_id)))
+        Sender::new(Some(process), cgroup.or_else(|| self.paths.get(cgroup_id)))
     }
 
     /// Of a packet whose process is not known: its socket's user and cgroup, if it has one.
-    fn of_socket(&mut self, record: &Record) -> Sender {
+    fn of_socket(&mut self, record: &Record) -> Arc<Sender> {
+        if record.uid == Record::NO_UID && record.cgroup_id == 0 {
+            return Arc::clone(&self.nobody);
+        }
         let process = (record.uid != Record::NO_UID).then(|| Process {
             pid: None,
             name: None,
@@ -87,22 +219,12 @@ impl Attributor {
             user: self.processes.user(record.uid),
             attribution: None,
         });
-        let cgroup = self.paths.get(record.cgroup_id);
-        placed(process, cgroup)
-    }
-}
-
-fn placed(process: Option<Process>, cgroup: Option<String>) -> Sender {
-    Sender {
-        unit: cgroup.as_deref().and_then(cgroup::unit).map(str::to_owned),
-        container: cgroup.as_deref().and_then(cgroup::container),
-        cgroup,
-        process,
+        Arc::new(Sender::new(process, self.paths.get(record.cgroup_id)))
     }
 }
 
 /// What a record says of its sender; `None` if it knows no process.
-fn recorded(record: &Record) -> Option<Recorded> {
+fn recorded(record: &Record) -> Option<Recorded<'_>> {
     let owner = &record.owner;
     // The socket's user, where there is one, is who may send on it.
     let uid = |otherwise| match record.uid {
@@ -135,7 +257,7 @@ fn recorded(record: &Record) -> Option<Recorded> {
     })
 }
 
-fn comm(bytes: &[u8]) -> Option<String> {
+fn comm(bytes: &[u8]) -> Option<Cow<'_, str>> {
     let comm = CStr::from_bytes_until_nul(bytes).ok()?.to_string_lossy();
-    (!comm.is_empty()).then(|| comm.into_owned())
+    (!comm.is_empty()).then_some(comm)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::unistd::{SysconfVar, Uid, User, sysconf};
@@ -30,9 +31,11 @@ pub(super) struct Facts {
 
 #[derive(Debug)]
 struct Remembered {
-    facts: Facts,
+    facts: Arc<Facts>,
     /// In the kernel's ticks since boot.
     started: u64,
+    /// The same, on the boot clock.
+    born: Duration,
     /// When it was read, on the boot clock.
     read: Duration,
     /// When it was seen to live, on the boot clock.
@@ -50,27 +53,39 @@ impl Processes {
     /// What is known of the process that had a number, and this name, at a moment on the boot clock.
     ///
     /// `None` where it may be another: the number was given away again, or the program was replaced (`execve(2)`). What was
-    /// read before it ended still holds.
-    pub(super) fn at(&mut self, pid: u32, comm: Option<&str>, moment: Duration) -> Option<Facts> {
-        let now = crate::host::since_boot().ok()?;
-        let is_it = |facts: &Facts| comm.is_none_or(|comm| facts.name == comm);
-        let Some(started) = started(pid) else {
-            let known = self.known.get(&pid)?;
-            return (known.seen >= moment && is_it(&known.facts)).then(|| known.facts.clone());
-        };
-        if since_boot_of(started) > moment {
-            return None;
+    /// read before it ended still holds. Nothing is read anew for a moment at which it is known to have lived.
+    pub(super) fn at(
+        &mut self,
+        pid: u32,
+        comm: Option<&str>,
+        moment: Duration,
+    ) -> Option<Arc<Facts>> {
+        let is_it = |facts: &Arc<Facts>| comm.is_none_or(|comm| facts.name == comm);
+        if let Some(known) = self.known.get(&pid)
+            && (known.born..=known.seen).contains(&moment)
+        {
+            return Some(Arc::clone(&known.facts)).filter(is_it);
         }
+        self.look(pid, moment).filter(is_it)
+    }
+
+    /// Reads what is not known yet, or not known to hold at this moment.
+    fn look(&mut self, pid: u32, moment: Duration) -> Option<Arc<Facts>> {
+        let now = crate::host::since_boot().ok()?;
+        let started = started(pid)?;
         if let Some(known) = self.known.get_mut(&pid)
             && known.started == started
             && now.saturating_sub(known.read) < FACTS_HOLD
-            && is_it(&known.facts)
             && read_comm(pid).as_ref() == Some(&known.facts.name)
         {
             known.seen = now;
-            return Some(known.facts.clone());
+            return (known.born <= moment).then(|| Arc::clone(&known.facts));
         }
-        let facts = read(pid).filter(is_it)?;
+        let born = since_boot_of(started);
+        if born > moment {
+            return None;
+        }
+        let facts = Arc::new(read(pid)?);
         // All of it was read of one process if that is still there.
         if self::started(pid) != Some(started) {
             return None;
@@ -81,8 +96,9 @@ impl Processes {
         self.known.insert(
             pid,
             Remembered {
-                facts: facts.clone(),
+                facts: Arc::clone(&facts),
                 started,
+                born,
                 read: now,
                 seen: now,
             },

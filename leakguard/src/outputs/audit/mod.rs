@@ -156,7 +156,7 @@ impl Sink for AuditLog {
         // Where each line ends, and what the chain's end is then.
         let mut ends = Vec::with_capacity(events.len());
         for event in events {
-            head.add_entry(&event.json, &mut lines);
+            head.add_entry(event.json(), &mut lines);
             ends.push((lines.len(), head));
         }
         let Some(file) = &mut self.open else {

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{broadcast, mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Counter, Output, OutputError};
-use crate::daemon::Published;
+use crate::daemon::{PAUSE, Published};
 use crate::error::chain;
 use crate::event::{Notice, NoticeKind};
 
@@ -135,6 +135,9 @@ pub(super) async fn run<S: Sink>(sink: S, channels: Channels) {
             state.attempt().await;
             state.fill(&mut events);
             state.tell();
+            if state.pending.is_empty() {
+                sleep(PAUSE).await;
+            }
         }
     }
     state.drain(&mut events).await;

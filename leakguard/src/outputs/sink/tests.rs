@@ -1,11 +1,9 @@
 use std::sync::Mutex;
 
-use bytes::Bytes;
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
 use super::*;
-use crate::event::Entry;
 
 /// A sink that does what a test says.
 struct Scripted {
@@ -26,7 +24,7 @@ impl Sink for Scripted {
         let done = (self.script)(events.len());
         let count = done.unwrap_or_default().min(events.len());
         let mut written = self.written.lock().unwrap();
-        written.extend(events[..count].iter().map(|event| event.seq));
+        written.extend(events[..count].iter().map(|event| event.seq()));
         Written {
             events: count,
             error: (count < events.len())
@@ -79,12 +77,9 @@ impl Bench {
         for _ in 0..count {
             let seq = self.next;
             self.next += 1;
-            let event = Published {
-                seq,
-                entry: Entry::Notice(Notice::new(NoticeKind::Level, "", "", "")),
-                json: "{}".to_owned(),
-                packet: Bytes::new(),
-            };
+            let mut notice = Notice::new(NoticeKind::Level, "", "", "");
+            notice.seq = seq;
+            let event = Published::notice(notice);
             self.feed.send(Arc::new(event)).unwrap();
         }
     }
@@ -101,7 +96,7 @@ impl Bench {
                 let (delivered, lagged, failed) = self.counts();
                 delivered + lagged + failed < total
             } {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                sleep(Duration::from_millis(1)).await;
             }
         };
         let waited = timeout(Duration::from_secs(20), counted).await;
