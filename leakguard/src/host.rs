@@ -95,6 +95,18 @@ pub(crate) fn cgroup_by_id(id: u64) -> Option<PathBuf> {
     path.is_dir().then_some(path)
 }
 
+/// Gives memory that is not in use any more back to the system.
+///
+/// glibc keeps what was freed below anything that is still in use: after the kernel's type information was read, ten
+/// megabytes.
+pub(crate) fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: one integer; it may be called at any time, by any thread (malloc_trim(3)).
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// The time since boot, in which the machine's sleep counts: the clock of `bpf_ktime_get_boot_ns`.
 pub(crate) fn since_boot() -> io::Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_BOOTTIME)?.into())

@@ -100,7 +100,7 @@ impl Consumer {
         Self::new(
             name,
             bench,
-            _daemon: daemon,
+            daemon,
             pids,
             output,
             Form::Line(ZONE),
@@ -193,7 +193,7 @@ impl Consumer {
     fn new(
         name: &'static str,
         bench: Bench,
-        _daemon: Option<Daemon>,
+        daemon: Option<Daemon>,
         pids: Vec<u32>,
         output: PathBuf,
         form: Form,

@@ -83,6 +83,12 @@ impl Feed {
         (events, self.live.subscribe())
     }
 
+    /// How many take events from it, besides standard output.
+    #[cfg(test)]
+    pub(super) fn listeners(&self) -> usize {
+        self.live.receiver_count()
+    }
+
     /// Publishes what the agent itself has to tell.
     pub fn notify(&self, mut notice: Notice) {
         notice.seq = self.sequence.next();

@@ -37,6 +37,7 @@ use crate::config::{Config, OnExit};
 use crate::error::chain;
 use crate::event::{Notice, NoticeKind};
 use crate::guard::{Guard, GuardError, Handshakes, Interfaces, Place, Presence, Switched};
+use crate::host::trim_memory;
 use crate::interfaces::{Changes, WatchError, Watcher};
 use crate::kernel::requirements::check_privileges;
 use crate::outputs::metrics::{MetricsError, Page};
@@ -182,6 +183,7 @@ pub async fn run(
     let mut resolver =
         resolver::Watch::start(resolver::Root::new("/")).map_err(DaemonError::Thread)?;
     started(&guard);
+    trim_memory();
 
     let mut readiness = Readiness::new(&place.bpffs, wanted);
     let mut watchdog = Watchdog::new();

@@ -69,7 +69,7 @@ fn print(received: &Receiver<Arc<Published>>, form: Form, counter: &Counter) {
         while let Some(event) = next {
             match form {
                 Form::Text => event.write_text(&mut lines),
-                Form::Json => lines.push_str(event.json()),
+                Form::Json => event.write_json(&mut lines),
             }
             lines.push('\n');
             count += 1;

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use crate::event::{Entry, Judged, Notice, Suppressed};
 
-/// One event: each form of it is made by whoever is the first to need it, and JSON is kept for the others.
+/// One event: each form of it is made by whoever needs it.
 #[derive(Debug)]
 pub struct Published {
     seq: u64,
@@ -65,13 +65,31 @@ impl Published {
         }
     }
 
-    /// The event as a JSON object, without a newline.
+    /// The event as a JSON object, without a newline; kept for others who need it.
     pub fn json(&self) -> &str {
-        self.json.get_or_init(|| match &self.told {
-            Told::Packet(judged) => judged.json(),
-            // Strings and numbers are written whatever they are.
-            Told::Other(entry) => serde_json::to_string(entry).unwrap_or_default().into(),
+        self.json.get_or_init(|| {
+            let mut json = String::new();
+            self.render_json(&mut json);
+            json.into()
         })
+    }
+
+    /// Appends the same.
+    pub fn write_json(&self, json: &mut String) {
+        match self.json.get() {
+            Some(kept) => json.push_str(kept),
+            None => self.render_json(json),
+        }
+    }
+
+    fn render_json(&self, json: &mut String) {
+        match &self.told {
+            Told::Packet(judged) => judged.write_json(json),
+            // Strings and numbers are written whatever they are.
+            Told::Other(entry) => {
+                json.push_str(&serde_json::to_string(entry).unwrap_or_default());
+            }
+        }
     }
 
     /// Appends the event's line for people, without a newline.
@@ -100,7 +118,13 @@ mod tests {
     fn all_forms_of_a_packet_say_the_same() {
         let published = Published::packet(judged());
         let entry = published.entry().into_owned();
-        assert_eq!(published.json(), serde_json::to_string(&entry).unwrap());
+        let json = serde_json::to_string(&entry).unwrap();
+        let mut written = String::new();
+        published.write_json(&mut written);
+        assert_eq!(written, json);
+        assert_eq!(published.json(), json);
+        published.write_json(&mut written);
+        assert_eq!(written, json.repeat(2));
         let mut text = String::new();
         published.write_text(&mut text);
         assert_eq!(text, entry.to_string());

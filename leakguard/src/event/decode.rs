@@ -11,7 +11,7 @@ use leakguard_common::hardening::{PACKET_QDISC_BYPASS, SOL_PACKET, SOL_XDP, Sock
 use leakguard_common::packet::protocol;
 
 use super::attribution::{Attributor, Questions};
-use super::judged::{Judged, Names, push_endpoint};
+use super::judged::{Judged, Names, Numbers, copied, push_endpoint};
 use super::query::first_question;
 use super::{Event, Suppressed, Suppressions};
 use crate::guard::Interfaces;
@@ -91,6 +91,7 @@ impl Decoder {
         let undecodable = || Undecodable { len: bytes.len() };
         let record = read(bytes).ok_or_else(undecodable)?;
         let names = Names::of(&record).ok_or_else(undecodable)?;
+        let copied = copied(&record).ok_or_else(undecodable)?;
         let name = interfaces.get(&record.ifindex).map(|found| &*found.name);
         if self.interface.as_deref() != name {
             self.interface = name.map(Arc::from);
@@ -98,26 +99,26 @@ impl Decoder {
         let mut judged = Judged {
             seq,
             time: self.clock.wall(record.boot_time),
-            record,
             names,
+            numbers: Numbers::of(&record),
+            copied: copied.into(),
             interface: self.interface.clone(),
             sender: Arc::default(),
             client: None,
             suppressed: self.suppressions.before(&record),
         };
-        self.attribute(&mut judged);
+        self.attribute(&record, &mut judged);
         Ok(judged)
     }
 
     /// Names the sender, and who had asked it.
-    fn attribute(&mut self, judged: &mut Judged) {
+    fn attribute(&mut self, record: &Record, judged: &mut Judged) {
         let Self {
             attributor,
             questions,
             suppressions,
             ..
         } = self;
-        let record = &judged.record;
         judged.sender = attributor.sender(record);
         if questions.is_empty() {
             // There is nobody to look for.

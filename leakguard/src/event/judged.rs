@@ -22,12 +22,46 @@ pub struct Judged {
     pub(super) seq: u64,
     /// In nanoseconds since 1970.
     pub(super) time: u64,
-    pub(super) record: Record,
     pub(super) names: Names,
+    pub(super) numbers: Numbers,
+    pub(super) copied: Box<[u8]>,
     pub(super) interface: Option<Arc<str>>,
     pub(super) sender: Arc<Sender>,
     pub(super) client: Option<Box<Client>>,
     pub(super) suppressed: u64,
+}
+
+/// What is kept of a record as it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Numbers {
+    ifindex: u32,
+    length: u32,
+    segments: u32,
+    source_port: u16,
+    destination_port: u16,
+    protocol: u8,
+    source: [u8; 16],
+    destination: [u8; 16],
+}
+
+impl Numbers {
+    pub(super) fn of(record: &Record) -> Self {
+        Self {
+            ifindex: record.ifindex,
+            length: record.length,
+            segments: record.segments,
+            source_port: record.source_port,
+            destination_port: record.destination_port,
+            protocol: record.protocol,
+            source: record.source,
+            destination: record.destination,
+        }
+    }
+}
+
+/// What the kernel copied of the packet, from its transport header on; `None` if the record does not hold that much.
+pub(super) fn copied(record: &Record) -> Option<&[u8]> {
+    record.bytes.get(..usize::from(record.bytes_len))
 }
 
 /// What the numbers of a record stand for.
@@ -42,9 +76,8 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// `None` if one of them is not of this version, or the record holds less than it says.
+    /// `None` if one of them is not of this version.
     pub(super) fn of(record: &Record) -> Option<Self> {
-        record.bytes.get(..usize::from(record.bytes_len))?;
         Some(Self {
             family: Family::from_wire(record.family)?,
             verdict: Verdict::from_wire(record.verdict)?,
@@ -69,7 +102,6 @@ struct Scratch {
     destination: String,
     target: String,
     name: String,
-    json: String,
 }
 
 thread_local! {
@@ -84,68 +116,55 @@ impl Judged {
 
     /// What the kernel copied of the packet, from its transport header on.
     pub fn copied(&self) -> &[u8] {
-        let length = usize::from(self.record.bytes_len);
-        self.record.bytes.get(..length).unwrap_or_default()
+        &self.copied
     }
 
     /// The event, with everything that it says.
     pub fn event(&self) -> Event {
-        SCRATCH.with_borrow_mut(|scratch| self.parts(scratch, |parts, _| parts.to_event()))
+        SCRATCH.with_borrow_mut(|scratch| self.parts(scratch, |parts| parts.to_event()))
     }
 
-    /// The event as a JSON object.
-    pub fn json(&self) -> Box<str> {
+    /// Appends the event as a JSON object.
+    pub fn write_json(&self, json: &mut String) {
         SCRATCH.with_borrow_mut(|scratch| {
-            self.parts(scratch, |parts, json| {
-                json.clear();
-                parts.write_json(self.sender.members(), json);
-                json.as_str().into()
-            })
-        })
-    }
-
-    /// Appends the line for people.
-    pub fn write_text(&self, text: &mut String) {
-        SCRATCH.with_borrow_mut(|scratch| {
-            self.parts(scratch, |parts, _| {
-                // Writing to a string does not fail.
-                let _infallible = write!(text, "{parts}");
+            self.parts(scratch, |parts| {
+                parts.write_json(self.sender.members(), json)
             });
         });
     }
 
-    fn parts<T>(
-        &self,
-        scratch: &mut Scratch,
-        used: impl FnOnce(&Parts<'_>, &mut String) -> T,
-    ) -> T {
+    /// Appends the line for people.
+    pub fn write_text(&self, text: &mut String) {
+        SCRATCH.with_borrow_mut(|scratch| self.parts(scratch, |parts| parts.write_text(text)));
+    }
+
+    fn parts<T>(&self, scratch: &mut Scratch, used: impl FnOnce(&Parts<'_>) -> T) -> T {
         let Scratch {
             clock,
             source,
             destination,
             target,
             name,
-            json,
         } = scratch;
         let Self {
             seq,
             time,
-            ref record,
             names,
+            numbers: ref record,
+            ref copied,
             ref interface,
             ref sender,
             ref client,
             suppressed,
         } = *self;
         let Names { family, hook, .. } = names;
-        let copied = self.copied();
         let write = |text: &mut String, address, port| {
             text.clear();
             push_endpoint(text, family, address, port, record.protocol);
         };
         write(source, record.source, record.source_port);
         write(destination, record.destination, record.destination_port);
-        let redirected = match <[u8; 16]>::try_from(copied) {
+        let redirected = match <[u8; 16]>::try_from(&**copied) {
             Ok(address) if hook == Hook::SockAddr => {
                 write(target, address, record.destination_port);
                 true
@@ -190,7 +209,7 @@ impl Judged {
             client: client.as_deref(),
             suppressed,
         };
-        used(&parts, json)
+        used(&parts)
     }
 }
 

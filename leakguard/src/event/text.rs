@@ -4,7 +4,7 @@ use std::fmt;
 
 use leakguard_common::abi::Hook;
 
-use super::parts::Parts;
+use super::parts::{Parts, push_number};
 use super::{Attribution, Client, Container, Entry, Event, Process};
 use crate::error::escape_control;
 
@@ -37,100 +37,117 @@ impl fmt::Display for Entry {
 
 impl fmt::Display for Event {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.parts().fmt(formatter)
+        let mut text = String::new();
+        self.parts().write_text(&mut text);
+        formatter.write_str(&text)
     }
 }
 
-impl fmt::Display for Parts<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Parts<'_> {
+    /// Appends the line. A flood is written by this: no formatting, nothing made for a part of it.
+    pub(super) fn write_text(&self, text: &mut String) {
         let Self {
             time,
             verdict,
             reason,
-            ifindex,
-            interface,
             protocol,
             source,
             destination,
-            encapsulation,
             ..
-        } = self;
-        let clock = clock(time);
-        let number;
-        let name = if let Some(name) = interface {
-            *name
-        } else {
-            number = format!("#{ifindex}");
-            &number
-        };
-        if let Some(option) = &self.option {
-            write!(formatter, "{clock} {verdict} {reason} {option}")?;
-        } else if let Some(target) = &self.redirected_to {
-            write!(
-                formatter,
-                "{clock} {verdict} {reason} {protocol} {destination} to {target}"
-            )?;
+        } = *self;
+        push_all(text, &[clock(time), " ", verdict, " ", reason, " "]);
+        if let Some(option) = self.option {
+            text.push_str(option);
+        } else if let Some(target) = self.redirected_to {
+            push_all(text, &[protocol, " ", destination, " to ", target]);
         } else if self.hook == Hook::SockAddr.name() {
-            write!(
-                formatter,
-                "{clock} {verdict} {reason} {protocol} call to {destination}"
-            )?;
+            push_all(text, &[protocol, " call to ", destination]);
         } else {
-            write!(
-                formatter,
-                "{clock} {verdict} {reason} {} {protocol} {source} > {destination}",
-                escape_control(name)
-            )?;
+            match self.interface {
+                Some(name) => push_escaped(text, name),
+                None => {
+                    text.push('#');
+                    push_number(text, self.ifindex.into());
+                }
+            }
+            push_all(text, &[" ", protocol, " ", source, " > ", destination]);
         }
-        if let Some(encapsulation) = encapsulation {
-            write!(formatter, " in {}", escape_control(encapsulation))?;
+        if let Some(encapsulation) = self.encapsulation {
+            text.push_str(" in ");
+            push_escaped(text, encapsulation);
         }
         if let Some((name, kind)) = self.query {
-            write!(formatter, " {kind} {}", escape_control(name))?;
+            push_all(text, &[" ", kind, " "]);
+            push_escaped(text, name);
         }
-        if let Some(Process {
-            pid,
-            name,
-            uid,
-            user,
-            attribution,
-            ..
-        }) = self.process
-        {
-            if *attribution == Some(Attribution::Inferred) {
-                formatter.write_str(" probably")?;
-            }
-            let name = escape_control(name.as_deref().unwrap_or("?"));
-            match pid {
-                Some(pid) => write!(formatter, " by {name}[{pid}]")?,
-                None => write!(formatter, " by a socket")?,
-            }
-            match user {
-                Some(user) => write!(formatter, " of {user}")?,
-                None => write!(formatter, " of uid {uid}")?,
-            }
+        if let Some(process) = self.process {
+            push_process(text, process);
         }
         if let Some(Container { id, runtime, .. }) = self.container {
             let runtime = runtime.as_deref().unwrap_or("container");
-            write!(formatter, " in {runtime} {}", escape_control(short(id)))?;
+            push_all(text, &[" in ", runtime, " "]);
+            push_escaped(text, short(id));
         }
         if let Some(Client { process, .. }) = self.client {
-            let name = escape_control(process.name.as_deref().unwrap_or("?"));
-            write!(formatter, " probably for {name}")?;
-            if let Some(pid) = process.pid {
-                write!(formatter, "[{pid}]")?;
-            }
+            text.push_str(" probably for ");
+            push_named(text, process);
         }
         if self.suppressed > 0 {
-            write!(formatter, ", and {} more before", self.suppressed)?;
+            text.push_str(", and ");
+            push_number(text, self.suppressed);
+            text.push_str(" more before");
         }
-        Ok(())
+    }
+}
+
+fn push_process(text: &mut String, process: &Process) {
+    if process.attribution == Some(Attribution::Inferred) {
+        text.push_str(" probably");
+    }
+    text.push_str(" by ");
+    if process.pid.is_some() {
+        push_named(text, process);
+    } else {
+        text.push_str("a socket");
+    }
+    match &process.user {
+        Some(user) => push_all(text, &[" of ", user]),
+        None => {
+            text.push_str(" of uid ");
+            push_number(text, process.uid.into());
+        }
+    }
+}
+
+/// Appends the name of a process, and its number where that is known.
+fn push_named(text: &mut String, process: &Process) {
+    push_escaped(text, process.name.as_deref().unwrap_or("?"));
+    if let Some(pid) = process.pid {
+        text.push('[');
+        push_number(text, pid.into());
+        text.push(']');
+    }
+}
+
+fn push_all(text: &mut String, parts: &[&str]) {
+    for part in parts {
+        text.push_str(part);
+    }
+}
+
+fn push_escaped(text: &mut String, part: &str) {
+    if part.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        text.push_str(part);
+    } else {
+        text.push_str(&escape_control(part));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::event::{Attribution, Client, Container, Entry, Event, Process, example, process};
+    use crate::event::{
+        Attribution, Client, Container, Entry, Event, InterfaceRef, Process, example, process,
+    };
 
     #[test]
     fn a_line_names_what_matters() {
@@ -173,6 +190,42 @@ mod tests {
             joined.to_string(),
             "10:00:00.123 drop dns eth0 udp 192.0.2.10:40112 > 8.8.8.8:53 A example.com. probably by dig\\n[4242] of \
              alice in podman 4c01db0b339c probably for curl[7], and 3 more before"
+        );
+        let unnamed = Event {
+            interface: InterfaceRef {
+                name: None,
+                ..event.interface.clone()
+            },
+            encapsulation: Some("gre".into()),
+            query: None,
+            process: event.process.clone().map(|process| Process {
+                pid: None,
+                user: None,
+                ..process
+            }),
+            ..event.clone()
+        };
+        assert_eq!(
+            unnamed.to_string(),
+            "10:00:00.123 drop dns #2 udp 192.0.2.10:40112 > 8.8.8.8:53 in gre by a socket of uid 1000"
+        );
+        let call = Event {
+            hook: "sock_addr".into(),
+            query: None,
+            process: None,
+            ..event.clone()
+        };
+        assert_eq!(
+            call.to_string(),
+            "10:00:00.123 drop dns udp call to 8.8.8.8:53"
+        );
+        let redirected = Event {
+            redirected_to: Some("127.0.0.1:53".into()),
+            ..call
+        };
+        assert_eq!(
+            redirected.to_string(),
+            "10:00:00.123 drop dns udp 8.8.8.8:53 to 127.0.0.1:53"
         );
         let option = Event {
             option: Some("PACKET_QDISC_BYPASS".into()),

@@ -14,7 +14,9 @@ use crate::daemon::Published;
 pub(super) struct EventFile {
     path: PathBuf,
     open: Option<AppendFile>,
-    lines: Vec<u8>,
+    lines: String,
+    /// Where each of them ends.
+    ends: Vec<usize>,
 }
 
 impl EventFile {
@@ -23,7 +25,8 @@ impl EventFile {
         Self {
             path: path.to_owned(),
             open: None,
-            lines: Vec::new(),
+            lines: String::new(),
+            ends: Vec::new(),
         }
     }
 
@@ -69,26 +72,31 @@ impl Sink for EventFile {
     }
 
     async fn write(&mut self, events: &[Arc<Published>]) -> Written {
-        let mut lines = std::mem::take(&mut self.lines);
-        let file = match self.opened() {
-            Ok(file) => file,
-            Err(error) => return Written::nothing(error),
-        };
-        for event in events {
-            lines.extend_from_slice(event.json().as_bytes());
-            lines.push(b'\n');
+        if let Err(error) = self.opened() {
+            return Written::nothing(error);
         }
-        let (written, result) = file.append(&lines);
-        let mut end = 0;
-        let whole = events.iter().take_while(|event| {
-            end += event.json().len() + 1;
-            end <= written
-        });
-        let events = whole.count();
+        let Self {
+            path: _,
+            open: Some(file),
+            lines,
+            ends,
+        } = self
+        else {
+            return Written {
+                events: 0,
+                error: None,
+            };
+        };
         lines.clear();
-        self.lines = lines;
+        ends.clear();
+        for event in events {
+            event.write_json(lines);
+            lines.push('\n');
+            ends.push(lines.len());
+        }
+        let (written, result) = file.append(lines.as_bytes());
         Written {
-            events,
+            events: ends.partition_point(|&end| end <= written),
             error: result.err(),
         }
     }

@@ -46,6 +46,8 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("/usr/include/ares.h", "libc-ares-dev"),
     tool("/usr/lib/podman/aardvark-dns", "aardvark-dns"),
     tool("/usr/lib/podman/netavark", "netavark"),
+    // A module of ulogd; where it is depends on the machine.
+    tool("/usr/share/doc/ulogd2-json/copyright", "ulogd2-json"),
     // What `report` makes is looked at in a real browser: with what it depends on, the largest of all (some 400 MB).
     tool("chromium", "chromium"),
     tool("curl", "curl"),
@@ -103,6 +105,13 @@ pub(crate) const TOOLS: &[Tool] = &[
     // A terminal for `top`, and a dissector for captures.
     tool("tmux", "tmux"),
     tool("tshark", "tshark"),
+    Tool {
+        // The measurements start it behind nftables' log.
+        program: "ulogd",
+        package: "ulogd2",
+        // It would read the log of the developer's machine.
+        services: &["ulogd2.service"],
+    },
     Tool {
         program: "unbound",
         package: "unbound",

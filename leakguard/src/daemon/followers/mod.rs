@@ -14,6 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::events::{Feed, PAUSE, RECENT};
@@ -94,10 +95,25 @@ struct Before {
 }
 
 /// Hands out events to clients.
+///
+/// While there are none, it takes no events: they would cost as much as those that somebody reads.
 #[derive(Debug)]
 pub(super) struct Hub {
     recent: Mutex<Recent>,
     live: broadcast::Sender<Item>,
+    /// How many clients there are.
+    present: watch::Sender<usize>,
+    /// Whether it takes events.
+    open: watch::Sender<bool>,
+}
+
+/// A client that the hub works for, until this is dropped.
+struct Presence<'hub>(&'hub Hub);
+
+impl Drop for Presence<'_> {
+    fn drop(&mut self) {
+        self.0.present.send_modify(|clients| *clients -= 1);
+    }
 }
 
 impl Hub {
@@ -106,20 +122,47 @@ impl Hub {
         Self {
             recent: Mutex::default(),
             live: broadcast::channel(BACKLOG).0,
+            present: watch::channel(0).0,
+            open: watch::channel(false).0,
         }
     }
 
-    /// Takes events from the feed until there are no more.
+    /// Takes events from the feed, while there are clients, until there are no more.
     pub(super) async fn run(&self, feed: &Feed) {
-        let (recent, mut live) = feed.subscribe();
-        for event in recent {
-            self.publish(event);
-        }
+        let mut present = self.present.subscribe();
         loop {
-            match live.recv().await {
+            if present.wait_for(|&clients| clients > 0).await.is_err() {
+                return;
+            }
+            let (recent, mut live) = feed.subscribe();
+            for event in recent {
+                self.publish(event);
+            }
+            self.open.send_replace(true);
+            let goes_on = self.take(&mut live, &mut present).await;
+            self.open.send_replace(false);
+            *self.recent.lock().unwrap_or_else(PoisonError::into_inner) = Recent::default();
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    /// Takes events until there is no client any more; says whether there are more events.
+    async fn take(
+        &self,
+        live: &mut broadcast::Receiver<Arc<Published>>,
+        present: &mut watch::Receiver<usize>,
+    ) -> bool {
+        loop {
+            let received = tokio::select! {
+                received = live.recv() => received,
+                _ = present.wait_for(|&clients| clients == 0) => return true,
+            };
+            match received {
                 Ok(event) => self.publish(event),
                 Err(RecvError::Lagged(events)) => self.miss(events),
-                Err(RecvError::Closed) => return,
+                Err(RecvError::Closed) => return false,
             }
             // What has come meanwhile is taken with it, and then more may come together.
             for _ in 0..BACKLOG {
@@ -131,6 +174,15 @@ impl Hub {
             }
             sleep(PAUSE).await;
         }
+    }
+
+    /// Waits until the hub works for a client.
+    async fn enter(&self) -> Presence<'_> {
+        self.present.send_modify(|clients| *clients += 1);
+        let presence = Presence(self);
+        // Without an end to it, there is nothing that could fail.
+        drop(self.open.subscribe().wait_for(|&open| open).await);
+        presence
     }
 
     fn miss(&self, events: u64) {
@@ -240,6 +292,7 @@ impl Follower {
     }
 
     async fn hand_out(&mut self, hub: &Hub, follow: bool) -> Result<(), Lost> {
+        let _presence = hub.enter().await;
         let (mut before, mut live) = hub.subscribe();
         loop {
             let items = hub.next(&mut before);

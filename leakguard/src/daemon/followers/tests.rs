@@ -3,12 +3,20 @@ use std::io::Write as _;
 use tokio::net::UnixStream;
 
 use super::*;
+use crate::daemon::{Form, Printer};
 use crate::event::{Notice, NoticeKind, judged};
 
 fn event(seq: u64) -> Arc<Published> {
     let mut notice = Notice::new(NoticeKind::Repair, "tc", "eth0", "x".repeat(200));
     notice.seq = seq;
     Arc::new(Published::notice(notice))
+}
+
+/// A hub that takes events whoever is there.
+fn open_hub() -> Hub {
+    let hub = Hub::new();
+    hub.open.send_replace(true);
+    hub
 }
 
 fn follower(packets: bool) -> (UnixStream, Follower) {
@@ -28,7 +36,7 @@ async fn read_all(mut client: UnixStream) -> Vec<serde_json::Value> {
 
 #[tokio::test]
 async fn recent_events_come_in_order_and_once() {
-    let hub = Hub::new();
+    let hub = open_hub();
     for seq in 1..=100 {
         hub.publish(event(seq));
     }
@@ -41,7 +49,7 @@ async fn recent_events_come_in_order_and_once() {
 
 #[tokio::test]
 async fn what_is_pushed_out_before_it_was_read_counts_as_missed() {
-    let hub = Hub::new();
+    let hub = open_hub();
     let (mut before, _live) = {
         for seq in 1..=10 {
             hub.publish(event(seq));
@@ -59,7 +67,7 @@ async fn what_is_pushed_out_before_it_was_read_counts_as_missed() {
 
 #[tokio::test]
 async fn packets_come_when_they_are_asked_for() {
-    let hub = Hub::new();
+    let hub = open_hub();
     let packet = Arc::new(Published::packet(judged()));
     hub.publish(Arc::clone(&packet));
     let (client, follower) = follower(true);
@@ -73,7 +81,7 @@ async fn packets_come_when_they_are_asked_for() {
 /// The clock goes on by itself once nothing else does.
 #[tokio::test(start_paused = true)]
 async fn who_reads_nothing_is_dropped_in_the_end_and_costs_little_until_then() {
-    let hub = Hub::new();
+    let hub = open_hub();
     let health = Health::default();
     let (client, follower) = follower(false);
     let started = tokio::time::Instant::now();
@@ -97,7 +105,7 @@ async fn who_reads_nothing_is_dropped_in_the_end_and_costs_little_until_then() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_reader_is_told_what_it_missed_and_stays() {
-    let hub = Hub::new();
+    let hub = open_hub();
     let health = Health::default();
     let (mut client, follower) = follower(false);
     let published = 40_000;
@@ -140,7 +148,7 @@ async fn a_slow_reader_is_told_what_it_missed_and_stays() {
 
 #[tokio::test]
 async fn one_that_goes_is_noticed_without_an_event_and_one_that_only_falls_silent_stays() {
-    let hub = Hub::new();
+    let hub = open_hub();
     let health = Health::default();
     let (client, gone) = follower(false);
     drop(client);
@@ -163,5 +171,29 @@ async fn one_that_goes_is_noticed_without_an_event_and_one_that_only_falls_silen
     tokio::select! {
         () = quiet.serve(&hub, true, &health) => unreachable!("it listens"),
         () = reading => {}
+    }
+}
+
+#[tokio::test]
+async fn events_are_taken_only_while_there_are_clients_and_none_is_left_out() {
+    let feed = Feed::new(Printer::start(Form::Text).unwrap());
+    let notify = || feed.notify(Notice::new(NoticeKind::Repair, "tc", "eth0", "x"));
+    let hub = Hub::new();
+    let health = Health::default();
+    let working = async {
+        notify();
+        for round in 1..=3 {
+            let (client, follower) = follower(false);
+            let ((), lines) = tokio::join!(follower.serve(&hub, false, &health), read_all(client));
+            assert_eq!(lines.len(), round, "with those from before it came");
+            while feed.listeners() > 0 {
+                tokio::task::yield_now().await;
+            }
+            notify();
+        }
+    };
+    tokio::select! {
+        () = hub.run(&feed) => unreachable!("there may be more events"),
+        () = working => {}
     }
 }

@@ -139,26 +139,23 @@ impl Attributor {
             return self.of_socket(record);
         };
         let moment = Duration::from_nanos(recorded.moment);
-        match self
+        let found = self
             .processes
-            .at(recorded.pid, recorded.comm.as_deref(), moment)
-        {
-            Some(facts) => self.known(&recorded, facts),
-            None => Arc::new(self.name(&recorded, None)),
-        }
-    }
-
-    /// Of a process that facts were read of: named once for as long as they hold.
-    fn known(&mut self, recorded: &Recorded<'_>, facts: Arc<Facts>) -> Arc<Sender> {
+            .at(recorded.pid, recorded.comm.as_deref(), moment);
+        let Some(facts) = found else {
+            return Arc::new(self.name(&recorded, None));
+        };
+        // Named once, for as long as what was read holds.
         if let Some(named) = self.named.get(&recorded.pid)
-            && Arc::ptr_eq(&named.facts, &facts)
+            && Arc::ptr_eq(&named.facts, facts)
             && named.uid == recorded.uid
             && named.cgroup_id == recorded.cgroup_id
             && named.attribution == recorded.attribution
         {
             return Arc::clone(&named.sender);
         }
-        let sender = Arc::new(self.name(recorded, Some(&facts)));
+        let facts = Arc::clone(facts);
+        let sender = Arc::new(self.name(&recorded, Some(&facts)));
         if self.named.len() >= REMEMBERED {
             self.named.clear();
         }

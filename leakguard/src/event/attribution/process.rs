@@ -59,18 +59,18 @@ impl Processes {
         pid: u32,
         comm: Option<&str>,
         moment: Duration,
-    ) -> Option<Arc<Facts>> {
-        let is_it = |facts: &Arc<Facts>| comm.is_none_or(|comm| facts.name == comm);
-        if let Some(known) = self.known.get(&pid)
-            && (known.born..=known.seen).contains(&moment)
-        {
-            return Some(Arc::clone(&known.facts)).filter(is_it);
+    ) -> Option<&Arc<Facts>> {
+        let is_known = |known: &Remembered| (known.born..=known.seen).contains(&moment);
+        if !self.known.get(&pid).is_some_and(is_known) {
+            self.look(pid, moment)?;
         }
-        self.look(pid, moment).filter(is_it)
+        let known = self.known.get(&pid)?;
+        let is_it = known.born <= moment && comm.is_none_or(|comm| known.facts.name == comm);
+        is_it.then_some(&known.facts)
     }
 
     /// Reads what is not known yet, or not known to hold at this moment.
-    fn look(&mut self, pid: u32, moment: Duration) -> Option<Arc<Facts>> {
+    fn look(&mut self, pid: u32, moment: Duration) -> Option<()> {
         let now = crate::host::since_boot().ok()?;
         let started = started(pid)?;
         if let Some(known) = self.known.get_mut(&pid)
@@ -79,13 +79,13 @@ impl Processes {
             && read_comm(pid).as_ref() == Some(&known.facts.name)
         {
             known.seen = now;
-            return (known.born <= moment).then(|| Arc::clone(&known.facts));
+            return Some(());
         }
         let born = since_boot_of(started);
         if born > moment {
             return None;
         }
-        let facts = Arc::new(read(pid)?);
+        let facts = read(pid)?;
         // All of it was read of one process if that is still there.
         if self::started(pid) != Some(started) {
             return None;
@@ -96,14 +96,14 @@ impl Processes {
         self.known.insert(
             pid,
             Remembered {
-                facts: Arc::clone(&facts),
+                facts: Arc::new(facts),
                 started,
                 born,
                 read: now,
                 seen: now,
             },
         );
-        Some(facts)
+        Some(())
     }
 
     /// The name of a user.
@@ -185,6 +185,16 @@ mod tests {
     use super::*;
     use crate::host::since_boot;
 
+    fn facts(
+        processes: &mut Processes,
+        pid: u32,
+        comm: Option<&str>,
+        moment: Duration,
+    ) -> Option<Arc<Facts>> {
+        let found = processes.at(pid, comm, moment);
+        found.map(Arc::clone)
+    }
+
     #[test]
     fn hybrid_hierarchies_have_a_cgroup2_line() {
         let text = "9:name=systemd:/x\n1:cpu:/\n0::/system.slice/app.service\n";
@@ -224,11 +234,11 @@ mod tests {
         let own = std::process::id();
         let mut processes = Processes::default();
         let now = since_boot().unwrap();
-        let facts = processes.at(own, None, now).unwrap();
+        let facts = facts(&mut processes, own, None, now).unwrap();
         assert!(facts.exe.is_some());
         assert!(facts.cmdline.is_some());
         assert_eq!(Some(&facts.name), read_comm(own).as_ref());
-        let again = processes.at(own, Some(&facts.name), now);
+        let again = self::facts(&mut processes, own, Some(&facts.name), now);
         assert_eq!(again, Some(facts));
     }
 
@@ -240,7 +250,7 @@ mod tests {
         let facts = loop {
             // Until it has been replaced by the program.
             let sent = since_boot().unwrap();
-            if let Some(facts) = processes.at(pid, Some("sleep"), sent) {
+            if let Some(facts) = facts(&mut processes, pid, Some("sleep"), sent) {
                 break facts;
             }
         };
@@ -248,7 +258,8 @@ mod tests {
         let before = processes.known[&pid].seen;
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(processes.at(pid, Some("sleep"), before), Some(facts));
+        let same = self::facts(&mut processes, pid, Some("sleep"), before);
+        assert_eq!(same, Some(facts));
         let after = before + Duration::from_nanos(1);
         assert_eq!(processes.at(pid, Some("sleep"), after), None);
         assert_eq!(processes.at(pid, Some("other"), before), None);
