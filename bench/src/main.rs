@@ -10,10 +10,10 @@
 )]
 
 mod drops;
+mod events;
 mod growth;
 mod host;
 mod kill_switch;
-mod events;
 mod plot;
 mod programs;
 mod reaction;

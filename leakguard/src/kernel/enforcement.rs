@@ -14,10 +14,11 @@ use super::inherit::inherit;
 use super::links::{self, Links, Standing};
 use super::maps::Maps;
 use super::netns::Identity;
-use super::object::{LINK_LAYERS, Loaded, Object, ProgramHandle, Reports, Twins};
+use super::object::{Loaded, Object, ProgramHandle, Reports, Twins};
 use super::overtake::{MOST, Overtakings};
 use super::pending::Pending;
 use super::pins::{Lock, Pins};
+use super::programs::Programs;
 use super::recognition::Recognition;
 use super::redirection::Redirection;
 use super::requirements::{check_privileges, is_bpffs, lift_limits};
@@ -70,46 +71,6 @@ pub struct Enforcement {
     fresh: bool,
     older: Vec<Older>,
     lock: Lock,
-}
-
-/// An object, and what is attached of it.
-struct Programs {
-    object: Object,
-    cgroup: ProgramHandle,
-    /// Absent where the kernel takes none.
-    setsockopt: Option<ProgramHandle>,
-    /// Those that this kernel takes.
-    owners: Vec<(CgroupHook, ProgramHandle)>,
-    /// Likewise.
-    redirection: Vec<(CgroupHook, ProgramHandle)>,
-    tc: [ProgramHandle; LINK_LAYERS.len()],
-}
-
-impl Programs {
-    fn of(object: Object) -> Result<Self, KernelError> {
-        let [ethernet, ip, unknown] =
-            LINK_LAYERS.map(|link| object.handle(object.variant().tc_program(link)));
-        Ok(Self {
-            cgroup: object.handle(object.variant().program())?,
-            setsockopt: object
-                .setsockopt_variant()
-                .map(|variant| object.handle(variant.setsockopt_program()))
-                .transpose()?,
-            owners: object.at(CgroupHook::OF_OWNERS)?,
-            redirection: object.at(CgroupHook::OF_REDIRECTION)?,
-            tc: [ethernet?, ip?, unknown?],
-            object,
-        })
-    }
-
-    fn tc(&self, wanted: LinkLayer) -> &ProgramHandle {
-        let [ethernet, ip, unknown] = &self.tc;
-        match wanted {
-            LinkLayer::Ethernet => ethernet,
-            LinkLayer::Ip => ip,
-            LinkLayer::Unknown => unknown,
-        }
-    }
 }
 
 /// What bringing the kernel in line did.

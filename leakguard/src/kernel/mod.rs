@@ -41,6 +41,7 @@ pub mod object;
 mod overtake;
 mod pending;
 pub mod pins;
+mod programs;
 pub mod rates;
 pub mod read_back;
 pub mod recognition;
