@@ -17,14 +17,11 @@ use super::{Count, Permitted, State, TABLE, Table};
 /// Name of the chain that meets every packet.
 pub(super) const FORWARD: &str = "forward";
 
-/// Name of the chain behind it that catches DNS.
+/// Name of the chain behind it that catches DNS and, where there is a restriction, the rest.
 pub(super) const JUDGE: &str = "judge";
 
 /// Name of the set of ports that lead there.
 pub(super) const CAUGHT: &str = "caught";
-
-/// Name of the chain behind it that catches the rest, where there is a restriction.
-pub(super) const RESTRICT: &str = "restrict";
 
 /// The whole of the second net.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -190,6 +187,9 @@ impl Ruleset {
         }
         text.push_str("\t}\n");
         write_let_out(text, family);
+        if let Some(restriction) = &self.restriction {
+            restriction.write_sets(text);
+        }
         push!(text, "\tchain {JUDGE} {{\n\t\tjump {LET_OUT}\n");
         for (class, ports) in self.ports.iter().filter(|(_, ports)| !ports.is_empty()) {
             push!(
@@ -199,14 +199,29 @@ impl Ruleset {
                 class = class.name(),
             );
         }
-        text.push_str("\t}\n");
-        push!(text, "\tchain {FORWARD} {{\n");
-        text.push_str("\t\ttype filter hook forward priority filter + 10; policy accept;\n");
-        push!(text, "\t\tth dport @{CAUGHT} goto {JUDGE}\n\t}}\n");
         if let Some(restriction) = &self.restriction {
             restriction.write(text, family, verdict);
         }
+        text.push_str("\t}\n");
+        push!(text, "\tchain {FORWARD} {{\n");
+        text.push_str("\t\ttype filter hook forward priority filter + 10; policy accept;\n");
+        for entry in self.entries() {
+            push!(text, "\t\t{}goto {JUDGE}\n", entry.subject(family));
+        }
+        text.push_str("\t}\n");
         text.push_str("}\n");
+    }
+
+    /// What leads to the chain that judges.
+    pub(super) fn entries(&self) -> Vec<Entry> {
+        match &self.restriction {
+            None => vec![Entry::Caught],
+            Some(Restriction {
+                reason: Reason::Ipv6,
+                ..
+            }) => vec![Entry::Ipv6, Entry::Caught],
+            Some(_) => vec![Entry::Everything],
+        }
     }
 
     /// The ports of all classes, whatever the protocol.
@@ -248,35 +263,60 @@ impl Restriction {
         ]
     }
 
-    fn write(&self, text: &mut String, family: Family, verdict: &str) {
-        let lans = self.lans();
-        let lans = lans.iter().filter(|(_, _, prefixes)| !prefixes.is_empty());
-        for (set, protocol, prefixes) in lans.clone() {
-            let elements: Vec<_> = prefixes.iter().map(IpNet::to_string).collect();
-            push!(
-                text,
-                "\tset {set} {{\n\t\ttypeof {protocol} daddr\n\t\tflags interval\n\t\telements = {{ {} }}\n\t}}\n",
-                elements.join(", ")
-            );
+    fn write_sets(&self, text: &mut String) {
+        for (set, protocol, prefixes) in self.lans() {
+            if !prefixes.is_empty() {
+                let elements: Vec<_> = prefixes.iter().map(IpNet::to_string).collect();
+                push!(
+                    text,
+                    "\tset {set} {{\n\t\ttypeof {protocol} daddr\n\t\tflags interval\n\t\telements = {{ {} }}\n\t}}\n",
+                    elements.join(", ")
+                );
+            }
         }
-        push!(text, "\tchain {RESTRICT} {{\n");
-        text.push_str("\t\ttype filter hook forward priority filter + 11; policy accept;\n");
-        push!(text, "\t\tjump {LET_OUT}\n");
-        for (set, protocol, _) in lans {
-            push!(text, "\t\t{protocol} daddr @{set} accept\n");
+    }
+
+    /// The rules behind those of DNS, which no exemption opens.
+    fn write(&self, text: &mut String, family: Family, verdict: &str) {
+        for (set, protocol, prefixes) in self.lans() {
+            if !prefixes.is_empty() {
+                push!(text, "\t\t{protocol} daddr @{set} accept\n");
+            }
         }
         let subject = match (self.reason, family) {
-            (Reason::Ipv6, Family::Inet) => "meta nfproto ipv6 ",
-            (Reason::Ipv6, Family::Bridge) => "meta protocol ip6 ",
+            (Reason::Ipv6, _) => Entry::Ipv6.subject(family),
             (_, Family::Inet) => "",
             // ARP and the like are not what is restricted.
             (_, Family::Bridge) => "meta protocol { ip, ip6 } ",
         };
         push!(
             text,
-            "\t\t{subject}counter name \"{}\"{verdict}\n\t}}\n",
+            "\t\t{subject}counter name \"{}\"{verdict}\n",
             self.reason.name()
         );
+    }
+}
+
+/// What leads to the chain that judges.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Entry {
+    /// A port that may be one of DNS.
+    Caught,
+    /// IPv6.
+    Ipv6,
+    /// Whatever is forwarded.
+    Everything,
+}
+
+impl Entry {
+    /// What the rule asks.
+    fn subject(self, family: Family) -> &'static str {
+        match (self, family) {
+            (Self::Caught, _) => "th dport @caught ",
+            (Self::Ipv6, Family::Inet) => "meta nfproto ipv6 ",
+            (Self::Ipv6, Family::Bridge) => "meta protocol ip6 ",
+            (Self::Everything, _) => "",
+        }
     }
 }
 
@@ -463,7 +503,7 @@ table bridge leakguard {
     }
 
     #[test]
-    fn a_restriction_has_a_chain_of_its_own() {
+    fn a_restriction_comes_behind_dns() {
         let lan = ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().unwrap());
         let restricted = |reason, lan: &[IpNet]| {
             let restriction = Some(Restriction {
@@ -475,34 +515,38 @@ table bridge leakguard {
                 ..ruleset()
             };
             let text = ruleset.replacement(&State::default());
-            let chains: Vec<String> = text
-                .split("\tset lan4")
-                .flat_map(|part| part.split("\tchain restrict").skip(1))
-                .map(|part| part.split_once("}\n").unwrap().0.to_owned())
+            let tails: Vec<String> = text
+                .split("counter name \"dot\" drop\n")
+                .skip(1)
+                .map(|part| part.split_once("\n}\n").unwrap().0.to_owned())
                 .collect();
-            assert_eq!(chains.len(), 2, "{text}");
-            (text, chains)
+            assert_eq!(tails.len(), 2, "{text}");
+            (text, tails)
         };
-        let (text, chains) = restricted(Reason::KillSwitch, &lan);
+        let hook = "\tchain forward {\n\t\ttype filter hook forward priority filter + 10; policy accept;\n";
+        let (text, tails) = restricted(Reason::KillSwitch, &lan);
         assert!(text.contains("\tcounter kill_switch { packets 0 bytes 0 }\n"));
         assert!(text.contains(
             "\tset lan6 {\n\t\ttypeof ip6 daddr\n\t\tflags interval\n\t\telements = { fd00::/8 }\n\t}\n"
         ));
+        let exempt = "\t\tip daddr @lan4 accept\n\t\tip6 daddr @lan6 accept\n";
+        let rest = format!("counter name \"kill_switch\" drop\n\t}}\n{hook}\t\tgoto judge\n\t}}");
+        assert_eq!(tails[0], format!("{exempt}\t\t{rest}"));
         assert_eq!(
-            chains[0],
-            " {\n\t\ttype filter hook forward priority filter + 11; policy accept;
-\t\tjump let_out
-\t\tip daddr @lan4 accept
-\t\tip6 daddr @lan6 accept
-\t\tcounter name \"kill_switch\" drop\n\t"
+            tails[1],
+            format!("{exempt}\t\tmeta protocol {{ ip, ip6 }} {rest}")
         );
-        assert!(chains[1].ends_with(
-            "\t\tip6 daddr @lan6 accept\n\t\tmeta protocol { ip, ip6 } counter name \"kill_switch\" drop\n\t"
-        ));
-        let (text, chains) = restricted(Reason::Ipv6, &[]);
+        let (text, tails) = restricted(Reason::Ipv6, &[]);
         assert!(!text.contains("set lan"));
-        assert!(chains[0].ends_with("\t\tmeta nfproto ipv6 counter name \"ipv6\" drop\n\t"));
-        assert!(chains[1].ends_with("\t\tmeta protocol ip6 counter name \"ipv6\" drop\n\t"));
+        for (tail, subject) in tails.iter().zip(["meta nfproto ipv6", "meta protocol ip6"]) {
+            assert_eq!(
+                *tail,
+                format!(
+                    "\t\t{subject} counter name \"ipv6\" drop\n\t}}\n\
+                     {hook}\t\t{subject} goto judge\n\t\tth dport @caught goto judge\n\t}}"
+                )
+            );
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde_json::Value;
 use leakguard_common::abi::{Class, Reason};
 
 use super::let_out::{COVERED, COVERED_KINDLESS, LET_OUT, NO_KIND, PERMITTED, PERMITTED_KINDLESS};
-use super::ruleset::{CAUGHT, FORWARD, Family, JUDGE, RESTRICT};
+use super::ruleset::{CAUGHT, Entry, FORWARD, Family, JUDGE};
 use super::{Action, Permitted, Restriction, Ruleset, Transport};
 
 /// The tables that exist.
@@ -52,7 +52,6 @@ pub struct Table {
     let_out: Chain,
     judge: Chain,
     forward: Chain,
-    restrict: Chain,
 }
 
 /// One chain of the table.
@@ -75,8 +74,8 @@ pub struct Count {
 /// A rule of the chain, as far as it is one of ours.
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Rule {
-    /// Goes to the chain that catches DNS, if the port is one of those.
-    Judge,
+    /// Goes to the chain that judges.
+    Judge(Entry),
     /// Goes through the chain that lets out.
     LetOut,
     /// Accepts what leaves by the interfaces of a set.
@@ -120,8 +119,7 @@ impl Table {
     /// What happens to packets of a class that leave by an interface that is not permitted; `None`
     /// if nothing does.
     pub fn action(&self, class: Class) -> Option<Action> {
-        let Chain { hooked, rules } = &self.forward;
-        if !hooked || !rules.contains(&Rule::Judge) {
+        if !self.is_entered(&[Entry::Caught, Entry::Everything]) {
             return None;
         }
         self.judge.rules.iter().find_map(|rule| match rule {
@@ -136,12 +134,21 @@ impl Table {
 
     /// What happens to the rest that is not permitted, and why; `None` if nothing does.
     pub fn restriction(&self) -> Option<(Reason, Action)> {
-        match self.restrict.rules.last() {
-            Some(Rule::Restrict { reason, action, .. }) if self.restrict.hooked => {
+        match self.judge.rules.last() {
+            Some(Rule::Restrict { reason, action, .. })
+                if self.is_entered(&[Entry::Ipv6, Entry::Everything]) =>
+            {
                 Some((*reason, *action))
             }
             _ => None,
         }
+    }
+
+    /// Whether one of these leads from the hook to the chain that judges.
+    fn is_entered(&self, entries: &[Entry]) -> bool {
+        let Chain { hooked, rules } = &self.forward;
+        let leads = |rule: &Rule| matches!(rule, Rule::Judge(entry) if entries.contains(entry));
+        *hooked && rules.iter().any(leads)
     }
 
     /// Reads a listing; `resolve` gives the number of an interface by its name.
@@ -188,7 +195,6 @@ impl Table {
             LET_OUT => Some(&mut self.let_out),
             JUDGE => Some(&mut self.judge),
             FORWARD => Some(&mut self.forward),
-            RESTRICT => Some(&mut self.restrict),
             _ => None,
         }
     }
@@ -213,13 +219,18 @@ impl Table {
                     action: *action,
                 }),
         );
+        let (restrict, lans) = match restriction {
+            Some(restriction) => restricting(restriction, *action, family),
+            None => Default::default(),
+        };
+        rules.extend(restrict);
         let judge = Chain {
             hooked: false,
             rules,
         };
         let forward = Chain {
             hooked: true,
-            rules: vec![Rule::Judge],
+            rules: ruleset.entries().into_iter().map(Rule::Judge).collect(),
         };
         self.forward == forward
             && self.judge == judge
@@ -228,37 +239,34 @@ impl Table {
             // Leases that nobody renews end by themselves.
             && (covered.is_empty() || self.covered == *covered)
             && self.caught == ruleset.caught()
-            && match restriction {
-                None => self.restrict == Chain::default(),
-                Some(restriction) => self.restricts(restriction, *action, family),
-            }
+            && self.lans == lans
     }
+}
 
-    fn restricts(&self, restriction: &Restriction, action: Action, family: Family) -> bool {
-        let reason = restriction.reason;
-        let lans: BTreeMap<String, BTreeSet<IpNet>> = restriction
-            .lans()
-            .into_iter()
-            .filter(|(_, _, prefixes)| !prefixes.is_empty())
-            .map(|(set, _, prefixes)| (set.to_owned(), prefixes.into_iter().collect()))
-            .collect();
-        let mut rules = vec![Rule::LetOut];
-        rules.extend(lans.keys().cloned().map(Rule::Lan));
-        rules.push(Rule::Restrict {
-            subject: match (reason, family) {
-                (Reason::Ipv6, _) => Subject::Ipv6,
-                (_, Family::Inet) => Subject::Everything,
-                (_, Family::Bridge) => Subject::Ip,
-            },
-            reason,
-            action,
-        });
-        let restrict = Chain {
-            hooked: true,
-            rules,
-        };
-        self.restrict == restrict && self.lans == lans
-    }
+/// The rules of a restriction, and the sets that they ask.
+fn restricting(
+    restriction: &Restriction,
+    action: Action,
+    family: Family,
+) -> (Vec<Rule>, BTreeMap<String, BTreeSet<IpNet>>) {
+    let reason = restriction.reason;
+    let lans: BTreeMap<String, BTreeSet<IpNet>> = restriction
+        .lans()
+        .into_iter()
+        .filter(|(_, _, prefixes)| !prefixes.is_empty())
+        .map(|(set, _, prefixes)| (set.to_owned(), prefixes.into_iter().collect()))
+        .collect();
+    let mut rules: Vec<_> = lans.keys().cloned().map(Rule::Lan).collect();
+    rules.push(Rule::Restrict {
+        subject: match (reason, family) {
+            (Reason::Ipv6, _) => Subject::Ipv6,
+            (_, Family::Inet) => Subject::Everything,
+            (_, Family::Bridge) => Subject::Ip,
+        },
+        reason,
+        action,
+    });
+    (rules, lans)
 }
 
 /// The chain of what is permitted or left to others.
@@ -291,6 +299,10 @@ impl Rule {
         if rest.len() == 1 && first["jump"]["target"] == LET_OUT {
             return Self::LetOut;
         }
+        let goes = |rest: &[&Value]| matches!(rest, [goto] if goto["goto"]["target"] == JUDGE);
+        if goes(rest) {
+            return Self::Judge(Entry::Everything);
+        }
         let first = &first["match"];
         if first.is_null() {
             return Self::restrict(Subject::Everything, rest);
@@ -302,11 +314,7 @@ impl Rule {
         let operator = first["op"].as_str().unwrap_or_default();
         let accepts = rest.len() == 2 && rest[1].get("accept").is_some();
         match (keys.as_slice(), operator, first["right"].as_str()) {
-            (["dport"], "==", Some("@caught"))
-                if rest.len() == 2 && rest[1]["goto"]["target"] == JUDGE =>
-            {
-                Self::Judge
-            }
+            (["dport"], "==", Some("@caught")) if goes(&rest[1..]) => Self::Judge(Entry::Caught),
             (["oif", "oifname", "oifkind"], "==", Some("@permitted")) if accepts => {
                 Self::Accept(InterfaceSet::Permitted)
             }
@@ -328,6 +336,11 @@ impl Rule {
             (["l4proto", "dport"], "==", None) => Self::catch(&first["right"], &rest[1..]),
             (["daddr"], "==", Some(set)) if accepts && set.starts_with('@') => {
                 Self::Lan(set[1..].to_owned())
+            }
+            (["nfproto"], "==", Some("ipv6")) | (["protocol"], "==", Some("ip6"))
+                if goes(&rest[1..]) =>
+            {
+                Self::Judge(Entry::Ipv6)
             }
             (["nfproto"], "==", Some("ipv6")) | (["protocol"], "==", Some("ip6")) => {
                 Self::restrict(Subject::Ipv6, &rest[1..])
