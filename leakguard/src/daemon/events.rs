@@ -177,7 +177,7 @@ pub(super) async fn pump(
                 turn = Instant::now();
             }
         }
-        if records.len() < CALM {
+        if !records.is_empty() && records.len() < CALM {
             rested = Instant::now() + PAUSE;
         }
         records.clear();
