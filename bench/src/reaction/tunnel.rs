@@ -1,6 +1,8 @@
 //! From a tunnel's end to the kill switch.
 
-use std::process::{Child, Stdio};
+use std::io::{BufRead as _, BufReader, Read};
+use std::process::Stdio;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -15,10 +17,6 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// How often: the slowest of a hundred count.
 const REPETITIONS: usize = 220;
-
-/// What people write instead: a process that hears of links and then calls nft.
-const SCRIPT: &str = "ip monitor link | while read -r line; do case \"$line\" in *Deleted*tun0*) \
-                      nft add rule inet bench output oifname eth0 drop;; esac; done";
 
 pub(super) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
     let host = Host::new()?;
@@ -73,7 +71,7 @@ fn up(netns: &Netns) -> Result<()> {
 
 /// Closes the tunnel, which deletes it; says when that was done, and when a packet was refused.
 fn delete(tun: Tun, probe: &Probe) -> Result<(f64, f64)> {
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let start = Instant::now();
         let closing = scope.spawn(move || {
             drop(tun);
@@ -95,58 +93,75 @@ fn set_down(netns: &Netns, probe: &Probe) -> Result<f64> {
     Ok(refused)
 }
 
-/// A process that is ended when dropped.
-struct Script(Child);
-
-impl Drop for Script {
-    fn drop(&mut self) {
-        // Its children end with its pipe, at the next event.
-        let _ended = self.0.kill().and_then(|()| self.0.wait());
-    }
-}
-
+/// What people write instead: something that hears of links and then calls nft.
 fn script(host: &Host, rounds: usize) -> Result<Vec<f64>> {
-    let nft = |arguments: &[&str]| -> Result<()> {
-        let mut command = host.netns.command("nft");
-        command.args(arguments);
-        output_within(command, LIMIT)?;
-        Ok(())
-    };
-    nft(&["add", "table", "inet", "bench"])?;
+    nft(host, &["add", "table", "inet", "bench"])?;
     let chain = "{ type filter hook output priority 0; }";
-    nft(&["add", "chain", "inet", "bench", "output", chain])?;
-    let probe = host.probe(443);
-    let mut values = Vec::new();
-    {
-        let mut command = host.netns.command("sh");
-        command.args(["-c", SCRIPT]).stdin(Stdio::null());
-        let _script = Script(command.spawn()?);
-        for _ in 0..=rounds {
-            let tun = Tun::new(&host.netns, Host::TUNNEL);
-            up(&host.netns)?;
-            // It cannot be asked whether it listens: the first round, which does not count, finds out.
-            let (_, refused) = if values.is_empty() {
-                first(host, tun, &probe)?
-            } else {
-                delete(tun, &probe)?
-            };
-            values.push(refused);
-            nft(&["flush", "chain", "inet", "bench", "output"])?;
-            settle("packets pass again", || !probe.is_refused())?;
-        }
-    }
-    nft(&["delete", "table", "inet", "bench"])?;
-    values.remove(0);
+    nft(host, &["add", "chain", "inet", "bench", "output", chain])?;
+    let mut monitor = host.netns.command("ip");
+    monitor.args(["monitor", "link"]).stdout(Stdio::piped());
+    let mut monitor = monitor.spawn()?;
+    let events = monitor.stdout.take().context("it has a pipe")?;
+    let values = thread::scope(|scope| {
+        scope.spawn(|| react(host, events));
+        let values = repeat(host, rounds);
+        // That ends the other thread too.
+        let ended = monitor.kill().and_then(|()| monitor.wait());
+        ended.map_err(Into::into).and(values)
+    })?;
+    nft(host, &["delete", "table", "inet", "bench"])?;
     Ok(values)
 }
 
-/// Ends tunnels until the script notices one.
-fn first(host: &Host, tun: Tun, probe: &Probe) -> Result<(f64, f64)> {
-    drop(tun);
+fn nft(host: &Host, arguments: &[&str]) -> Result<()> {
+    let mut command = host.netns.command("nft");
+    command.args(arguments);
+    output_within(command, LIMIT)?;
+    Ok(())
+}
+
+/// Shuts the uplink whenever the tunnel has gone.
+fn react(host: &Host, events: impl Read) {
+    let lines = BufReader::new(events).lines().map_while(Result::ok);
+    for line in lines {
+        if line.contains("Deleted") && line.contains(Host::TUNNEL) {
+            let rule = "add rule inet bench output oifname eth0 drop";
+            let words: Vec<&str> = rule.split(' ').collect();
+            // Without the rule no packet is refused, which is noticed.
+            let _ = nft(host, &words);
+        }
+    }
+}
+
+fn repeat(host: &Host, rounds: usize) -> Result<Vec<f64>> {
+    let probe = host.probe(443);
+    let mut values = Vec::new();
+    for round in 0..=rounds {
+        // It cannot be asked whether it listens: the first round, which does not count, finds out.
+        let refused = if round == 0 {
+            first(host, &probe)?
+        } else {
+            let tun = Tun::new(&host.netns, Host::TUNNEL);
+            up(&host.netns)?;
+            delete(tun, &probe)?.1
+        };
+        if round > 0 {
+            values.push(refused);
+        }
+        // One that was late may still come.
+        settle("packets pass again", || {
+            nft(host, &["flush", "chain", "inet", "bench", "output"]).is_ok() && !probe.is_refused()
+        })?;
+    }
+    Ok(values)
+}
+
+/// Ends tunnels until it is noticed.
+fn first(host: &Host, probe: &Probe) -> Result<f64> {
     let start = Instant::now();
     settle("the script listens", || {
         drop(Tun::new(&host.netns, Host::TUNNEL));
         probe.is_refused()
     })?;
-    Ok((0.0, milliseconds(start.elapsed())))
+    Ok(milliseconds(start.elapsed()))
 }
