@@ -128,7 +128,7 @@ fn react(host: &Host, events: impl Read) {
             let rule = "add rule inet bench output oifname eth0 drop";
             let words: Vec<&str> = rule.split(' ').collect();
             // Without the rule no packet is refused, which is noticed.
-            let _ = nft(host, &words);
+            let _noticed = nft(host, &words);
         }
     }
 }

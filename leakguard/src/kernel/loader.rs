@@ -26,6 +26,10 @@ pub(super) fn loader() -> EbpfLoader<'static> {
 }
 
 /// Makes the calling thread unable to open files, for as long as it lives.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "codes of instructions have 16 bits, and there are four of them"
+)]
 fn open_nothing() -> io::Result<()> {
     // Without this, a filter takes CAP_SYS_ADMIN. It counts for the thread alone, like the filter.
     set_no_new_privs()?;
