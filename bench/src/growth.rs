@@ -150,7 +150,7 @@ fn resolvers(rounds: usize, report: &mut Report) -> Result<()> {
             let _infallible = writeln!(list, "20.{}.{high}.{low}", number >> 16);
         }
         let list = write_config(&list);
-        let config = format!("[dns]\ndoh_resolvers = {:?}\n", list.path());
+        let config = format!("[dns]\ndoh_resolvers = \"{}\"\n", list.path().display());
         let config = write_config(&config);
         let path = config.path().to_str().context("a path of plain text")?;
         figures.take(&count.to_string(), &host, &["--config", path], rounds)?;

@@ -91,7 +91,7 @@ impl Burst {
         let before = agent.at_rest()?;
         let [_, memory_before] = agent.memory()?;
         let sent = agent.flood(PACKETS)?;
-        let cpu = agent.at_rest()? - before;
+        let cpu = agent.at_rest()?.saturating_sub(before);
         let mut counts = None;
         let mut failure = None;
         wait_until("all is told", LIMIT, || {

@@ -75,10 +75,9 @@ impl Consumer {
         let directory = tempfile::tempdir()?;
         let mut bench = Bench::new();
         let file = directory.path().join("events.ndjson");
-        let mut config = format!("[events]\nrate_per_key = {rate}\n");
-        if kind == Kind::File {
-            config += &format!("file = {:?}\n", file.display().to_string());
-        }
+        let written = (kind == Kind::File).then(|| format!("file = \"{}\"\n", file.display()));
+        let written = written.unwrap_or_default();
+        let config = format!("[events]\nrate_per_key = {rate}\n{written}");
         let path = write(directory.path(), "leakguard.toml", &config)?;
         let mut arguments = vec!["--config", path.to_str().context("a path")?];
         if kind == Kind::Stdout {
@@ -228,7 +227,7 @@ impl Consumer {
         let after = self.at_rest()?;
         Ok(Turn {
             delivered: self.count()?,
-            cpu: after - before,
+            cpu: after.saturating_sub(before),
         })
     }
 

@@ -50,7 +50,7 @@ pub(super) fn at_rest(pids: &[u32]) -> Result<Duration> {
     let mut failure = None;
     wait_until("the consumer is done", LIMIT, || {
         match of_processes(pids) {
-            Ok(now) if now - then > IDLE => (then, since) = (now, Instant::now()),
+            Ok(now) if now.saturating_sub(then) > IDLE => (then, since) = (now, Instant::now()),
             Ok(_) => {}
             Err(error) => failure = Some(error),
         }

@@ -57,7 +57,7 @@ impl Sender {
             "{failed} of {count} questions were refused"
         );
         Ok(Sent {
-            cpu: after - before,
+            cpu: after.saturating_sub(before),
             elapsed,
         })
     }

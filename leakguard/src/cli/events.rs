@@ -66,12 +66,11 @@ fn print(agent: &mut Conversation, json: bool) -> anyhow::Result<bool> {
         } else {
             serde_json::from_str::<Entry>(&line).map(|event| lines.push_str(&event.to_string()))
         };
-        match written {
-            Ok(()) => lines.push('\n'),
-            Err(_) => {
-                flush(&mut output, &mut lines)?;
-                other(agent, &line)?;
-            }
+        if written.is_ok() {
+            lines.push('\n');
+        } else {
+            flush(&mut output, &mut lines)?;
+            other(agent, &line)?;
         }
         // What has come together is printed together.
         if lines.len() < BATCH_BYTES && agent.has_line() {

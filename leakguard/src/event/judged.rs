@@ -120,6 +120,10 @@ impl Judged {
     }
 
     /// The event, with everything that it says.
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "the method is for one lifetime, and any is asked for"
+    )]
     pub fn event(&self) -> Event {
         SCRATCH.with_borrow_mut(|scratch| self.parts(scratch, |parts| parts.to_event()))
     }
@@ -128,7 +132,7 @@ impl Judged {
     pub fn write_json(&self, json: &mut String) {
         SCRATCH.with_borrow_mut(|scratch| {
             self.parts(scratch, |parts| {
-                parts.write_json(self.sender.members(), json)
+                parts.write_json(self.sender.members(), json);
             });
         });
     }
@@ -232,7 +236,10 @@ impl Clock {
         if self.second != Some(second) {
             let whole = i64::try_from(second).ok().map(Timestamp::from_second);
             let whole = whole.and_then(Result::ok).unwrap_or_default().to_string();
-            self.text = whole.strip_suffix('Z').unwrap_or(&whole).to_owned();
+            whole
+                .strip_suffix('Z')
+                .unwrap_or(&whole)
+                .clone_into(&mut self.text);
             self.whole = self.text.len();
             self.second = Some(second);
         }

@@ -63,12 +63,11 @@ impl Parts<'_> {
         } else if self.hook == Hook::SockAddr.name() {
             push_all(text, &[protocol, " call to ", destination]);
         } else {
-            match self.interface {
-                Some(name) => push_escaped(text, name),
-                None => {
-                    text.push('#');
-                    push_number(text, self.ifindex.into());
-                }
+            if let Some(name) = self.interface {
+                push_escaped(text, name);
+            } else {
+                text.push('#');
+                push_number(text, self.ifindex.into());
             }
             push_all(text, &[" ", protocol, " ", source, " > ", destination]);
         }
@@ -110,12 +109,11 @@ fn push_process(text: &mut String, process: &Process) {
     } else {
         text.push_str("a socket");
     }
-    match &process.user {
-        Some(user) => push_all(text, &[" of ", user]),
-        None => {
-            text.push_str(" of uid ");
-            push_number(text, process.uid.into());
-        }
+    if let Some(user) = &process.user {
+        push_all(text, &[" of ", user]);
+    } else {
+        text.push_str(" of uid ");
+        push_number(text, process.uid.into());
     }
 }
 

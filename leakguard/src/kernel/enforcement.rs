@@ -281,9 +281,9 @@ impl Enforcement {
 
     /// Records who uses the sockets of a cgroup from now on.
     pub fn record_owners(&mut self, cgroup: &Path) -> Followed {
-        let mut followed = Followed::default();
         const SUBJECT: &str = "who uses a socket";
 
+        let mut followed = Followed::default();
         match self.programs.wait() {
             Ok(programs) => {
                 for (hook, program) in &programs.owners {
@@ -316,9 +316,9 @@ impl Enforcement {
     /// What is redirected at `connect` is so as soon as owners are recorded: call this before, and
     /// [`Enforcement::leave_alone`] before this.
     pub fn redirect(&mut self, cgroup: &Path, settings: &Settings) -> Followed {
-        let mut followed = Followed::default();
         const SUBJECT: &str = "redirected calls";
 
+        let mut followed = Followed::default();
         let programs = match self.programs.wait() {
             Ok(programs) => programs,
             Err(error) => {

@@ -5,16 +5,16 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::thread;
 
-use aya::Ebpf;
 use aya::programs::{
     CgroupSkb, CgroupSock, CgroupSockAddr, CgroupSockopt, Program, ProgramError, ProgramFd,
     ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions,
 };
 use aya::sys::SyscallError;
+use aya::{Ebpf, EbpfLoader};
 use nix::libc;
 
 use super::KernelError;
-use super::loader::loader;
+
 use super::netns::Offsets;
 use super::object::{CgroupVariant, LINK_LAYERS, Loaded, program_at};
 use super::redirection::can_choose_error;
@@ -92,7 +92,7 @@ impl Instance {
     ) -> Result<Self, KernelError> {
         let offsets = offsets();
         let every_event = u32::from(limit == Limit::None);
-        let mut loader = loader();
+        let mut loader = EbpfLoader::new();
         for (name, pin) in pins {
             loader.map_pin_path(name, pin);
         }

@@ -34,7 +34,6 @@ mod held;
 mod inherit;
 mod instance;
 pub mod links;
-mod loader;
 pub mod maps;
 pub mod netns;
 pub mod object;

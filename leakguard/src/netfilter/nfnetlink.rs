@@ -18,11 +18,11 @@ const NFTABLES: u16 = 10;
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
 const BATCH_GENID: u16 = 1;
-const GETTABLE: u16 = NFTABLES << 8 | 1;
-const NEWSETELEM: u16 = NFTABLES << 8 | 12;
-const DELSETELEM: u16 = NFTABLES << 8 | 14;
-const NEWGEN: u16 = NFTABLES << 8 | 15;
-const GETGEN: u16 = NFTABLES << 8 | 16;
+const GETTABLE: u16 = nftables(1);
+const NEWSETELEM: u16 = nftables(12);
+const DELSETELEM: u16 = nftables(14);
+const NEWGEN: u16 = nftables(15);
+const GETGEN: u16 = nftables(16);
 const TABLE_NAME: u16 = 1;
 const GEN_ID: u16 = 1;
 const ELEM_LIST_TABLE: u16 = 1;
@@ -31,6 +31,11 @@ const ELEM_LIST_ELEMENTS: u16 = 3;
 const LIST_ELEM: u16 = 1;
 const ELEM_KEY: u16 = 1;
 const DATA_VALUE: u16 = 1;
+
+/// The type of a message of nftables'.
+const fn nftables(message: u16) -> u16 {
+    (NFTABLES << 8) + message
+}
 
 /// Lengths of `struct nlmsghdr` and `struct nfgenmsg` in bytes.
 const HEADER: usize = 16;
