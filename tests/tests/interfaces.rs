@@ -532,7 +532,8 @@ fn a_table_that_somebody_changed_is_noticed_and_replaced() {
             "insert rule bridge leakguard let_out accept",
             "add element inet leakguard permitted { 1 . \"lo\" . \"tun\" }",
             "add element inet leakguard permitted_kindless { 1 . \"lo\" }",
-            "delete element inet leakguard caught { udp . 5300 }",
+            "delete element inet leakguard caught { 5300 }",
+            "flush chain inet leakguard judge",
             "delete table bridge leakguard",
         ] {
             dut.nft(damage);

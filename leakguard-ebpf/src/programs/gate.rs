@@ -191,6 +191,12 @@ pub(super) fn judge_alone<G: Alone>(skb: Skb) -> i32 {
     if skb.is_plainly_other(G::LINK, settings, is_engaged(settings)) {
         return G::PASS;
     }
+    judge_closely::<G>(skb)
+}
+
+/// As [`judge_alone`], without a short way.
+#[inline(always)]
+pub(super) fn judge_closely<G: Alone>(skb: Skb) -> i32 {
     let mut found = G::headers_alone(skb.as_ptr());
     if found & KIND == JUDGED {
         found = G::conclude_alone(skb.as_ptr(), found);

@@ -10,7 +10,7 @@ use leakguard_common::abi::{Hook, Role, Settings};
 use leakguard_common::packet::{LinkLayer, Packet};
 
 use super::context::Skb;
-use super::gate::{self, Alone, Gate, Steps, alone, judge, judge_alone, steps};
+use super::gate::{self, Alone, Gate, Steps, alone, judge, judge_alone, judge_closely, steps};
 
 /// `TCX_NEXT` and `TC_ACT_UNSPEC`: the next program decides; anything else would end the chain for others.
 const NEXT: i32 = -1;
@@ -51,12 +51,12 @@ pub(super) fn tc_lean_ip(context: TcContext) -> i32 {
     judge_alone::<Ip>(Skb::new(context.skb.skb))
 }
 
-/// As [`tc_any`], for kernels that refuse it.
+/// As [`tc_any`], for kernels that refuse it. Two short ways leave no room on the stack for the steps behind them (512 bytes).
 #[classifier]
 pub(super) fn tc_lean_any(context: TcContext) -> i32 {
     let skb = Skb::new(context.skb.skb);
-    match judge_alone::<Ethernet>(skb) {
-        NEXT => judge_alone::<Unknown>(skb),
+    match judge_closely::<Ethernet>(skb) {
+        NEXT => judge_closely::<Unknown>(skb),
         verdict => verdict,
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use data_encoding::BASE64;
@@ -34,12 +34,19 @@ const BATCH_BYTES: usize = 16 * 1024;
 /// How often one is looked at whose silence does not say whether it is still there.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What all clients are handed.
-#[derive(Clone, Debug)]
+/// What a client is told.
+#[derive(Debug)]
 enum Item {
     Event(Arc<Published>),
-    /// So many were lost on the way to the hub.
+    /// So many have gone without it.
     Missed(u64),
+}
+
+/// An event, and how many came before it: who finds a gap between two has missed so many, wherever they were lost.
+#[derive(Clone, Debug)]
+struct Live {
+    place: u64,
+    event: Arc<Published>,
 }
 
 /// The last events of one sort, counted through.
@@ -85,6 +92,8 @@ impl Kept {
 struct Recent {
     packets: Kept,
     notices: Kept,
+    /// How many events there were, with those that the hub itself has missed.
+    places: u64,
 }
 
 /// What a client has still to get of what was published before it came.
@@ -100,7 +109,7 @@ struct Before {
 #[derive(Debug)]
 pub(super) struct Hub {
     recent: Mutex<Recent>,
-    live: broadcast::Sender<Item>,
+    live: broadcast::Sender<Live>,
     /// How many clients there are.
     present: watch::Sender<usize>,
     /// Whether it takes events.
@@ -141,7 +150,7 @@ impl Hub {
             self.open.send_replace(true);
             let goes_on = self.take(&mut live, &mut present).await;
             self.open.send_replace(false);
-            *self.recent.lock().unwrap_or_else(PoisonError::into_inner) = Recent::default();
+            self.forget();
             if !goes_on {
                 return;
             }
@@ -186,35 +195,53 @@ impl Hub {
     }
 
     fn miss(&self, events: u64) {
-        // Without a client nobody takes it, which is no failure.
-        drop(self.live.send(Item::Missed(events)));
+        self.recent().places += events;
+    }
+
+    /// Nobody is there whom it would be told.
+    fn forget(&self) {
+        let mut recent = self.recent();
+        *recent = Recent {
+            places: recent.places,
+            ..Recent::default()
+        };
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn publish(&self, event: Arc<Published>) {
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recent = self.recent();
+        let place = recent.places;
+        recent.places += 1;
         let kept = if event.is_notice() {
             &mut recent.notices
         } else {
             &mut recent.packets
         };
         kept.push(Arc::clone(&event));
-        drop(self.live.send(Item::Event(event)));
+        // Without a client nobody takes it, which is no failure.
+        drop(self.live.send(Live { place, event }));
     }
 
-    /// The events of the last time, and those that come from now on, without a gap between them.
-    fn subscribe(&self) -> (Before, broadcast::Receiver<Item>) {
-        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The events of the last time, and those that come from now on, without a gap between them; the place of the first of
+    /// these.
+    fn subscribe(&self) -> (Before, broadcast::Receiver<Live>, u64) {
+        let recent = self.recent();
         let before = Before {
             packets: recent.packets.all(),
             notices: recent.notices.all(),
         };
-        (before, self.live.subscribe())
+        (before, self.live.subscribe(), recent.places)
     }
 
     /// The next few of those, in their order, and how many are gone meanwhile; nothing after the last.
     fn next(&self, before: &mut Before) -> Vec<Item> {
-        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let Recent { packets, notices } = &*recent;
+        let recent = self.recent();
+        let Recent {
+            packets, notices, ..
+        } = &*recent;
         let gone = packets.forget(&mut before.packets) + notices.forget(&mut before.notices);
         let mut items = Vec::new();
         if gone > 0 {
@@ -293,7 +320,7 @@ impl Follower {
 
     async fn hand_out(&mut self, hub: &Hub, follow: bool) -> Result<(), Lost> {
         let _presence = hub.enter().await;
-        let (mut before, mut live) = hub.subscribe();
+        let (mut before, mut live, mut place) = hub.subscribe();
         loop {
             let items = hub.next(&mut before);
             if items.is_empty() {
@@ -313,15 +340,16 @@ impl Follower {
                 () = gone(&mut self.receive, &mut self.silent) => return Ok(()),
             };
             match received {
-                Ok(item) => self.render(&item)?,
-                Err(RecvError::Lagged(events)) => self.render(&Item::Missed(events))?,
+                Ok(found) => self.render_live(found, &mut place)?,
+                // The next one tells.
+                Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return Ok(()),
             }
             // What has come meanwhile goes with it.
             while self.buffer.len() < BATCH_BYTES {
                 match live.try_recv() {
-                    Ok(item) => self.render(&item)?,
-                    Err(TryRecvError::Lagged(events)) => self.render(&Item::Missed(events))?,
+                    Ok(found) => self.render_live(found, &mut place)?,
+                    Err(TryRecvError::Lagged(_)) => {}
                     Err(TryRecvError::Empty | TryRecvError::Closed) => break,
                 }
             }
@@ -331,6 +359,16 @@ impl Follower {
                 sleep(PAUSE).await;
             }
         }
+    }
+
+    /// Renders an event, and before it how many are missing since the one before, which was the last one ahead of `place`.
+    fn render_live(&mut self, live: Live, place: &mut u64) -> io::Result<()> {
+        let missed = live.place.saturating_sub(*place);
+        if missed > 0 {
+            self.render(&Item::Missed(missed))?;
+        }
+        *place = live.place + 1;
+        self.render(&Item::Event(live.event))
     }
 
     fn render(&mut self, item: &Item) -> io::Result<()> {
