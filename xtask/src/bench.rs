@@ -26,9 +26,5 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         .args(&args.args)
         .privileged();
     say("bench", &bench);
-    let code = bench
-        .status()?
-        .code()
-        .and_then(|code| u8::try_from(code).ok());
-    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+    bench.exit_code()
 }

@@ -24,10 +24,5 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         .args(&args.args)
         .privileged();
     say("demo", &demo);
-    // The demonstration has reported its own failure: hand on its exit code.
-    let code = demo
-        .status()?
-        .code()
-        .and_then(|code| u8::try_from(code).ok());
-    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+    demo.exit_code()
 }

@@ -11,7 +11,7 @@ use std::{
     io::{self, BufRead as _, BufReader},
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Stdio},
+    process::{Command, ExitCode, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -107,6 +107,13 @@ impl Cmd {
         self.command()?
             .status()
             .with_context(|| format!("cannot run `{self}`"))
+    }
+
+    /// As [`Self::status`], for a program that reports its own failures: its exit code is to be this process's.
+    pub(crate) fn exit_code(&self) -> Result<ExitCode> {
+        let code = self.status()?.code();
+        let code = code.and_then(|code| u8::try_from(code).ok());
+        Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
     }
 
     /// Runs it and returns its stdout; stderr appears only in the error.
