@@ -151,11 +151,8 @@ pub(crate) fn milliseconds(time: Duration) -> f64 {
 
 /// The resident memory of a process in MiB.
 pub(crate) fn resident(pid: u32) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kilobytes = line.and_then(|line| line.split_whitespace().next());
-    let kilobytes: f64 = kilobytes.context("no VmRSS")?.parse()?;
-    Ok(kilobytes / 1024.0)
+    let held = leakguard_tests::resident(pid).context("the process has ended")?;
+    Ok(held.now as f64 / 1024.0)
 }
 
 /// The agent that is measured.

@@ -15,6 +15,7 @@ mod growth;
 mod host;
 mod kill_switch;
 mod plot;
+mod processor;
 mod programs;
 mod reaction;
 mod report;

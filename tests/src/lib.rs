@@ -45,7 +45,7 @@ pub use foreign::Foreign;
 pub use guest::Guest;
 pub use kill_switch::{ELSEWHERE, kill_switch};
 pub use mark::{Mark, Sightings, payload_mark, serial};
-pub use memory::MemoryLimit;
+pub use memory::{MemoryLimit, Resident, resident};
 pub use origin::{Origin, connect, hand_over, take_over};
 pub use packet_socket::{PacketSocket, set_option};
 pub use podman::{Container, Podman};

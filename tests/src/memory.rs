@@ -15,6 +15,29 @@ const LIMIT: &str = "67108864";
 /// How long memory of this size may take to fill.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// What a process holds of the machine's memory, in KiB.
+#[derive(Clone, Copy, Debug)]
+pub struct Resident {
+    /// Now.
+    pub now: u64,
+    /// At most, until now.
+    pub most: u64,
+}
+
+/// What a process holds of the machine's memory; `None` if it has none any more.
+pub fn resident(pid: u32) -> Option<Resident> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let kilobytes = |name| {
+        let mut lines = status.lines();
+        let line = lines.find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse().ok()
+    };
+    Some(Resident {
+        now: kilobytes("VmRSS:")?,
+        most: kilobytes("VmHWM:")?,
+    })
+}
+
 /// A cgroup of the memory controller with a limit, of whichever version the machine has; removed when dropped.
 #[derive(Debug)]
 pub struct MemoryLimit {

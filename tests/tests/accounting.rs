@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
-use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -12,7 +11,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use leakguard::lab::{Agent, wait_until};
-use leakguard_tests::{Bench, Place, connect, isp, packets, send_many, set_option, write_config};
+use leakguard_tests::{
+    Bench, Place, connect, isp, packets, resident, send_many, set_option, write_config,
+};
 use nix::libc;
 use serde_json::Value;
 
@@ -128,10 +129,7 @@ fn count(status: &Value, outcome: &str) -> u64 {
 
 /// The most memory that a process has had, in bytes.
 fn peak_memory(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kilobytes = line.unwrap().trim().trim_end_matches(" kB").trim();
-    kilobytes.parse::<u64>().unwrap() * 1024
+    resident(pid).unwrap().most * 1024
 }
 
 /// Waits until the events stop, and what was suppressed has been told.

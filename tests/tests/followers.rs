@@ -4,7 +4,6 @@
 
 mod device;
 
-use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::thread;
@@ -12,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use device::{Device, PATIENCE, RunningAgent};
 use leakguard::lab::{Topology, wait_until};
-use leakguard_tests::{agent_binary, write_config};
+use leakguard_tests::{agent_binary, resident, write_config};
 use serde_json::Value;
 
 /// What the documentation promises.
@@ -62,13 +61,8 @@ fn await_following(device: &Device, expected: usize) {
 }
 
 /// The agent's memory, in KiB.
-fn resident(agent: &RunningAgent) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap()
+fn memory(agent: &RunningAgent) -> u64 {
+    resident(agent.pid()).unwrap().now
 }
 
 #[test]
@@ -78,7 +72,7 @@ fn a_thousand_followers_each_get_every_event() {
     // Every packet is to have its event.
     let config = write_config("[events]\nrate_per_key = 0\n");
     let agent = device.agent(&["--config", config.path().to_str().unwrap()]);
-    let before = resident(&agent);
+    let before = memory(&agent);
     let mut clients: Vec<_> = (0..MANY).map(|_| ask(&device, QUESTION)).collect();
     await_following(&device, MANY);
 
@@ -93,7 +87,7 @@ fn a_thousand_followers_each_get_every_event() {
         }
     }
     let took = started.elapsed();
-    let with = resident(&agent);
+    let with = memory(&agent);
 
     // One that leaves without a word makes room, although nothing happens.
     clients.truncate(MANY / 2);
@@ -198,7 +192,7 @@ fn followers_that_never_read_cost_no_memory_that_grows_and_no_attention() {
     for flood in &warm {
         flood.go_on(2 * 4096);
     }
-    let before = resident(&agent);
+    let before = memory(&agent);
     let stuck: Vec<_> = (0..MANY).map(|_| ask(&device, QUESTION)).collect();
     await_following(&device, MANY);
     let attentive = ask(&device, QUESTION);
@@ -219,9 +213,9 @@ fn followers_that_never_read_cost_no_memory_that_grows_and_no_attention() {
     });
     let [local, forwarded] = warm;
     local.go_on(FLOOD);
-    let middle = resident(&agent);
+    let middle = memory(&agent);
     local.go_on(FLOOD);
-    let after = resident(&agent);
+    let after = memory(&agent);
     let asked = Instant::now();
     assert_eq!(device.status()["agent"], agent.pid());
     let answered = asked.elapsed();

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use leakguard::lab::{Netns, Query, address, output_within, wait_until};
-use leakguard_tests::{Bench, agent_binary};
+use leakguard_tests::{Bench, agent_binary, resident};
 use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -225,14 +225,8 @@ fn a_million_lines_take_bounded_memory() {
         .unwrap();
     let mut most = 0;
     let status = loop {
-        let read = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
-        if let Some(line) = read.lines().find_map(|line| line.strip_prefix("VmHWM:")) {
-            most = line
-                .split_whitespace()
-                .next()
-                .unwrap()
-                .parse::<u64>()
-                .unwrap();
+        if let Some(held) = resident(child.id()) {
+            most = held.most;
         }
         if let Some(status) = child.try_wait().unwrap() {
             break status;

@@ -7,16 +7,19 @@
     reason = "a test's hand: what fails in it has to fail the test"
 )]
 
+#[path = "../../../leakguard-common/tests/facts/mod.rs"]
+mod facts;
+
 use std::hint::black_box;
 
 use etherparse::PacketBuilder;
-use leakguard_common::abi::{
-    EndpointKey, FragmentKey, Hook, LanKey, NameKey, Role, Settings, Verdict,
-};
+use leakguard_common::abi::{Hook, Role, Settings};
 use leakguard_common::packet::{LinkLayer, Packet, PacketBytes, Truncated, parse};
 use leakguard_common::plain::{Rest, is_other_ipv4};
 use leakguard_common::sieve::{Place, Sieve};
 use leakguard_common::verdict::{Decision, Facts, decide};
+
+use self::facts::known;
 
 const HOST: [u8; 4] = [192, 168, 77, 10];
 const FAR: [u8; 4] = [198, 51, 100, 7];
@@ -52,78 +55,46 @@ fn segment() -> Vec<u8> {
 /// Does with a packet what a program does with it.
 fn judge(packet: &[u8], count: u32, judged: bool) {
     let settings = Settings::default();
-    let uplink = Uplink(Box::new(Sieve::EMPTY));
+    let linear = Linear(Box::new(Sieve::EMPTY));
+    let facts = known(|| Some(Role::Uplink), false);
     for _ in 0..count {
-        let decision = decision(black_box(packet), black_box(&settings), &uplink);
+        let decision = decision(black_box(packet), black_box(&settings), &linear, &facts);
         assert_eq!(decision.is_some_and(|found| found.is_judged()), judged);
     }
 }
 
 /// What is decided about a packet; `None` if its first bytes let it go.
-fn decision(bytes: &[u8], settings: &Settings, uplink: &Uplink) -> Option<Decision> {
+fn decision(
+    bytes: &[u8],
+    settings: &Settings,
+    linear: &Linear,
+    facts: &impl Facts,
+) -> Option<Decision> {
     let head = bytes.first_chunk()?;
-    if is_other_ipv4(head, settings, false, uplink) {
+    if is_other_ipv4(head, settings, false, linear) {
         return None;
     }
     let mut packet = Packet::UNKNOWN;
     let parsed = parse(bytes, LinkLayer::Ip, &mut packet);
-    Some(decide(parsed, &packet, Hook::CgroupSkb, settings, uplink))
+    Some(decide(parsed, &packet, Hook::CgroupSkb, settings, facts))
 }
 
-/// A hook at an uplink, where no resolver is known.
-struct Uplink(Box<Sieve>);
+/// The linear part of a packet of which nothing stands behind options, at a host that knows no resolver.
+struct Linear(Box<Sieve>);
 
-impl PacketBytes for Uplink {
+impl PacketBytes for Linear {
     /// It is asked for what stands behind options only.
     fn read<const N: usize>(&self, _offset: u32, _into: &mut [u8; N]) -> Result<(), Truncated> {
         Err(Truncated)
     }
 }
 
-impl Rest for Uplink {
+impl Rest for Linear {
     fn may_be_resolver(&self, destination: Place) -> bool {
         self.0.may_hold(destination)
     }
 
     fn may_be_hello(&self) -> bool {
         false
-    }
-}
-
-impl Facts for Uplink {
-    fn role(&self) -> Option<Role> {
-        Some(Role::Uplink)
-    }
-
-    fn is_engaged(&self) -> bool {
-        false
-    }
-
-    fn is_forwarded(&self) -> bool {
-        false
-    }
-
-    fn is_lan(&self, _destination: &LanKey) -> bool {
-        false
-    }
-
-    fn may_use_endpoint(&self, _destination: &EndpointKey) -> bool {
-        false
-    }
-
-    fn is_doh_address(&self, _destination: &LanKey) -> bool {
-        false
-    }
-
-    fn is_doh_name(&self, _name: &NameKey) -> bool {
-        false
-    }
-
-    fn is_carrier(&self, _destination: EndpointKey) -> bool {
-        false
-    }
-
-    fn first_fragment(&self, _datagram: &FragmentKey) -> Option<Verdict> {
-        None
     }
 }

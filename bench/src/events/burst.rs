@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use leakguard::lab::wait_until;
-use leakguard_tests::packets;
+use leakguard_tests::{Resident, packets};
 use serde_json::Value;
 
 use super::consumer::{Consumer, Kind};
@@ -89,7 +89,7 @@ struct Burst {
 impl Burst {
     fn of(agent: &mut Consumer) -> Result<Self> {
         let before = agent.at_rest()?;
-        let [_, memory_before] = agent.memory()?;
+        let memory_before = agent.memory()?.now;
         let sent = agent.flood(PACKETS)?;
         let cpu = agent.at_rest()?.saturating_sub(before);
         let mut counts = None;
@@ -106,7 +106,10 @@ impl Burst {
             return Err(failure);
         }
         let [submitted, lost, suppressed, lagged] = counts.context("nothing was counted")?;
-        let [memory_peak, memory_after] = agent.memory()?;
+        let Resident {
+            now: memory_after,
+            most: memory_peak,
+        } = agent.memory()?;
         Ok(Self {
             sending: sent.elapsed.as_millis() as u64,
             cpu: cpu.as_millis() as u64,

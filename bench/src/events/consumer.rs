@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use leakguard::lab::{Daemon, Netns, Topology, output_within, wait_until};
-use leakguard_tests::Bench;
+use leakguard_tests::{Bench, Resident, resident};
 use nix::fcntl::{FallocateFlags, fallocate};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::cpu;
 use super::flood::{Sender, Sent};
+use crate::processor::pinned;
 
 /// How long anything may take to start or to end.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -237,8 +238,8 @@ impl Consumer {
     }
 
     /// The most memory that leakguard's agent has had, and what it has now, in KiB.
-    pub(super) fn memory(&mut self) -> Result<[u64; 2]> {
-        cpu::memory(self.bench.agent().pid())
+    pub(super) fn memory(&mut self) -> Result<Resident> {
+        resident(self.bench.agent().pid()).context("the agent has ended")
     }
 
     /// How many packets the events in the output stand for, also as suppressed.
@@ -254,7 +255,7 @@ impl Consumer {
 
     /// Floods, and does not look at what is written.
     pub(super) fn flood(&self, packets: u32) -> Result<Sent> {
-        cpu::pinned(SENDING, || self.sender.flood(packets, self.drops()))?
+        pinned(SENDING, || self.sender.flood(packets, self.drops()))?
     }
 
     /// Waits until all that is buffered is written; returns the time that the consumer has run.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use leakguard::lab::wait_until;
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 /// Work of less than this in [`WINDOW`] is what a program does that has nothing to do.
@@ -70,27 +70,4 @@ pub(super) fn pin(pid: u32, cpu: usize) -> Result<()> {
         sched_setaffinity(Pid::from_raw(thread), &cpus)?;
     }
     Ok(())
-}
-
-/// Keeps the calling thread to one processor while `work` is done.
-pub(super) fn pinned<T>(cpu: usize, work: impl FnOnce() -> T) -> Result<T> {
-    let myself = Pid::from_raw(0);
-    let before = sched_getaffinity(myself)?;
-    let mut cpus = CpuSet::new();
-    cpus.set(cpu)?;
-    sched_setaffinity(myself, &cpus)?;
-    let done = work();
-    sched_setaffinity(myself, &before)?;
-    Ok(done)
-}
-
-/// The most memory that a process has had, and what it has now, in KiB.
-pub(super) fn memory(pid: u32) -> Result<[u64; 2]> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let field = |name: &str| -> Result<u64> {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let line = line.with_context(|| format!("no {name}"))?;
-        Ok(line.trim_matches([':', '\t', ' ', 'k', 'B']).parse()?)
-    };
-    Ok([field("VmHWM")?, field("VmRSS")?])
 }

@@ -3,10 +3,9 @@
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
 use nix::libc;
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
 
 use super::{Guard, Load, Scene};
+use crate::processor::pinned;
 use crate::report::{Report, Table};
 use crate::rounds::{Contender, Samples, interleave};
 
@@ -92,16 +91,12 @@ impl Contest {
 /// Calls `measure` while the calling thread stays on one CPU, so that what its packets cause in the kernel is done there too,
 /// and while others rarely interrupt it.
 fn in_peace<T>(measure: impl FnOnce() -> Result<T>) -> Result<T> {
-    let this = Pid::from_raw(0);
-    let everywhere = sched_getaffinity(this)?;
-    let mut cpus = CpuSet::new();
-    cpus.set(0)?;
-    sched_setaffinity(this, &cpus)?;
-    favour(-20)?;
-    let measured = measure();
-    favour(0)?;
-    sched_setaffinity(this, &everywhere)?;
-    measured
+    pinned(0, || {
+        favour(-20)?;
+        let measured = measure();
+        favour(0)?;
+        measured
+    })?
 }
 
 /// Sets how nice the calling thread is to others.
