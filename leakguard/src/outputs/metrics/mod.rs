@@ -4,6 +4,7 @@
 //! of the enforcement nor the event task has anything to do with it.
 
 mod page;
+mod process;
 mod series;
 
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -42,6 +43,7 @@ use crate::kernel::read_back::ReadBack;
 use crate::status::Level;
 use crate::verify::Verified;
 use page::Seen;
+use process::Usage;
 
 /// The most connections at once.
 const MAX_CONNECTIONS: usize = 16;
@@ -129,6 +131,7 @@ impl Page {
             expected,
             kernel: kernel.trim().to_owned(),
             verified,
+            started: SystemTime::now(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -244,6 +247,8 @@ struct Source {
     expected: Vec<String>,
     kernel: String,
     verified: Verified,
+    /// When the agent began to answer, which is when it began.
+    started: SystemTime,
 }
 
 impl Source {
@@ -279,6 +284,7 @@ impl Source {
             health: self.health.report(),
             kernel: self.kernel.clone(),
             verified: self.verified.clone(),
+            usage: Usage::read(self.started),
         };
         if let Some(state) = ReadBack::open(&Pins::at(&self.bpffs))? {
             seen.packets = state.maps.packets()?;

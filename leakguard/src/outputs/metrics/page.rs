@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use leakguard_common::abi::{Outcome, Role, Verdict};
 use leakguard_common::counter::Series;
 use prometheus::core::Collector;
-use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{Counter, Gauge, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
+use super::process::Usage;
 use super::series;
 use crate::config::Labels;
 use crate::daemon::HealthReport;
@@ -36,6 +37,8 @@ pub(super) struct Seen {
     pub(super) kernel: String,
     /// What the agent's own leak tests have found.
     pub(super) verified: Verified,
+    /// What the agent takes.
+    pub(super) usage: Usage,
 }
 
 /// Writes the page.
@@ -51,6 +54,7 @@ pub(super) fn render(seen: &Seen, labels: &Labels) -> Result<String, prometheus:
         health,
         kernel,
         verified,
+        usage,
     } = seen;
     let labels: HashMap<String, String> = labels
         .iter()
@@ -203,6 +207,7 @@ pub(super) fn render(seen: &Seen, labels: &Labels) -> Result<String, prometheus:
     for counters in counters {
         page.add(counters)?;
     }
+    page.usage(usage)?;
     page.gauges(
         "leakguard_build_info",
         "1; what runs here.",
@@ -242,6 +247,51 @@ impl Page {
         Ok(())
     }
 
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "Prometheus has floating point only"
+    )]
+    fn usage(&self, usage: &Usage) -> Result<(), prometheus::Error> {
+        let Usage {
+            cpu,
+            resident,
+            open_fds,
+            max_fds,
+            started,
+        } = *usage;
+        if let Some(cpu) = cpu {
+            self.add(Counter::new(
+                "process_cpu_seconds_total",
+                "Time on processors, in user space and in the kernel.",
+            )?)?
+            .inc_by(cpu.as_secs_f64());
+        }
+        let mut gauges = vec![(
+            "process_start_time_seconds",
+            "When the agent began, since 1970.",
+            started.as_secs_f64(),
+        )];
+        for (name, help, value) in [
+            (
+                "process_resident_memory_bytes",
+                "What is in memory.",
+                resident,
+            ),
+            ("process_open_fds", "Open descriptors.", open_fds),
+            (
+                "process_max_fds",
+                "How many descriptors may be open.",
+                max_fds,
+            ),
+        ] {
+            gauges.extend(value.map(|value| (name, help, value as f64)));
+        }
+        for (name, help, value) in gauges {
+            self.add(Gauge::new(name, help)?)?.set(value);
+        }
+        Ok(())
+    }
+
     fn add<C: Collector + Clone + 'static>(&self, family: C) -> Result<C, prometheus::Error> {
         self.0.register(Box::new(family.clone()))?;
         Ok(family)
@@ -250,6 +300,8 @@ impl Page {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use leakguard_common::abi::{Family, Hook, Protocol, Reason, Verdict};
 
     use super::*;
@@ -276,6 +328,13 @@ mod tests {
             health: Health::default().report(),
             kernel: "6.18.0".to_owned(),
             verified: Verified::new().unwrap(),
+            usage: Usage {
+                cpu: Some(Duration::from_millis(1500)),
+                resident: Some(20 << 20),
+                open_fds: Some(40),
+                max_fds: None,
+                started: Duration::from_secs(1_790_000_000),
+            },
         };
         let mut labels = Labels::default();
         labels.add("node", "a1").unwrap();
@@ -298,9 +357,14 @@ mod tests {
             "leakguard_probe_escaped_total{class=\"doh\",node=\"a1\"} 0",
             "leakguard_resolver_latency_seconds_bucket{node=\"a1\",le=\"0.05\"} 0",
             "leakguard_verify_runs_total{result=\"pass\",node=\"a1\"} 0",
+            "process_cpu_seconds_total{node=\"a1\"} 1.5",
+            "process_resident_memory_bytes{node=\"a1\"} 20971520",
+            "process_open_fds{node=\"a1\"} 40",
+            "process_start_time_seconds{node=\"a1\"} 1790000000",
         ] {
             assert!(page.lines().any(|found| found == line), "{line}\n{page}");
         }
         assert!(page.contains("kernel=\"6.18.0\""));
+        assert!(!page.contains("process_max_fds"), "nobody could read it");
     }
 }
