@@ -48,11 +48,22 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("/usr/lib/podman/netavark", "netavark"),
     // A module of ulogd; where it is depends on the machine.
     tool("/usr/share/doc/ulogd2-json/copyright", "ulogd2-json"),
+    // Reads the configurations of collectors.
+    tool(
+        "/usr/lib/python3/dist-packages/yaml/__init__.py",
+        "python3-yaml",
+    ),
     // What `report` makes is looked at in a real browser: with what it depends on, the largest of all (some 400 MB).
     tool("chromium", "chromium"),
     tool("curl", "curl"),
     tool("dhclient", "isc-dhcp-client"),
     tool("dig", "bind9-dnsutils"),
+    Tool {
+        program: "dnsdist",
+        package: "dnsdist",
+        // It would occupy port 53 of the developer's machine.
+        services: &["dnsdist.service"],
+    },
     tool("dnsmasq", "dnsmasq-base"),
     tool("dnssec-signzone", "bind9-utils"),
     tool("drill", "ldnsutils"),
