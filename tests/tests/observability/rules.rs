@@ -82,12 +82,14 @@ fn spoilt(alert: &str, from: &str, to: &str) -> TempDir {
     let tests = read(TESTS);
     let mut parts = tests.split("\n- name: ");
     let head = parts.next().unwrap();
-    let kept: String = parts
+    let kept: Vec<&str> = parts
         .filter(|test| test.starts_with(&format!("'{alert}:")))
-        .map(|test| format!("\n- name: {test}"))
         .collect();
     assert!(!kept.is_empty(), "{alert}");
-    write("tests/leakguard.test.yml", &format!("{head}{kept}\n"));
+    write(
+        "tests/leakguard.test.yml",
+        &format!("{head}\n- name: {}\n", kept.join("\n- name: ")),
+    );
     directory
 }
 
