@@ -9,6 +9,7 @@
     reason = "figures are rounded in the end"
 )]
 
+mod cluster;
 mod drops;
 mod events;
 mod growth;
@@ -46,6 +47,8 @@ struct Cli {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Section {
+    /// What the resolver cluster answers with one node and more, and when a node dies.
+    Cluster,
     /// What one run of each kernel program takes.
     Programs,
     /// What the calls of sockets take.
@@ -67,6 +70,7 @@ enum Section {
 impl Section {
     fn measure(self, rounds: usize, report: &mut Report) -> Result<()> {
         match self {
+            Self::Cluster => cluster::measure(rounds, report),
             Self::Programs => programs::measure(rounds, report),
             Self::Sockets => sockets::measure(rounds, report),
             Self::Traffic => traffic::measure(rounds, report),

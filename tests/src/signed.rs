@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -18,13 +18,46 @@ const LEAVES: [&str; 2] = ["good.lab.", "bogus.lab."];
 /// Every zone has the same server.
 const HEAD: &str = "$TTL 60\n@ IN SOA ns.lab. host.lab. 1 3600 600 86400 60\n@ IN NS ns.lab.\n";
 
-/// nsd with the zones, and Unbound in front of it; both end with the guard.
+/// nsd with the zones; ends with the guard.
+#[derive(Debug)]
+pub struct SignedAuthority {
+    // Declared in the order in which they go.
+    _nsd: Daemon,
+    directory: TempDir,
+}
+
+impl SignedAuthority {
+    /// Signs and serves them at the far end of the tunnel; `good.lab` with more names, `n0` and so on.
+    pub fn serve(vpn: &Netns, names: usize) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let anchor = sign(directory.path(), names);
+        let server = address::VPN_SERVER_V4;
+        let hints = format!(". 3600 IN NS ns.lab.\nns.lab. 3600 IN A {server}\n");
+        fs::write(directory.path().join("anchor"), anchor).unwrap();
+        fs::write(directory.path().join("hints"), hints).unwrap();
+        Self {
+            _nsd: nsd(vpn, directory.path()),
+            directory,
+        }
+    }
+
+    /// A file with the root's key.
+    pub fn trust_anchor(&self) -> PathBuf {
+        self.directory.path().join("anchor")
+    }
+
+    /// A file that says where the root is served.
+    pub fn root_hints(&self) -> PathBuf {
+        self.directory.path().join("hints")
+    }
+}
+
+/// An authority for the zones, and Unbound in front of it; both end with the guard.
 #[derive(Debug)]
 pub struct SignedZones {
     // Declared in the order in which they go.
     _unbound: Daemon,
-    _nsd: Daemon,
-    _directory: TempDir,
+    _authority: SignedAuthority,
 }
 
 impl SignedZones {
@@ -35,25 +68,24 @@ impl SignedZones {
 
     /// Signs and serves them at the far end of the tunnel; with or without validation.
     pub fn serve(vpn: &Netns, validating: bool) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let anchor = sign(directory.path());
-        let nsd = nsd(vpn, directory.path());
-        let unbound = unbound(vpn, directory.path(), validating.then_some(&anchor));
+        let authority = SignedAuthority::serve(vpn, 0);
         Self {
-            _unbound: unbound,
-            _nsd: nsd,
-            _directory: directory,
+            _unbound: unbound(vpn, &authority, validating),
+            _authority: authority,
         }
     }
 }
 
 /// Writes and signs the zones from the leaves up; returns the root's key.
-fn sign(directory: &Path) -> String {
+fn sign(directory: &Path, names: usize) -> String {
     let server = address::VPN_SERVER_V4;
     let mut lab = format!("{HEAD}ns.lab. IN A {server}\n");
     for zone in LEAVES {
-        let text =
+        let mut text =
             format!("{HEAD}www.{zone} IN A 192.0.2.80\nwww.{zone} IN AAAA 2001:db8:80::80\n");
+        if zone == LEAVES[0] {
+            text.extend((0..names).map(|number| format!("n{number}.{zone} IN A 192.0.2.81\n")));
+        }
         let (ds, _) = sign_zone(directory, zone, text);
         lab = format!("{lab}{zone} IN NS ns.lab.\n{ds}");
     }
@@ -129,22 +161,15 @@ fn nsd(vpn: &Netns, directory: &Path) -> Daemon {
     await_answer(vpn, daemon, address::VPN_SERVER_V4)
 }
 
-fn unbound(vpn: &Netns, directory: &Path, anchor: Option<&String>) -> Daemon {
+fn unbound(vpn: &Netns, authority: &SignedAuthority, validating: bool) -> Daemon {
+    let directory = authority.directory.path();
     let path = directory.display();
-    let (hints, key) = (directory.join("hints"), directory.join("anchor"));
-    let server = address::VPN_SERVER_V4;
-    fs::write(
-        &hints,
-        format!(". 3600 IN NS ns.lab.\nns.lab. 3600 IN A {server}\n"),
-    )
-    .unwrap();
-    let (module, trust) = match anchor {
-        Some(anchor) => {
-            fs::write(&key, anchor).unwrap();
-            let trust = format!("  trust-anchor-file: \"{}\"\n", key.display());
-            ("validator iterator", trust)
-        }
-        None => ("iterator", String::new()),
+    let (module, trust) = if validating {
+        let key = authority.trust_anchor();
+        let trust = format!("  trust-anchor-file: \"{}\"\n", key.display());
+        ("validator iterator", trust)
+    } else {
+        ("iterator", String::new())
     };
     let configuration = format!(
         "server:\n  username: \"\"\n  chroot: \"\"\n  directory: \"{path}\"\n  pidfile: \"\"\n  use-syslog: no\n  \
@@ -153,7 +178,7 @@ fn unbound(vpn: &Netns, directory: &Path, anchor: Option<&String>) -> Daemon {
          module-config: \"{module}\"\n{trust}remote-control:\n  control-enable: no\n",
         address::TUNNEL_RESOLVER_V4,
         address::TUNNEL_RESOLVER_V6,
-        hints.display(),
+        authority.root_hints().display(),
     );
     let file = directory.join("unbound.conf");
     fs::write(&file, configuration).unwrap();

@@ -65,6 +65,7 @@ pub(crate) const TOOLS: &[Tool] = &[
         services: &["dnsdist.service"],
     },
     tool("dnsmasq", "dnsmasq-base"),
+    tool("dnsperf", "dnsperf"),
     tool("dnssec-signzone", "bind9-utils"),
     tool("drill", "ldnsutils"),
     tool("gcc", "gcc"),
