@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use leakguard::lab::Agent;
 use leakguard_tests::{Tun, write_config};
 
@@ -43,8 +43,13 @@ impl Figures {
         for round in 0..=rounds {
             let probe = host.probe(53);
             let start = Instant::now();
-            let agent = host.spawn(arguments)?;
-            let refused = elapsed_until("local DNS is refused", start, || probe.is_refused())?;
+            let mut agent = host.spawn(arguments)?;
+            let mut ended = None;
+            let refused = elapsed_until("local DNS is refused", start, || {
+                ended = agent.exit_status().transpose();
+                ended.is_some() || probe.is_refused()
+            })?;
+            ensure!(ended.is_none(), "the agent has ended: {}", agent.stderr());
             drop(agent);
             if round > 0 {
                 starts.push(refused);
@@ -107,7 +112,7 @@ fn reading(host: &Host, agent: &Agent) -> Result<f64> {
     let before = host.cpu()?;
     for _ in 0..TIMES {
         let output = agent.output(&["allow", "add", Host::TUNNEL])?;
-        anyhow::ensure!(output.status.success(), "{output:?}");
+        ensure!(output.status.success(), "{output:?}");
     }
     Ok((host.cpu()? - before) / f64::from(2 * TIMES))
 }

@@ -1,6 +1,7 @@
 //! How soon the agent does what it is to do, beside what the kernel takes for it, and what it takes when there is nothing to
 //! do.
 
+mod announced;
 mod idle;
 mod start;
 mod tunnel;

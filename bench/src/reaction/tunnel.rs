@@ -1,6 +1,6 @@
 //! From a tunnel's end to the kill switch.
 
-use std::io::{BufRead as _, BufReader, Read};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use leakguard::lab::{Netns, output_within};
 use leakguard_tests::{Tun, write_config};
 
+use super::announced::Announcement;
 use crate::host::{Host, Probe, elapsed_until, milliseconds, settle};
 use crate::report::{Report, Table};
 use crate::rounds::Samples;
@@ -21,47 +22,117 @@ const REPETITIONS: usize = 220;
 pub(super) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
     let host = Host::new()?;
     let repetitions = REPETITIONS.max(rounds);
-    let [mut kernel, mut deleted, mut down] = [(); 3].map(|()| Vec::new());
+    let mut ends = Ends::default();
     {
         let config = write_config("[kill_switch]\nmode = \"tunnel-down\"\n");
         let path = config.path().to_str().context("a path of plain text")?;
         let mut tun = Tun::new(&host.netns, Host::TUNNEL);
         up(&host.netns)?;
-        let _agent = host.protect(&["--config", path])?;
+        let agent = host.protect(&["--config", path])?;
         let probe = host.probe(443);
-        settle("the tunnel counts as up", || !probe.is_refused())?;
+        // Who answers has done all that the tunnel's coming calls for.
+        let at_rest = || -> Result<()> {
+            settle("the tunnel counts as up", || !probe.is_refused())?;
+            agent.status_json()?;
+            Ok(())
+        };
+        at_rest()?;
         for _ in 0..repetitions {
-            let (gone, refused) = delete(tun, &probe)?;
-            kernel.push(gone);
-            deleted.push(refused);
+            let announced = Announcement::of(&host.netns, Host::TUNNEL)?;
+            ends.deleted(&delete(tun, &probe)?, announced)?;
             tun = Tun::new(&host.netns, Host::TUNNEL);
             up(&host.netns)?;
-            settle("the tunnel counts as up", || !probe.is_refused())?;
-            down.push(set_down(&host.netns, &probe)?);
+            at_rest()?;
+            let announced = Announcement::of(&host.netns, Host::TUNNEL)?;
+            ends.down(&set_down(&host.netns, &probe)?, announced)?;
             up(&host.netns)?;
-            settle("the tunnel counts as up", || !probe.is_refused())?;
+            at_rest()?;
         }
     }
     let script = script(&host, rounds)?;
-    let rows = vec![
-        Samples::new("the kernel removes the tunnel", kernel),
-        Samples::new("leakguard: tunnel deleted", deleted),
-        Samples::new("leakguard: tunnel down", down),
-        Samples::new("a script with ip monitor and nft: tunnel deleted", script),
-    ];
-    let p99: Vec<String> = rows
-        .iter()
-        .map(|row| format!("{}: {:.2}", row.name, row.quantile(0.99)))
-        .collect();
-    report.add(&Table {
-        title:
-            "From the call that ends the tunnel to the first packet that is refused on the uplink"
+    ends.report(repetitions, script, report)
+}
+
+/// How a tunnel ended, in milliseconds from the call that ends it.
+struct End {
+    start: Instant,
+    /// When the call was done.
+    done: f64,
+    /// When the first packet was refused.
+    refused: f64,
+}
+
+impl End {
+    /// How much later than the kernel's word for it packets were refused, in milliseconds.
+    fn since(&self, announced: Announcement) -> Result<f64> {
+        let said = milliseconds(announced.heard()?.duration_since(self.start));
+        Ok((self.refused - said).max(0.0))
+    }
+}
+
+/// All that were seen.
+#[derive(Default)]
+struct Ends {
+    kernel: Vec<f64>,
+    deleted: Vec<f64>,
+    down: Vec<f64>,
+    after_deleted: Vec<f64>,
+    after_down: Vec<f64>,
+}
+
+impl Ends {
+    fn deleted(&mut self, end: &End, announced: Announcement) -> Result<()> {
+        self.kernel.push(end.done);
+        self.deleted.push(end.refused);
+        self.after_deleted.push(end.since(announced)?);
+        Ok(())
+    }
+
+    fn down(&mut self, end: &End, announced: Announcement) -> Result<()> {
+        self.down.push(end.refused);
+        self.after_down.push(end.since(announced)?);
+        Ok(())
+    }
+
+    fn report(self, repetitions: usize, script: Vec<f64>, report: &mut Report) -> Result<()> {
+        let rows = vec![
+            Samples::new("the kernel removes the tunnel", self.kernel),
+            Samples::new("leakguard: tunnel deleted", self.deleted),
+            Samples::new("leakguard: tunnel down", self.down),
+            Samples::new("a script with ip monitor and nft: tunnel deleted", script),
+        ];
+        report.add(&Table {
+            title:
+                "From the call that ends the tunnel to the first packet that is refused on the uplink"
+                    .into(),
+            unit: "ms",
+            note: format!("{repetitions} times each; {}", p99(&rows)),
+            rows,
+            baseline: None,
+        })?;
+        let rows = vec![
+            Samples::new("tunnel deleted", self.after_deleted),
+            Samples::new("tunnel down", self.after_down),
+        ];
+        report.add(&Table {
+            title: "From the kernel's word that the tunnel has gone to the first packet that is refused"
                 .into(),
-        unit: "ms",
-        rows,
-        baseline: None,
-        note: format!("{repetitions} times each; p99 in ms: {}.", p99.join("; ")),
-    })
+            unit: "ms",
+            note: format!(
+                "As another listener hears it; 0 if that was later. {repetitions} times each; {}",
+                p99(&rows)
+            ),
+            rows,
+            baseline: None,
+        })
+    }
+}
+
+fn p99(rows: &[Samples]) -> String {
+    let each = rows
+        .iter()
+        .map(|row| format!("{}: {:.2}", row.name, row.quantile(0.99)));
+    format!("p99 in ms: {}.", each.collect::<Vec<_>>().join("; "))
 }
 
 fn up(netns: &Netns) -> Result<()> {
@@ -69,8 +140,8 @@ fn up(netns: &Netns) -> Result<()> {
     Ok(())
 }
 
-/// Closes the tunnel, which deletes it; says when that was done, and when a packet was refused.
-fn delete(tun: Tun, probe: &Probe) -> Result<(f64, f64)> {
+/// Closes the tunnel, which deletes it.
+fn delete(tun: Tun, probe: &Probe) -> Result<End> {
     thread::scope(|scope| {
         let start = Instant::now();
         let closing = scope.spawn(move || {
@@ -78,19 +149,37 @@ fn delete(tun: Tun, probe: &Probe) -> Result<(f64, f64)> {
             milliseconds(start.elapsed())
         });
         let refused = elapsed_until("the kill switch engages", start, || probe.is_refused())?;
-        let gone = closing.join().ok().context("the thread panicked")?;
-        Ok((gone, refused))
+        let done = closing.join().ok().context("the thread panicked")?;
+        Ok(End {
+            start,
+            done,
+            refused,
+        })
     })
 }
 
-fn set_down(netns: &Netns, probe: &Probe) -> Result<f64> {
+/// Sets the tunnel down, by a program that has started before.
+fn set_down(netns: &Netns, probe: &Probe) -> Result<End> {
     let mut command = netns.command("ip");
-    command.args(["link", "set", Host::TUNNEL, "down"]);
-    let start = Instant::now();
+    command.args(["-batch", "-"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn()?;
+    let mut commands = child.stdin.take().context("it has a pipe")?;
+    let answers = child.stdout.take().context("it has a pipe")?;
+    commands.write_all(b"link show dev lo\n")?;
+    let mut answer = String::new();
+    BufReader::new(answers).read_line(&mut answer)?;
+    let start = Instant::now();
+    commands.write_all(format!("link set {} down\n", Host::TUNNEL).as_bytes())?;
+    drop(commands);
     let refused = elapsed_until("the kill switch engages", start, || probe.is_refused())?;
     child.wait()?;
-    Ok(refused)
+    let done = milliseconds(start.elapsed());
+    Ok(End {
+        start,
+        done,
+        refused,
+    })
 }
 
 /// What people write instead: something that hears of links and then calls nft.
@@ -143,7 +232,7 @@ fn repeat(host: &Host, rounds: usize) -> Result<Vec<f64>> {
         } else {
             let tun = Tun::new(&host.netns, Host::TUNNEL);
             up(&host.netns)?;
-            delete(tun, &probe)?.1
+            delete(tun, &probe)?.refused
         };
         if round > 0 {
             values.push(refused);

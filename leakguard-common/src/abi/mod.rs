@@ -529,6 +529,13 @@ impl Event {
             self.pid
         }
     }
+
+    /// The record as it stands in the ring.
+    pub fn as_bytes(&self) -> &[u8] {
+        // SAFETY: a record has no padding that is not a field (its size is asserted below), so all of its bytes are
+        // initialised.
+        unsafe { core::slice::from_raw_parts((&raw const *self).cast::<u8>(), size_of::<Self>()) }
+    }
 }
 
 const _: () = {

@@ -12,8 +12,8 @@ use nix::{libc::O_NONBLOCK, unistd::geteuid};
 use super::Position;
 use crate::error::shell_word;
 
-/// The greatest size of a file in bytes.
-const MAX_BYTES: u64 = 1 << 20;
+/// The greatest size of a configuration in bytes.
+pub(super) const MAX_BYTES: u64 = 1 << 20;
 
 /// The permission bits that let group and others write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
@@ -69,11 +69,13 @@ pub enum FileError {
         /// Its permission bits.
         mode: u32,
     },
-    /// It is too large to be a configuration.
-    #[error("{} is larger than {} KiB; check the path", path.display(), MAX_BYTES >> 10)]
+    /// It is too large to be what it should be.
+    #[error("{} is larger than {} KiB; check the path", path.display(), max_bytes >> 10)]
     TooLarge {
         /// The file.
         path: PathBuf,
+        /// How large it may be.
+        max_bytes: u64,
     },
     /// Its text is not UTF-8.
     #[error("{}:{position}: not valid UTF-8; save the file as UTF-8", path.display())]
@@ -94,8 +96,8 @@ pub enum FileError {
     },
 }
 
-/// Reads the text of a file that only its owner, root or the calling user, can have written.
-pub(crate) fn read(path: &Path) -> Result<String, FileError> {
+/// Reads the text of a file of a limited size that only its owner, root or the calling user, can have written.
+pub(crate) fn read(path: &Path, max_bytes: u64) -> Result<String, FileError> {
     let user = geteuid().as_raw();
     let failed = |source: io::Error| {
         let path = path.to_owned();
@@ -116,12 +118,13 @@ pub(crate) fn read(path: &Path) -> Result<String, FileError> {
 
     let mut bytes = Vec::new();
     // The limit holds even if the file grows meanwhile.
-    file.take(MAX_BYTES + 1)
+    file.take(max_bytes + 1)
         .read_to_end(&mut bytes)
         .map_err(failed)?;
-    if bytes.len() as u64 > MAX_BYTES {
+    if bytes.len() as u64 > max_bytes {
         return Err(FileError::TooLarge {
             path: path.to_owned(),
+            max_bytes,
         });
     }
     String::from_utf8(bytes).map_err(|error| {
@@ -183,13 +186,13 @@ mod tests {
     #[test]
     fn a_file_of_ones_own_is_read() {
         let (_directory, path) = file("mode = \"observe\"\n", 0o644);
-        assert_eq!(read(&path).unwrap(), "mode = \"observe\"\n");
+        assert_eq!(read(&path, MAX_BYTES).unwrap(), "mode = \"observe\"\n");
     }
 
     #[test]
     fn a_missing_file_is_told_apart() {
         let (directory, _) = file("", 0o600);
-        let error = read(&directory.path().join("absent")).unwrap_err();
+        let error = read(&directory.path().join("absent"), MAX_BYTES).unwrap_err();
         assert!(matches!(error, FileError::Missing { .. }), "{error}");
     }
 
@@ -197,7 +200,7 @@ mod tests {
     fn a_file_writable_by_group_or_others_is_refused_with_the_remedy() {
         for mode in [0o620, 0o602, 0o666] {
             let (_directory, path) = file("", mode);
-            let error = read(&path).unwrap_err();
+            let error = read(&path, MAX_BYTES).unwrap_err();
             assert!(matches!(error, FileError::Writable { mode: found, .. } if found == mode));
             let remedy = format!("(mode {mode:04o}); run: chmod go-w {}", path.display());
             assert!(error.to_string().ends_with(&remedy), "{error}");
@@ -222,7 +225,7 @@ mod tests {
     fn an_unreadable_file_is_refused() {
         let (_directory, path) = file("", 0o000);
         // Root reads every file.
-        match read(&path) {
+        match read(&path, MAX_BYTES) {
             Ok(_) => assert!(geteuid().is_root()),
             Err(error) => assert!(matches!(error, FileError::Forbidden { .. }), "{error}"),
         }
@@ -231,7 +234,7 @@ mod tests {
     #[test]
     fn a_directory_is_refused() {
         let (directory, _) = file("", 0o600);
-        let error = read(directory.path()).unwrap_err();
+        let error = read(directory.path(), MAX_BYTES).unwrap_err();
         assert!(matches!(error, FileError::Directory { .. }), "{error}");
     }
 
@@ -241,7 +244,7 @@ mod tests {
         let pipe = directory.path().join("pipe");
         mkfifo(&pipe, Mode::S_IRUSR).unwrap();
         for path in [pipe.as_path(), Path::new("/dev/null")] {
-            let error = read(path).unwrap_err();
+            let error = read(path, MAX_BYTES).unwrap_err();
             assert!(matches!(error, FileError::NotRegular { .. }), "{error}");
         }
     }
@@ -249,11 +252,11 @@ mod tests {
     #[test]
     fn a_path_that_cannot_be_opened_names_the_cause() {
         let (directory, path) = file("", 0o600);
-        let error = read(&path.join("below")).unwrap_err();
+        let error = read(&path.join("below"), MAX_BYTES).unwrap_err();
         assert!(matches!(error, FileError::Io { .. }), "{error}");
         let socket = directory.path().join("socket");
         let _listener = UnixListener::bind(&socket).unwrap();
-        let error = read(&socket).unwrap_err();
+        let error = read(&socket, MAX_BYTES).unwrap_err();
         assert!(matches!(error, FileError::Io { .. }), "{error}");
     }
 
@@ -261,9 +264,9 @@ mod tests {
     fn the_size_is_limited() {
         let limit = usize::try_from(MAX_BYTES).unwrap();
         let (_directory, path) = file(vec![b'\n'; limit], 0o600);
-        assert_eq!(read(&path).unwrap().len(), limit);
+        assert_eq!(read(&path, MAX_BYTES).unwrap().len(), limit);
         let (_directory, path) = file(vec![b'\n'; limit + 1], 0o600);
-        let error = read(&path).unwrap_err();
+        let error = read(&path, MAX_BYTES).unwrap_err();
         assert!(matches!(error, FileError::TooLarge { .. }), "{error}");
         assert!(error.to_string().contains("1024 KiB"), "{error}");
     }
@@ -271,7 +274,7 @@ mod tests {
     #[test]
     fn wrong_utf8_is_located() {
         let (_directory, path) = file(b"mode = 1\n# \xc3\xa4 \xff\n", 0o600);
-        let error = read(&path).unwrap_err();
+        let error = read(&path, MAX_BYTES).unwrap_err();
         assert!(
             matches!(
                 error,

@@ -145,7 +145,7 @@ impl Source {
 
     /// Reads and validates the file; `None` if it is absent and may be.
     pub fn read(&self) -> Result<Option<Layer>, ConfigError> {
-        let text = match (self, file::read(self.path())) {
+        let text = match (self, file::read(self.path(), file::MAX_BYTES)) {
             (Self::Optional(_), Err(FileError::Missing { .. })) => return Ok(None),
             (_, text) => text?,
         };

@@ -8,12 +8,16 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use leakguard_common::abi::{LanKey, NameKey};
 
 pub use self::list::{LineError, Resolvers};
 
 use crate::config::{DohResolvers, FileError, read_file};
+
+/// The greatest size of a list in bytes: as many addresses and names as the kernel is told of fit in it.
+const MAX_BYTES: u64 = 8 << 20;
 
 /// The list that leakguard brings with it.
 const BUILT_IN: &str = include_str!("resolvers.txt");
@@ -42,6 +46,7 @@ pub struct Source {
     path: Option<PathBuf>,
     stamp: Option<Stamp>,
     resolvers: Resolvers,
+    keys: Keys,
 }
 
 impl Source {
@@ -57,6 +62,7 @@ impl Source {
         Ok(Self {
             path,
             stamp,
+            keys: Keys::of(&resolvers),
             resolvers,
         })
     }
@@ -64,6 +70,11 @@ impl Source {
     /// What is in it.
     pub fn resolvers(&self) -> &Resolvers {
         &self.resolvers
+    }
+
+    /// What the programs are told of it.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     /// Reads the list again if its file has changed; says whether it has. A file that cannot be used leaves what was read
@@ -79,6 +90,7 @@ impl Source {
         let resolvers = resolvers(Some(path))?;
         self.stamp = stamp;
         let changed = resolvers != self.resolvers;
+        self.keys = Keys::of(&resolvers);
         self.resolvers = resolvers;
         Ok(changed)
     }
@@ -86,7 +98,7 @@ impl Source {
 
 fn resolvers(path: Option<&Path>) -> Result<Resolvers, DohError> {
     let text = match path {
-        Some(path) => Cow::from(read_file(path)?),
+        Some(path) => Cow::from(read_file(path, MAX_BYTES)?),
         None => Cow::from(BUILT_IN),
     };
     Resolvers::parse(&text).map_err(|(line, problem)| DohError::Line {
@@ -116,7 +128,43 @@ impl Stamp {
 }
 
 /// The keys under which the programs look resolvers up.
-pub fn keys(resolvers: &Resolvers) -> (BTreeSet<LanKey>, BTreeSet<NameKey>) {
-    let names = resolvers.names().flat_map(list::name_keys);
-    (resolvers.addresses().collect(), names.collect())
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keys {
+    /// Of their addresses.
+    pub addresses: Arc<BTreeSet<LanKey>>,
+    /// Of their names.
+    pub names: Arc<BTreeSet<NameKey>>,
+}
+
+impl Keys {
+    fn of(resolvers: &Resolvers) -> Self {
+        let names = resolvers.names().flat_map(list::name_keys);
+        Self {
+            addresses: Arc::new(resolvers.addresses().collect()),
+            names: Arc::new(names.collect()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+    use std::io::Write as _;
+
+    use leakguard_common::abi::MAX_DOH_ADDRESSES;
+
+    use super::*;
+
+    #[test]
+    fn a_file_can_hold_as_many_addresses_as_the_kernel_is_told_of() {
+        let mut text = String::new();
+        for number in 0..MAX_DOH_ADDRESSES {
+            let (high, low) = (number >> 16, number & 0xffff);
+            writeln!(text, "2001:0db8:ffff:ffff:ffff:ffff:{high:04x}:{low:04x}").unwrap();
+        }
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        let read = resolvers(Some(file.path())).unwrap();
+        assert_eq!(read.addresses().count(), MAX_DOH_ADDRESSES as usize);
+    }
 }

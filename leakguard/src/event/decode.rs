@@ -281,18 +281,10 @@ pub(super) mod tests {
         }
     }
 
-    pub(in crate::event) fn bytes_of(record: &Record) -> Vec<u8> {
-        // SAFETY: a record has no padding, so all of its bytes are initialised.
-        unsafe {
-            std::slice::from_raw_parts((&raw const *record).cast::<u8>(), size_of::<Record>())
-        }
-        .to_vec()
-    }
-
     #[test]
     fn a_record_becomes_an_event() {
         let event = Decoder::default()
-            .decode(&bytes_of(&record()), &Interfaces::new())
+            .decode(record().as_bytes(), &Interfaces::new())
             .unwrap();
         assert_eq!(event.seq, 1);
         assert_eq!(event.source, "192.0.2.10:40112");
@@ -300,7 +292,7 @@ pub(super) mod tests {
         assert_eq!(event.query.unwrap().name, "example.com.");
         assert_eq!(event.process, None);
         let judged = Decoder::default()
-            .judged(&bytes_of(&record()), &Interfaces::new())
+            .judged(record().as_bytes(), &Interfaces::new())
             .unwrap();
         assert_eq!(judged.copied().len(), usize::from(record().bytes_len));
         assert!(event.time.ends_with('Z'), "{}", event.time);
@@ -322,14 +314,14 @@ pub(super) mod tests {
             option.bytes_len = 8;
             let bytes = SocketOption { level, name }.to_bytes().concat();
             option.bytes[..bytes.len()].copy_from_slice(&bytes);
-            let event = Decoder::default().decode(&bytes_of(&option), &Interfaces::new());
+            let event = Decoder::default().decode(option.as_bytes(), &Interfaces::new());
             event.unwrap().option.unwrap()
         };
         assert_eq!(told(263, 20), "PACKET_QDISC_BYPASS");
         assert_eq!(told(283, 4), "XDP_UMEM_REG");
         assert_eq!(told(283, 0), "283:0");
         assert_eq!(told(283, 77), "283:77");
-        let event = Decoder::default().decode(&bytes_of(&record()), &Interfaces::new());
+        let event = Decoder::default().decode(record().as_bytes(), &Interfaces::new());
         assert_eq!(event.unwrap().option, None, "a packet has none");
     }
 
@@ -341,18 +333,14 @@ pub(super) mod tests {
         wrong.verdict = 200;
         assert!(
             decoder
-                .decode(&bytes_of(&wrong), &Interfaces::new())
+                .decode(wrong.as_bytes(), &Interfaces::new())
                 .is_err()
         );
         let mut long = record();
         long.bytes_len = u16::MAX;
-        assert!(
-            decoder
-                .decode(&bytes_of(&long), &Interfaces::new())
-                .is_err()
-        );
+        assert!(decoder.decode(long.as_bytes(), &Interfaces::new()).is_err());
         let event = decoder
-            .decode(&bytes_of(&record()), &Interfaces::new())
+            .decode(record().as_bytes(), &Interfaces::new())
             .unwrap();
         assert_eq!(event.seq, 4);
     }

@@ -1,6 +1,6 @@
 //! An event for tests.
 
-use super::decode::tests::{bytes_of, record};
+use super::decode::tests::record;
 use super::{
     Attribution, Decoder, Event, InterfaceRef, Judged, PacketKind, Process, Query, VERSION,
 };
@@ -62,6 +62,6 @@ pub(crate) fn process(name: &str) -> Option<Process> {
 
 /// A question for `example.com`, as the kernel reports it.
 pub(crate) fn judged() -> Judged {
-    let judged = Decoder::default().judged(&bytes_of(&record()), &Interfaces::new());
+    let judged = Decoder::default().judged(record().as_bytes(), &Interfaces::new());
     judged.unwrap()
 }

@@ -26,6 +26,7 @@ pub use unattended::{release, set_role};
 
 use self::names::warn_of_names;
 use self::policy::Policy;
+use self::recognition::Recognised;
 use crate::change::{Change, Part};
 use crate::config::Config;
 use crate::doh::{self, DohError};
@@ -36,7 +37,7 @@ use crate::kernel::enforcement::{Followed, TcMode};
 use crate::kernel::object::{Loaded, Reports};
 use crate::kernel::pins::Pins;
 use crate::kernel::requirements::check_cgroup;
-use crate::kernel::{Device, Enforcement, Exemptions, KernelError, Recognition, Redirection};
+use crate::kernel::{Device, Enforcement, Exemptions, KernelError, Redirection};
 use crate::netfilter::{
     self, Applied, Egress, NameError, NetfilterError, Permitted, Renewal, Ruleset,
 };
@@ -139,7 +140,7 @@ pub struct Guard {
     /// What the second net holds is known to be `ruleset`.
     ruleset_in_place: bool,
     /// What the programs are known to know packets by.
-    recognised: Option<Recognition>,
+    recognised: Recognised,
     /// What the netdev table should hold, if there should be one.
     egress: Option<Egress>,
     /// That it does is known.
@@ -213,7 +214,7 @@ impl Guard {
             left_alone: None,
             ruleset,
             ruleset_in_place: false,
-            recognised: None,
+            recognised: Recognised::default(),
             egress: None,
             egress_in_place: false,
             forwarded: None,
@@ -287,7 +288,7 @@ impl Guard {
         self.follow().await?;
         // What there was no time for before is not to mend either.
         let postponed = self.postponed;
-        self.recognised = None;
+        self.recognised.doubt();
         self.left_alone = None;
         let generation = netfilter::generation();
         if generation.is_none() || generation != self.found_at {

@@ -5,15 +5,14 @@ use std::mem::offset_of;
 use std::os::fd::AsFd;
 
 use aya::maps::MapInfo;
-use aya::programs::ProgramInfo;
 use leakguard_common::abi::{Settings, map};
 
 use super::links::{self, open_link};
 use super::maps;
 use super::netns::Identity;
-use super::object::{map_ids, programs};
+use super::object::programs;
 use super::pins::Pins;
-use super::syscall::{first_element, link_info, object_pin};
+use super::syscall::{ProgramInfo, first_element, link_info, object_pin};
 use super::{KernelError, held};
 
 // The namespace stands first in the settings of every version, so that each can tell whose state another has left.
@@ -57,7 +56,7 @@ pub(super) fn used_maps(
     first: Option<u32>,
 ) -> BTreeMap<&'static str, Vec<MapInfo>> {
     let (firsts, others): (Vec<_>, Vec<_>) =
-        programs(running).partition(|program| Some(program.id()) == first);
+        programs(running).partition(|program| Some(program.id) == first);
     let mut used = by_name(maps_of(firsts));
     for (name, maps) in by_name(maps_of(others)) {
         used.entry(name).or_insert(maps);
@@ -98,7 +97,7 @@ pub(super) fn gaps(pins: &Pins, used: &BTreeMap<&'static str, Vec<MapInfo>>) -> 
 fn maps_of(programs: impl IntoIterator<Item = ProgramInfo>) -> impl Iterator<Item = MapInfo> {
     let ids: BTreeSet<u32> = programs
         .into_iter()
-        .flat_map(|program| map_ids(&program))
+        .flat_map(|program| program.maps)
         .collect();
     ids.into_iter().filter_map(|id| MapInfo::from_id(id).ok())
 }

@@ -1,5 +1,6 @@
 //! One load of the embedded object: which of its variants this kernel takes is found out by loading them.
 
+use std::os::fd::AsFd as _;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -7,7 +8,7 @@ use std::thread;
 
 use aya::programs::{
     CgroupSkb, CgroupSock, CgroupSockAddr, CgroupSockopt, Program, ProgramError, ProgramFd,
-    ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions,
+    SchedClassifier, TestRun as _, TestRunOptions,
 };
 use aya::sys::SyscallError;
 use aya::{Ebpf, EbpfLoader};
@@ -19,7 +20,7 @@ use super::netns::Offsets;
 use super::object::{CgroupVariant, LINK_LAYERS, Loaded, program_at};
 use super::redirection::can_choose_error;
 use super::requirements::kernel_btf;
-use super::syscall::CgroupHook;
+use super::syscall::{CgroupHook, ProgramInfo, program_info};
 use crate::error::chain;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/leakguard"));
@@ -191,25 +192,18 @@ impl Instance {
 
     /// A loaded program.
     pub(super) fn program(&self, name: &str) -> Result<(&ProgramFd, ProgramInfo), KernelError> {
-        let error = |error: ProgramError| load_error(name, error);
-        match self.ebpf.program(name) {
-            Some(Program::SchedClassifier(found)) => {
-                Ok((found.fd().map_err(error)?, found.info().map_err(error)?))
-            }
-            Some(Program::CgroupSkb(found)) => {
-                Ok((found.fd().map_err(error)?, found.info().map_err(error)?))
-            }
-            Some(Program::CgroupSockopt(found)) => {
-                Ok((found.fd().map_err(error)?, found.info().map_err(error)?))
-            }
-            Some(Program::CgroupSock(found)) => {
-                Ok((found.fd().map_err(error)?, found.info().map_err(error)?))
-            }
-            Some(Program::CgroupSockAddr(found)) => {
-                Ok((found.fd().map_err(error)?, found.info().map_err(error)?))
-            }
-            _ => Err(load_error(name, "no such program")),
-        }
+        let fd = match self.ebpf.program(name) {
+            Some(Program::SchedClassifier(found)) => found.fd(),
+            Some(Program::CgroupSkb(found)) => found.fd(),
+            Some(Program::CgroupSockopt(found)) => found.fd(),
+            Some(Program::CgroupSock(found)) => found.fd(),
+            Some(Program::CgroupSockAddr(found)) => found.fd(),
+            _ => return Err(load_error(name, "no such program")),
+        };
+        let fd = fd.map_err(|error| load_error(name, error))?;
+        let info =
+            program_info(fd.as_fd()).map_err(KernelError::call("BPF_OBJ_GET_INFO_BY_FD", name))?;
+        Ok((fd, info))
     }
 }
 

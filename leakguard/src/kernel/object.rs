@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use aya::programs::ProgramInfo;
 use leakguard_common::abi::map;
 use leakguard_common::packet::LinkLayer;
 
@@ -15,7 +14,7 @@ use super::maps::{self, Maps};
 use super::pins::Pins;
 use super::rates::Rates;
 use super::ring::EventRing;
-use super::syscall::CgroupHook;
+use super::syscall::{CgroupHook, ProgramInfo, program_by_id, program_info};
 
 /// The variants of the programs at cgroups, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +86,7 @@ const LEAN_EGRESS: &str = "egress_lean";
 
 /// Whether a program in the kernel is one that judges by headers alone.
 pub(super) fn is_lean(program: &ProgramInfo) -> bool {
-    program.name() == LEAN_EGRESS.as_bytes()
+    program.name == LEAN_EGRESS.as_bytes()
 }
 
 /// The link layers that there is a TC program for.
@@ -220,9 +219,9 @@ impl Object {
             .map_err(KernelError::call("dup", name))?;
         Ok(ProgramHandle {
             fd,
-            id: info.id(),
-            tag: info.tag(),
-            maps: self.pinned_among(&map_ids(&info)),
+            id: info.id,
+            tag: info.tag,
+            maps: self.pinned_among(&info.maps),
             pinned: self.pinned.iter().map(|(_, map)| map.id()).collect(),
         })
     }
@@ -250,25 +249,12 @@ fn hold_maps(pins: &Pins) -> Result<Arc<[(&'static str, Held)]>, KernelError> {
         .collect()
 }
 
-/// The numbers of the maps that a program uses.
-pub(super) fn map_ids(program: &ProgramInfo) -> Vec<u32> {
-    let ids = program.map_ids().unwrap_or_else(|error| {
-        log::debug!(
-            "cannot read which maps program {} uses: {error}",
-            program.id()
-        );
-        None
-    });
-    ids.unwrap_or_default()
-}
-
 /// The programs in the kernel that have one of these numbers.
 pub(super) fn programs(ids: &BTreeSet<u32>) -> impl Iterator<Item = ProgramInfo> {
-    let all = (!ids.is_empty()).then(aya::programs::loaded_programs);
-    all.into_iter()
-        .flatten()
-        .filter_map(Result::ok)
-        .filter(|info| ids.contains(&info.id()))
+    // One that has gone, or may not be looked at, is none.
+    ids.iter()
+        .filter_map(|&id| program_by_id(id).ok().flatten())
+        .filter_map(|program| program_info(program.as_fd()).ok())
 }
 
 /// A program that can be attached.
@@ -299,8 +285,8 @@ impl Twins {
         } = program;
         let same = programs(&BTreeSet::from([program_id])).any(|info| {
             // Constants are a map of their own for each load.
-            let used = map_ids(&info).into_iter().filter(|id| pinned.contains(id));
-            info.tag() == *tag && used.collect::<BTreeSet<u32>>() == *maps
+            let used = info.maps.into_iter().filter(|id| pinned.contains(id));
+            info.tag == *tag && used.collect::<BTreeSet<u32>>() == *maps
         });
         if same {
             self.0.insert((program_id, program.id));

@@ -1,6 +1,7 @@
 //! What the programs know packets by, besides their ports: resolvers of DNS over HTTPS, and tunnels that do not encrypt.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use aya::maps::{Array, HashMap, MapData, MapError};
 use leakguard_common::abi::{EndpointKey, LanKey, NameKey, map};
@@ -13,9 +14,9 @@ use super::tables::{PrefixSet, gone};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recognition {
     /// Prefixes of resolvers.
-    pub doh_addresses: BTreeSet<LanKey>,
+    pub doh_addresses: Arc<BTreeSet<LanKey>>,
     /// Their names, as the table has them.
-    pub doh_names: BTreeSet<NameKey>,
+    pub doh_names: Arc<BTreeSet<NameKey>>,
     /// Where permitted tunnels that do not encrypt send what they have packed.
     pub carriers: BTreeSet<EndpointKey>,
 }
@@ -62,8 +63,8 @@ impl RecognitionTables {
     /// What is recognised now.
     pub(super) fn read(&self) -> Result<Recognition, KernelError> {
         Ok(Recognition {
-            doh_addresses: self.doh_addresses.read()?,
-            doh_names: self.doh_names.read()?,
+            doh_addresses: Arc::new(self.doh_addresses.read()?),
+            doh_names: Arc::new(self.doh_names.read()?),
             carriers: self
                 .carriers
                 .keys()

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use aya_obj::generated::{
     BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type, bpf_map_info,
-    bpf_map_type,
+    bpf_map_type, bpf_prog_info,
 };
 use nix::libc;
 
@@ -238,6 +238,57 @@ fn map_info(map: BorrowedFd<'_>) -> io::Result<bpf_map_info> {
     // SAFETY: the kernel fills a structure of this type for a map.
     unsafe { object_info(map, &mut info) }?;
     Ok(info)
+}
+
+/// What the kernel says of a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ProgramInfo {
+    pub(super) id: u32,
+    /// A hash of its instructions, whatever maps they name.
+    pub(super) tag: u64,
+    /// As much of its name as the kernel keeps.
+    pub(super) name: Vec<u8>,
+    /// The numbers of the maps that it uses.
+    pub(super) maps: Vec<u32>,
+}
+
+/// A program by its number; `None` if there is none.
+pub(super) fn program_by_id(id: u32) -> io::Result<Option<OwnedFd>> {
+    let mut attr = empty_attr();
+    // SAFETY: only plain integers of the union's view for numbers are written.
+    unsafe { &mut attr.__bindgen_anon_6 }
+        .__bindgen_anon_1
+        .prog_id = id;
+    match bpf(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr) {
+        // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+        Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a program is; an error for an object that is no program.
+pub(super) fn program_info(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
+    /// The kernel's `MAX_USED_MAPS`.
+    const MOST: usize = 64;
+
+    demand_kind(program, &["anon_inode:bpf-prog"])?;
+    let mut maps = vec![0_u32; MOST];
+    // SAFETY: a plain C structure, for which all zeroes are valid.
+    let mut info: bpf_prog_info = unsafe { mem::zeroed() };
+    info.nr_map_ids = u32::try_from(MOST).map_err(io::Error::other)?;
+    info.map_ids = maps.as_mut_ptr() as u64;
+    // SAFETY: the kernel fills a structure of this type for a program, and no more numbers than it was told to.
+    unsafe { object_info(program, &mut info) }?;
+    maps.truncate(usize::try_from(info.nr_map_ids).map_err(io::Error::other)?);
+    // Characters are signed on some architectures.
+    let name = info.name.map(|character| character.to_ne_bytes()[0]);
+    Ok(ProgramInfo {
+        id: info.id,
+        tag: u64::from_be_bytes(info.tag),
+        name: name.into_iter().take_while(|&byte| byte != 0).collect(),
+        maps,
+    })
 }
 
 /// The first element of an array, of whatever size; an error for any other kind of map.

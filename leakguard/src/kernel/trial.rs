@@ -21,7 +21,7 @@ pub use super::instance::Way;
 use super::instance::{Instance, Limit};
 use super::maps::{self, Maps};
 use super::netns::Identity;
-use super::object::{CgroupVariant, map_ids, programs};
+use super::object::{CgroupVariant, programs};
 use super::pins::Pins;
 use super::recognition::Recognition;
 use super::requirements::{check_privileges, lift_limits};
@@ -228,7 +228,7 @@ impl Trial {
 
     /// The kernel's hash of a program's instructions.
     pub fn tag(&self, asked: Asked) -> Result<u64, KernelError> {
-        Ok(self.instance.program(self.program(asked))?.1.tag())
+        Ok(self.instance.program(self.program(asked))?.1.tag)
     }
 
     /// What a packet was counted under since the last look, of those that pass by an interface that may carry it.
@@ -267,7 +267,7 @@ impl Trial {
 /// The kernel's hash of the instructions of a program that is attached; `None` if it is gone.
 pub fn tag_of(program_id: u32) -> Option<u64> {
     programs(&BTreeSet::from([program_id]))
-        .map(|info| info.tag())
+        .map(|info| info.tag)
         .next()
 }
 
@@ -276,7 +276,7 @@ impl Instance {
     fn uses(&self) -> Result<BTreeSet<u32>, KernelError> {
         let mut used = BTreeSet::new();
         for loaded in &self.loaded {
-            used.extend(map_ids(&self.program(loaded.name)?.1));
+            used.extend(self.program(loaded.name)?.1.maps);
         }
         Ok(used)
     }

@@ -216,8 +216,8 @@ fn enforced_classes(status: &Status) -> Vec<Class> {
 /// What stands for all known resolvers of DNS over HTTPS: by preference one that nobody has.
 fn known(config: &Config) -> Result<Known, VerifyError> {
     let source = doh::Source::read(config.doh_resolvers())?;
-    let (addresses, _) = doh::keys(source.resolvers());
-    let nets: Vec<IpNet> = addresses.into_iter().filter_map(prefix::net).collect();
+    let addresses = source.keys().addresses.iter().copied();
+    let nets: Vec<IpNet> = addresses.filter_map(prefix::net).collect();
     let v4: Vec<Ipv4Addr> = nets
         .iter()
         .filter_map(|net| match net {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use leakguard::lab::output_within;
 
 /// How long anything that has to happen may take.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// A file of the project.
 fn file(path: &str) -> PathBuf {
