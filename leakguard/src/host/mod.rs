@@ -1,7 +1,8 @@
 //! Facts about the host that more than one part needs: mounts, and the time since it was booted.
 
+mod cgroup;
+
 use std::ffi::OsString;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,6 +10,8 @@ use std::{fs, io};
 
 use nix::libc;
 use nix::time::{ClockId, clock_gettime};
+
+pub(crate) use cgroup::cgroup_by_id;
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 
@@ -56,43 +59,6 @@ pub fn cgroup2_root() -> Result<PathBuf, HostError> {
         .find(|mount| mount.fs_type == "cgroup2")
         .map(|mount| mount.point)
         .ok_or(HostError::NoCgroup2)
-}
-
-/// The directory of a cgroup, by its id; `None` if it is gone, or not to be seen from here.
-///
-/// The id is what file handles on the hierarchy are made of (`kernfs_encode_fh` in `fs/kernfs/mount.c`, 5.5 and later).
-pub(crate) fn cgroup_by_id(id: u64) -> Option<PathBuf> {
-    /// `struct file_handle`, with room for an id.
-    #[repr(C)]
-    struct Handle {
-        bytes: u32,
-        kind: i32,
-        id: u64,
-    }
-    /// `FILEID_KERNFS` in `include/linux/exportfs.h`.
-    const KERNFS: i32 = 0xfe;
-
-    let root = fs::File::open(cgroup2_root().ok()?).ok()?;
-    let mut handle = Handle {
-        bytes: 8,
-        kind: KERNFS,
-        id,
-    };
-    // SAFETY: the handle has the layout that the kernel expects, with as many bytes behind its head as it says.
-    let opened = unsafe {
-        libc::syscall(
-            libc::SYS_open_by_handle_at,
-            root.as_raw_fd(),
-            &raw mut handle,
-            libc::O_PATH | libc::O_CLOEXEC,
-        )
-    };
-    let opened = i32::try_from(opened).ok().filter(|&fd| fd >= 0)?;
-    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
-    let opened = unsafe { OwnedFd::from_raw_fd(opened) };
-    let path = fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd())).ok()?;
-    // One that was removed meanwhile is called so.
-    path.is_dir().then_some(path)
 }
 
 /// Gives memory that is not in use any more back to the system.
