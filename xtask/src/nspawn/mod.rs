@@ -5,7 +5,7 @@
 //! The guest says of every step whether it went as it should: names after each lease, files after each revert.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,16 @@ const COPY_LIMIT: Duration = Duration::from_mins(3);
 /// What the guest has on top of the essential packages.
 const PACKAGES: &str = "bind9-dnsutils,dbus,dns-root-data,dnsmasq-base,e2fsprogs,iproute2,isc-dhcp-client,libnss-resolve,\
                         network-manager,procps,systemd-resolved,systemd-sysv,udev,unbound";
+
+/// What a machine has of its own; all of it ends with the first process in it.
+pub(crate) const NAMESPACES: [&str; 6] = [
+    "--net",
+    "--mount",
+    "--mount-proc",
+    "--pid",
+    "--fork",
+    "--kill-child",
+];
 
 /// How a line of the guest's own begins on the console.
 const MARK: &str = "guest: ";
@@ -61,34 +71,40 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 /// Starts one host, and counts what went as it should.
 fn live(name: &str, source: &Path, agent: &Path) -> Result<Tally> {
     let directory = Metadata::load()?.target_dir()?.join("nspawn").join(name);
+    let root = copy_root(source, &directory)?;
+    prepare(name, &root, agent)?;
+    let machine = Cmd::new("unshare", LIMIT)
+        .args(NAMESPACES)
+        .args(["sh", "-c", include_str!("guest/machine.sh"), "machine"])
+        .args([root.as_path(), directory.as_path()])
+        .label(format!("the container `{name}`"))
+        .privileged();
+    let tally = watch("nspawn", name, &machine, &directory)?;
+    remove(&root)?;
+    Ok(tally)
+}
+
+/// Makes `directory` anew, with a copy of a root file system in it that may be used up; returns where that is.
+pub(crate) fn copy_root(source: &Path, directory: &Path) -> Result<PathBuf> {
     let root = directory.join("root");
-    remove(&directory)?;
-    fs::create_dir_all(&directory)
+    remove(directory)?;
+    fs::create_dir_all(directory)
         .with_context(|| format!("cannot create {}", directory.display()))?;
     Cmd::new("cp", COPY_LIMIT)
         .arg("--archive")
         .args([source, root.as_path()])
         .privileged()
         .output()?;
-    prepare(name, &root, agent)?;
+    Ok(root)
+}
+
+/// Runs what says of its steps how they went; counts them, and keeps all that was said in `directory`.
+pub(crate) fn watch(area: &str, name: &str, machine: &Cmd, directory: &Path) -> Result<Tally> {
     let started = Instant::now();
-    say("nspawn", format_args!("{name}: starting"));
+    say(area, format_args!("{name}: starting"));
     let console = directory.join("console.log");
     let mut log = String::new();
     let mut said = Vec::new();
-    let machine = Cmd::new("unshare", LIMIT)
-        .args([
-            "--net",
-            "--mount",
-            "--mount-proc",
-            "--pid",
-            "--fork",
-            "--kill-child",
-        ])
-        .args(["sh", "-c", include_str!("guest/machine.sh"), "machine"])
-        .args([root.as_path(), directory.as_path()])
-        .label(format!("the container `{name}`"))
-        .privileged();
     machine.lines(|text| {
         if let Some((_, text)) = text.split_once(MARK) {
             said.push(text.trim_end().to_owned());
@@ -103,7 +119,7 @@ fn live(name: &str, source: &Path, agent: &Path) -> Result<Tally> {
         line(format_args!("    {failure}"));
     }
     say(
-        "nspawn",
+        area,
         format_args!(
             "{name}: {} ({:.1} s); the console is in {}",
             if tally.failed == 0 { "ok" } else { "FAILED" },
@@ -111,36 +127,36 @@ fn live(name: &str, source: &Path, agent: &Path) -> Result<Tally> {
             console.display()
         ),
     );
-    remove(&root)?;
     Ok(tally)
 }
 
 /// Puts in what the guest does, and makes it the host that is wanted.
 fn prepare(name: &str, root: &Path, agent: &Path) -> Result<()> {
-    for (path, content) in [
-        ("root/check.sh", include_str!("guest/check.sh")),
-        (
-            "etc/systemd/system/check.service",
-            include_str!("guest/check.service"),
-        ),
-        (
-            "etc/NetworkManager/conf.d/lab.conf",
-            include_str!("guest/NetworkManager.conf"),
-        ),
-        (
-            "etc/NetworkManager/system-connections/eth0.nmconnection",
-            include_str!("guest/eth0.nmconnection"),
-        ),
-        ("etc/leakguard-scenario", name),
-    ] {
-        Cmd::new("sh", COPY_LIMIT)
-            .args(["-c", r#"umask 077 && printf '%s\n' "$2" >"$1""#, "sh"])
-            .arg(root.join(path))
-            .arg(content)
-            .label(format!("writing {path}"))
-            .privileged()
-            .output()?;
-    }
+    put(
+        root,
+        &[
+            (
+                "root/check.sh",
+                concat!(
+                    include_str!("guest/steps.sh"),
+                    include_str!("guest/check.sh")
+                ),
+            ),
+            (
+                "etc/systemd/system/check.service",
+                include_str!("guest/check.service"),
+            ),
+            (
+                "etc/NetworkManager/conf.d/lab.conf",
+                include_str!("guest/NetworkManager.conf"),
+            ),
+            (
+                "etc/NetworkManager/system-connections/eth0.nmconnection",
+                include_str!("guest/eth0.nmconnection"),
+            ),
+            ("etc/leakguard-scenario", name),
+        ],
+    )?;
     Cmd::new("sh", COPY_LIMIT)
         .args(["-c", include_str!("guest/prepare.sh"), "prepare", name])
         .args([root, agent, &workspace::root().join("dist")])
@@ -150,8 +166,22 @@ fn prepare(name: &str, root: &Path, agent: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Also what was left immutable.
-fn remove(directory: &Path) -> Result<()> {
+/// Writes files into a root file system, each at its place below it.
+pub(crate) fn put(root: &Path, files: &[(&str, &str)]) -> Result<()> {
+    for (path, content) in files {
+        Cmd::new("sh", COPY_LIMIT)
+            .args(["-c", r#"umask 077 && printf '%s\n' "$2" >"$1""#, "sh"])
+            .arg(root.join(path))
+            .arg(*content)
+            .label(format!("writing {path}"))
+            .privileged()
+            .output()?;
+    }
+    Ok(())
+}
+
+/// Removes a directory, also with what was left immutable in it.
+pub(crate) fn remove(directory: &Path) -> Result<()> {
     Cmd::new("sh", COPY_LIMIT)
         .args([
             "-c",

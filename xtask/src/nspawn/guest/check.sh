@@ -1,19 +1,5 @@
 # In the guest: sets up, renews leases, reverts, and says of each step whether it went as it should.
-# Says `guest: ok` or `guest: FAILED` of each, and `guest: end` at the end.
-exec 2>&1
 server=10.8.0.1
-ok() { echo "guest: ok $*"; }
-failed() { echo "guest: FAILED $*"; }
-expect() { # what, expected, found
-    if [ "$2" = "$3" ]; then ok "$1"; else failed "$1: $3, not $2"; fi
-}
-within() { # a condition, awaited
-    for _ in $(seq 200); do
-        eval "$1" >/dev/null 2>&1 && return 0
-        sleep 0.05
-    done
-    return 1
-}
 by_libc() { getent ahostsv4 "$1" | head -n 1 | cut -d ' ' -f 1; }
 by_file() { dig +short +time=2 +tries=1 "$1" | tail -n 1; }
 
