@@ -8,6 +8,7 @@ mod boot;
 mod build;
 mod ci;
 mod demo;
+mod dist;
 mod fuzz;
 mod lint;
 mod nspawn;
@@ -49,6 +50,8 @@ enum Command {
     Boot(boot::Args),
     /// Set up whom Debian asks for names, with its own systemd-resolved, `NetworkManager` and dhclient, and revert it.
     Nspawn(nspawn::Args),
+    /// Make the packages: a .deb, an image for containers, an archive; with `--check`, install, upgrade and remove them.
+    Dist(dist::Args),
     /// Measure what leakguard costs, beside what could be used in its place; prints tables, draws diagrams.
     Bench(bench::Args),
     /// Formatting, architecture rules, systemd units, clippy on the host and the BPF target, cargo-deny.
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Command::Vm(args) => vm::run(&args),
         Command::Boot(args) => boot::run(&args),
         Command::Nspawn(args) => nspawn::run(&args),
+        Command::Dist(args) => dist::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Lint => lint::run(),
         Command::Ci => ci::run(),

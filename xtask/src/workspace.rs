@@ -1,6 +1,7 @@
 //! The workspace: where it is, what cargo knows about it, how cargo is called in it.
 
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,7 +12,7 @@ use serde_json::Value;
 use crate::process::Cmd;
 
 /// Downloads and compilation of everything on a slow machine; a hang is longer.
-const CARGO_LIMIT: Duration = Duration::from_mins(45);
+pub(crate) const CARGO_LIMIT: Duration = Duration::from_mins(45);
 
 /// The workspace's root directory.
 pub(crate) fn root() -> &'static Path {
@@ -22,8 +23,12 @@ pub(crate) fn root() -> &'static Path {
 /// `cargo <subcommand>` in the workspace's root, with the toolchain that built this program (rustup
 /// hands it down).
 pub(crate) fn cargo(subcommand: &str) -> Cmd {
-    Cmd::new("cargo", CARGO_LIMIT)
-        .arg(subcommand)
+    program("cargo").arg(subcommand)
+}
+
+/// A program that works on the workspace as cargo does.
+pub(crate) fn program(program: impl Into<OsString>) -> Cmd {
+    Cmd::new(program, CARGO_LIMIT)
         .dir(root())
         // A connection that stands still is given up, and tried twice again.
         .env("CARGO_HTTP_TIMEOUT", "30")
@@ -68,6 +73,7 @@ impl Metadata {
 #[derive(Debug)]
 pub(crate) struct Package {
     pub(crate) name: String,
+    pub(crate) version: String,
     pub(crate) dir: PathBuf,
     pub(crate) dependencies: Vec<Dependency>,
     /// Names of the integration tests (`tests/*.rs`).
@@ -79,6 +85,7 @@ impl Package {
         let manifest = Path::new(value["manifest_path"].as_str()?);
         Some(Self {
             name: value["name"].as_str()?.to_owned(),
+            version: value["version"].as_str()?.to_owned(),
             dir: manifest.parent()?.to_owned(),
             dependencies: value["dependencies"]
                 .as_array()?

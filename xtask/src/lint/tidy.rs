@@ -251,6 +251,7 @@ mod tests {
     fn package(name: &str, dependency: Dependency) -> Package {
         Package {
             name: name.to_owned(),
+            version: "0.0.0".to_owned(),
             dir: PathBuf::from(name),
             dependencies: vec![dependency],
             test_targets: Vec::new(),

@@ -4,9 +4,10 @@
 
 pub(crate) mod apt;
 pub(crate) mod bpf_linker;
+pub(crate) mod crates;
 mod packages;
 pub(crate) mod rotel;
-mod rust_src;
+pub(crate) mod toolchain;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -34,9 +35,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
 /// Sees to it that the agent can be built.
 pub(crate) fn ensure_build_tools() -> Result<()> {
-    if !rust_src::is_present()? {
-        rust_src::install()?;
-    }
+    toolchain::RUST_SRC.ensure()?;
     if bpf_linker::find().is_none() {
         bpf_linker::install()?;
     }
@@ -65,6 +64,20 @@ pub(crate) fn ensure_nspawn() -> Result<()> {
     ensure_tools(packages::NSPAWN)
 }
 
+/// Sees to it that packages can be made.
+pub(crate) fn ensure_dist() -> Result<()> {
+    ensure_build_tools()?;
+    toolchain::STATIC_STD.ensure()?;
+    ensure_tools(packages::DIST)
+}
+
+/// Sees to it that packages can be tested.
+pub(crate) fn ensure_dist_check() -> Result<()> {
+    ensure_all()?;
+    ensure_nspawn()?;
+    ensure_tools(packages::DIST_CHECK)
+}
+
 fn ensure_tools(tools: &'static [Tool]) -> Result<()> {
     let missing = packages::missing(tools);
     if !missing.is_empty() {
@@ -90,7 +103,9 @@ fn check() -> Result<ExitCode> {
 
     item(
         "rust-src",
-        rust_src::is_present()?.then(|| "present".to_owned()),
+        toolchain::RUST_SRC
+            .is_present()?
+            .then(|| "present".to_owned()),
         "rustup component",
     );
     item(

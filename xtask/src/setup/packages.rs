@@ -169,6 +169,25 @@ pub(crate) const NSPAWN: &[Tool] = &[
     tool("systemd-nspawn", "systemd-container"),
 ];
 
+/// What `cargo xtask dist` needs.
+pub(crate) const DIST: &[Tool] = &[
+    // The licence of the C library that static programs are linked with.
+    tool("/usr/share/doc/musl/copyright", "musl"),
+    tool("git", "git"),
+    // They go into the image.
+    tool("ip", "iproute2"),
+    tool("nft", "nftables"),
+    tool("strip", "binutils"),
+    tool("wg", "wireguard-tools"),
+];
+
+/// What `cargo xtask dist --check` needs besides those of the tests and of `cargo xtask nspawn`.
+pub(crate) const DIST_CHECK: &[Tool] = &[
+    tool("jq", "jq"),
+    tool("lintian", "lintian"),
+    tool("piuparts", "piuparts"),
+];
+
 /// Those of `tools` that are not there.
 pub(crate) fn missing(tools: &'static [Tool]) -> Vec<&'static Tool> {
     tools.iter().filter(|tool| tool.find().is_none()).collect()
@@ -194,7 +213,7 @@ mod tests {
 
     #[test]
     fn tables_are_sorted_and_without_duplicates() {
-        for table in [TOOLS, EMULATOR, BOOT, NSPAWN] {
+        for table in [TOOLS, EMULATOR, BOOT, NSPAWN, DIST, DIST_CHECK] {
             assert!(table.is_sorted_by(|a, b| a.program < b.program));
         }
     }

@@ -11,8 +11,10 @@ pub(crate) use self::locate::{find, own_root};
 use crate::{
     process::Cmd,
     report::say,
-    setup::apt::{self, Package},
-    workspace,
+    setup::{
+        apt::{self, Package},
+        crates,
+    },
 };
 
 /// The LLVM it is built against; not older than rustc's own.
@@ -60,17 +62,8 @@ pub(crate) fn install() -> Result<()> {
 }
 
 fn cargo_install(root: &Path) -> Cmd {
-    workspace::cargo("install")
-        .args(["bpf-linker", "--version", VERSION, "--locked", "--quiet"])
+    crates::install("bpf-linker", VERSION, root)
         .args(["--no-default-features", "--features", LLVM_FEATURE])
-        // A copy that is there does not run, or it would have been found.
-        .args(["--force", "--no-track", "--root"])
-        .arg(root)
         // Its own default is the newest LLVM on PATH, which need not be the one of the feature.
         .env("LLVM_PREFIX", LLVM_PREFIX)
-        // What is meant for this workspace is not meant for the tool.
-        .env_remove("CARGO_TARGET_DIR")
-        .env_remove("CARGO_BUILD_TARGET")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .env_remove("RUSTFLAGS")
 }
