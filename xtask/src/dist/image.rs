@@ -120,11 +120,7 @@ fn labels(release: &Release) -> Value {
 }
 
 fn config(release: &Release, unpacked: &str) -> Result<Value> {
-    let created = Cmd::new("date", LIMIT)
-        .args(["--utc", "+%Y-%m-%dT%H:%M:%SZ"])
-        .arg(format!("--date=@{}", release.epoch))
-        .output()?;
-    let created = created.trim();
+    let created = release.timestamp()?;
     Ok(json!({
         "created": created,
         "architecture": architecture(),

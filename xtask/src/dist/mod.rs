@@ -9,12 +9,15 @@ mod changelog;
 mod check;
 mod deb;
 mod image;
+mod linked;
 mod notices;
 mod sbom;
 mod stage;
 
 use std::{
-    env, fs,
+    env,
+    fmt::Write as _,
+    fs,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -108,6 +111,15 @@ impl Release {
         })
     }
 
+    /// The time of the release, in words.
+    fn timestamp(&self) -> Result<String> {
+        let time = Cmd::new("date", QUERY_LIMIT)
+            .args(["--utc", "+%Y-%m-%dT%H:%M:%SZ"])
+            .arg(format!("--date=@{}", self.epoch))
+            .output()?;
+        Ok(time.trim().to_owned())
+    }
+
     /// A new, empty directory.
     fn fresh(&self, name: &str) -> Result<PathBuf> {
         let directory = self.directory.join(name);
@@ -149,7 +161,7 @@ impl Packages {
         let mut text = String::new();
         for file in [&archive, &deb, &image, &sbom] {
             let name = file.file_name().unwrap_or_default().display();
-            text.push_str(&format!("{}  {name}\n", archive::sha256(file)?));
+            writeln!(text, "{}  {name}", archive::sha256(file)?)?;
         }
         fs::write(&sums, text).with_context(|| format!("cannot write {}", sums.display()))?;
         Ok(Self {

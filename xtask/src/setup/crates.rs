@@ -15,12 +15,6 @@ pub(crate) const CARGO_DEB: Program = Program {
     version: "3.8.0",
 };
 
-/// Lists what a program is built of, in `CycloneDX`'s form; reproducibly, which other makers of such lists are not.
-pub(crate) const CARGO_CYCLONEDX: Program = Program {
-    name: "cargo-cyclonedx",
-    version: "0.5.9",
-};
-
 /// A program that is a crate of the same name.
 #[derive(Debug)]
 pub(crate) struct Program {
