@@ -28,7 +28,7 @@ pub(super) fn write(release: &Release) -> Result<()> {
 fn text(version: &str, date: &str) -> String {
     format!(
         "leakguard ({version}-1) unstable; urgency=medium\n\n  \
-         * Version {version}: see /usr/share/doc/leakguard/CHANGELOG.md.\n\n \
+         * Version {version}: see /usr/share/doc/leakguard/changelog.gz.\n\n \
          -- {MAINTAINER}  {date}\n"
     )
 }

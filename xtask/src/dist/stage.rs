@@ -26,7 +26,8 @@ pub(super) const PROGRAM: &str = "usr/bin/leakguard";
 
 /// What comes out of the repository as it is, and where it goes.
 const FILES: &[(&str, &str)] = &[
-    ("CHANGELOG.md", "usr/share/doc/leakguard/CHANGELOG.md"),
+    // As Debian calls it.
+    ("CHANGELOG.md", "usr/share/doc/leakguard/changelog"),
     ("LICENSE-APACHE", "usr/share/doc/leakguard/LICENSE-APACHE"),
     ("LICENSE-MIT", "usr/share/doc/leakguard/LICENSE-MIT"),
     ("README.md", "usr/share/doc/leakguard/README.md"),
