@@ -22,6 +22,7 @@ use leakguard_common::abi::Settings;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::Value;
 
@@ -124,6 +125,28 @@ fn with_a_confirmation_it_stays() {
         .refused(1, &["nothing waits for a confirmation"]);
     assert_eq!(apply(&device, &[]).ok(), "unchanged");
     assert_eq!(device.leakguard(&["release"]).ok(), "released");
+    device.assert_untouched();
+}
+
+/// As systemd does, which starts the agent again, with what was confirmed or with what was there before.
+#[test]
+fn whoever_has_started_it_sees_how_it_has_ended() {
+    // SAFETY: with this option, the call takes a number and no pointer. Orphans of other tests come here then, too: none
+    // is waited for by any other name than its own.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) }, 0);
+    let mut device = Device::new();
+    for (time, answer, code) in [
+        (LONG, Some("confirm"), 0),
+        ("5s", None, 3),
+        (LONG, Some("release"), 3),
+    ] {
+        apply(&device, &["--confirm", time]).ok();
+        let pid = waiter(&device);
+        if let Some(answer) = answer {
+            device.leakguard(&[answer]).ok();
+        }
+        assert_eq!(waitpid(pid, None), Ok(WaitStatus::Exited(pid, code)));
+    }
     device.assert_untouched();
 }
 

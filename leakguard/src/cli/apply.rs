@@ -16,7 +16,7 @@ use super::output::Output;
 use super::run::{place, require_tunnel};
 use super::{errors, preflight, runtime};
 use crate::config::{Config, Layer};
-use crate::confirm::{Saved, Trial, forget_abandoned};
+use crate::confirm::{Ended, Saved, Trial, forget_abandoned};
 use crate::error::{Exit, chain};
 use crate::guard::{Guard, Place, Presence};
 use crate::kernel::pins::Pins;
@@ -152,7 +152,11 @@ fn wait(
             .await
             .map_err(errors::guard)?;
         log::info!("{ended:?}");
-        Ok(Exit::Done)
+        // For whoever has started this process and sees its end, such as systemd.
+        Ok(match ended {
+            Ended::Confirmed => Exit::Done,
+            Ended::RolledBack | Ended::Released => Exit::NotProtected,
+        })
     })
 }
 

@@ -92,12 +92,19 @@ mod tests {
     }
 
     #[test]
-    fn both_units_are_found() {
+    fn all_units_are_found() {
         let names: Vec<String> = units()
             .unwrap()
             .iter()
             .map(|unit| unit.file_name().unwrap().to_string_lossy().into_owned())
             .collect();
-        assert_eq!(names, ["leakguard-early.service", "leakguard.service"]);
+        assert_eq!(
+            names,
+            [
+                "leakguard-early.service",
+                "leakguard-trial@.service",
+                "leakguard.service"
+            ]
+        );
     }
 }
