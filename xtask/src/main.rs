@@ -9,6 +9,7 @@ mod build;
 mod ci;
 mod demo;
 mod dist;
+mod fleet;
 mod fuzz;
 mod lint;
 mod nspawn;
@@ -52,9 +53,11 @@ enum Command {
     Nspawn(nspawn::Args),
     /// Make the packages: a .deb, an image for containers, an archive; with `--check`, install, upgrade and remove them.
     Dist(dist::Args),
+    /// Roll leakguard out with Ansible to three Debians, one of which is lost on the way, and back.
+    Fleet(fleet::Args),
     /// Measure what leakguard costs, beside what could be used in its place; prints tables, draws diagrams.
     Bench(bench::Args),
-    /// Formatting, architecture rules, systemd units, clippy on the host and the BPF target, cargo-deny.
+    /// Formatting, architecture rules, systemd units, shell scripts, playbooks, clippy on the host and the BPF target, cargo-deny.
     Lint,
     /// What continuous integration runs: lint, all tests, a short run of each fuzzer.
     Ci,
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Command::Boot(args) => boot::run(&args),
         Command::Nspawn(args) => nspawn::run(&args),
         Command::Dist(args) => dist::run(&args),
+        Command::Fleet(args) => fleet::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Lint => lint::run(),
         Command::Ci => ci::run(),

@@ -1,8 +1,9 @@
-//! `cargo xtask lint`: formatting, architecture rules, tests that documents name, systemd units, clippy on both targets, cargo-deny;
-//! the quick ones first.
+//! `cargo xtask lint`: formatting, architecture rules, tests that documents name, systemd units, shell scripts, playbooks,
+//! clippy on both targets, cargo-deny; the quick ones first.
 
 mod deny;
 mod references;
+mod scripts;
 mod tidy;
 mod units;
 
@@ -37,6 +38,9 @@ pub(crate) fn check() -> Result<()> {
     tidy::check(&metadata)?;
     references::check(&metadata)?;
     units::check(&metadata)?;
+
+    setup::ensure_lint()?;
+    scripts::check(&metadata)?;
 
     // Leakguard's build script builds the kernel programs also for clippy.
     setup::ensure_build_tools()?;

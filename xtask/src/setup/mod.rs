@@ -78,6 +78,17 @@ pub(crate) fn ensure_dist_check() -> Result<()> {
     ensure_tools(packages::DIST_CHECK)
 }
 
+/// Sees to it that a fleet can be administered.
+pub(crate) fn ensure_fleet() -> Result<()> {
+    ensure_nspawn()?;
+    ensure_tools(packages::FLEET)
+}
+
+/// Sees to it that scripts and playbooks can be checked.
+pub(crate) fn ensure_lint() -> Result<()> {
+    ensure_tools(packages::LINT)
+}
+
 fn ensure_tools(tools: &'static [Tool]) -> Result<()> {
     let missing = packages::missing(tools);
     if !missing.is_empty() {

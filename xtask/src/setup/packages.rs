@@ -188,6 +188,19 @@ pub(crate) const DIST_CHECK: &[Tool] = &[
     tool("piuparts", "piuparts"),
 ];
 
+/// What `cargo xtask fleet` needs besides those.
+pub(crate) const FLEET: &[Tool] = &[
+    tool("ansible-playbook", "ansible-core"),
+    tool("ssh", "openssh-client"),
+];
+
+/// What `cargo xtask lint` needs besides what builds.
+pub(crate) const LINT: &[Tool] = &[
+    tool("ansible-lint", "ansible-lint"),
+    tool("shellcheck", "shellcheck"),
+    tool("yamllint", "yamllint"),
+];
+
 /// Those of `tools` that are not there.
 pub(crate) fn missing(tools: &'static [Tool]) -> Vec<&'static Tool> {
     tools.iter().filter(|tool| tool.find().is_none()).collect()
@@ -213,7 +226,7 @@ mod tests {
 
     #[test]
     fn tables_are_sorted_and_without_duplicates() {
-        for table in [TOOLS, EMULATOR, BOOT, NSPAWN, DIST, DIST_CHECK] {
+        for table in [TOOLS, EMULATOR, BOOT, NSPAWN, DIST, DIST_CHECK, FLEET, LINT] {
             assert!(table.is_sorted_by(|a, b| a.program < b.program));
         }
     }

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Runs when the machine is up: tells the console what is enforced, restarts the agent, powers off.
 set -u
 

@@ -1,14 +1,16 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # The first process of a guest: puts this build and the test's own files into the root file system, and starts systemd.
 /bin/busybox --install -s /bin
 export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
-for module in $(cat /modules/order); do
+# The last line has no end.
+while read -r module || [ -n "$module" ]; do
     insmod "/modules/$module.ko"
-done
-for attempt in $(seq 200); do
+done </modules/order
+for _ in $(seq 200); do
     [ -b /dev/vda ] && break
     sleep 0.05
 done
@@ -16,7 +18,8 @@ mount -t ext4 /dev/vda /new || poweroff -f
 chmod 644 /payload/etc/systemd/system/*
 cp -a /payload/. /new/
 enable=
-for word in $(cat /proc/cmdline); do
+read -r words </proc/cmdline
+for word in $words; do
     case $word in
         guest.enable=*) enable=$(echo "${word#*=}" | tr , ' ') ;;
         guest.late)

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Runs in namespaces of its own, which end with it: whatever it leaves is gone then.
 # Arguments: the capture's file, then the emulator and its arguments.
 set -eu

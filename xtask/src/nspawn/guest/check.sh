@@ -1,3 +1,7 @@
+# shellcheck shell=bash
+# What follows `&&` before `||` is `ok`, which does not fail; what `within` is given, it evaluates itself.
+# shellcheck disable=SC2015,SC2016
+# It goes on from there: shellcheck source=steps.sh
 # In the guest: sets up, renews leases, reverts, and says of each step whether it went as it should.
 server=10.8.0.1
 by_libc() { getent ahostsv4 "$1" | head -n 1 | cut -d ' ' -f 1; }
@@ -8,9 +12,11 @@ by_file() { dig +short +time=2 +tries=1 "$1" | tail -n 1; }
 snapshot() {
     find /etc -xdev \( -type f -o -type l \) -printf '%p %y %m %U %G %T@ %l\n' | sort >"$1"
     [ "$scenario" = resolved ] || sed -i 's|^\(/etc/resolv.conf f 644 0 0\) .*|\1|' "$1"
-    find /etc -xdev -type f -exec sha256sum {} + | sort >>"$1"
-    find /etc -xdev -type f -exec lsattr {} + 2>/dev/null | sort >>"$1"
-    cat /proc/sys/net/ipv6/conf/eth0/disable_ipv6 >>"$1"
+    {
+        find /etc -xdev -type f -exec sha256sum {} + | sort
+        find /etc -xdev -type f -exec lsattr {} + 2>/dev/null | sort
+        cat /proc/sys/net/ipv6/conf/eth0/disable_ipv6
+    } >>"$1"
 }
 as_before() {
     snapshot /tmp/after
@@ -68,7 +74,7 @@ killed() { # options
         cmp -s /tmp/before /tmp/after || as_before "$name $die"
         die=$((die + step))
     done
-    expect "$name: at its end" 0 $code
+    expect "$name: at its end" 0 "$code"
     as_before "$name (last at $die)"
 }
 

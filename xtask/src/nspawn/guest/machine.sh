@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Runs in namespaces of its own, which end with it: whatever it leaves is gone then.
 # Arguments: the root file system, which is used up, and a directory for logs.
 set -eu

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Makes a root file system the host that is wanted. Arguments: which, the root, the agent, the directory of the units.
 set -eu
 name=$1

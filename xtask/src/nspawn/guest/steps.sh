@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Begins what runs in a guest. Each step says how it went: `guest: ok` or `guest: FAILED`; the last line is `guest: end`.
 exec 2>&1
 ok() { echo "guest: ok $*"; }
