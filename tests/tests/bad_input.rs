@@ -214,6 +214,35 @@ fn missing_privileges() {
     assert_eq!(device.status()["level"], "full");
 }
 
+/// systemd takes the agent for started when the level is the wanted one: with its rights it must be able to tell.
+#[test]
+fn the_rights_of_the_service_are_enough_to_see_that_all_is_enforced() {
+    let device = Device::new();
+    device.leakguard(&["apply", "--tunnel", TUNNEL]).ok();
+    let unit = include_str!("../../dist/leakguard.service");
+    let rights = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("CapabilityBoundingSet="))
+        .unwrap();
+    let read = |rights: &str| {
+        let some: String = rights
+            .split_whitespace()
+            .map(|right| right.to_lowercase().replacen("cap_", ",+", 1))
+            .collect();
+        let options = [
+            format!("--bounding-set=-all{some}"),
+            format!("--inh-caps=-all{some}"),
+        ];
+        let options = [options[0].as_str(), options[1].as_str()];
+        Run::of(with_privileges(&device, &options, &["status"]))
+    };
+    let run = read(rights);
+    assert!(run.ok().starts_with("level      full\n"), "{run:?}");
+    assert_eq!(device.leakguard(&["release"]).ok(), "released");
+    let run = read(rights);
+    assert_eq!(run.code, Some(3), "control: {run:?}");
+}
+
 #[test]
 fn no_cgroup2() {
     let mut device = Device::new();
