@@ -69,10 +69,23 @@ fn of_process(process: &Process) -> String {
 fn of_place(unit: Option<&str>, container: Option<&Container>) -> Vec<String> {
     let mut parts = Vec::new();
     parts.extend(unit.map(|unit| format!("unit {unit}")));
-    if let Some(Container { id, runtime, pod }) = container {
+    if let Some(Container {
+        id,
+        runtime,
+        name,
+        pod,
+        pod_name,
+        pod_namespace,
+    }) = container
+    {
         let runtime = runtime.as_deref().unwrap_or("?");
         parts.push(format!("container {runtime} {id}"));
+        parts.extend(name.as_ref().map(|name| format!("container name {name}")));
         parts.extend(pod.as_ref().map(|pod| format!("pod {pod}")));
+        parts.extend(pod_name.as_ref().map(|pod| match pod_namespace {
+            Some(namespace) => format!("pod name {namespace}/{pod}"),
+            None => format!("pod name {pod}"),
+        }));
     }
     parts
 }

@@ -18,7 +18,10 @@ fn event() -> Event {
         container: Some(Container {
             id: "0123abcd".into(),
             runtime: Some("podman".into()),
+            name: None,
             pod: None,
+            pod_name: None,
+            pod_namespace: None,
         }),
         suppressed: 3,
         ..example()

@@ -191,8 +191,17 @@ pub struct Container {
     pub id: String,
     /// `docker`, `podman`, `containerd`, `crio`, `nspawn` or `lxc`; absent where the cgroup does not say.
     pub runtime: Option<String>,
+    /// Its name in its Kubernetes pod.
+    #[serde(default)]
+    pub name: Option<String>,
     /// The uid of its Kubernetes pod.
     pub pod: Option<String>,
+    /// That pod's name.
+    #[serde(default)]
+    pub pod_name: Option<String>,
+    /// That pod's namespace.
+    #[serde(default)]
+    pub pod_namespace: Option<String>,
 }
 
 /// Who asked a local resolver; always inferred, by name, type and time.

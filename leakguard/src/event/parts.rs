@@ -283,7 +283,10 @@ mod tests {
             container: Some(Container {
                 id: "1".into(),
                 runtime: None,
+                name: Some("c".into()),
                 pod: Some("p".into()),
+                pod_name: Some("n".into()),
+                pod_namespace: Some("s".into()),
             }),
             client: Some(client),
             packets: 1_000_000,

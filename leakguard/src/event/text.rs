@@ -18,6 +18,44 @@ fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
 }
 
+/// What people know it by: its pod's name, or its runtime's.
+fn push_container(text: &mut String, container: &Container) {
+    let Container {
+        id,
+        runtime,
+        name,
+        pod: _,
+        pod_name,
+        pod_namespace,
+    } = container;
+    let Some(pod) = pod_name else {
+        let runtime = runtime.as_deref().unwrap_or("container");
+        push_all(text, &[runtime, " "]);
+        push_escaped(text, short(id));
+        return;
+    };
+    text.push_str("pod ");
+    for (part, behind) in [(pod_namespace.as_ref(), "/"), (Some(pod), "")] {
+        if let Some(part) = part {
+            push_escaped(text, part);
+            text.push_str(behind);
+        }
+    }
+    if let Some(name) = name {
+        text.push_str(" container ");
+        push_escaped(text, name);
+    }
+}
+
+impl Container {
+    /// What people know it by: `pod web/shop-7d4 container app`, or `docker 0123456789ab`.
+    pub fn called(&self) -> String {
+        let mut text = String::new();
+        push_container(&mut text, self);
+        text
+    }
+}
+
 impl Event {
     /// Whether it is a call that names a destination, and no packet.
     pub fn is_call(&self) -> bool {
@@ -82,10 +120,9 @@ impl Parts<'_> {
         if let Some(process) = self.process {
             push_process(text, process);
         }
-        if let Some(Container { id, runtime, .. }) = self.container {
-            let runtime = runtime.as_deref().unwrap_or("container");
-            push_all(text, &[" in ", runtime, " "]);
-            push_escaped(text, short(id));
+        if let Some(container) = self.container {
+            text.push_str(" in ");
+            push_container(text, container);
         }
         if let Some(Client { process, .. }) = self.client {
             text.push_str(" probably for ");
@@ -165,7 +202,10 @@ mod tests {
             container: Some(Container {
                 id: "4c01db0b339c8b1d".into(),
                 runtime: Some("podman".into()),
+                name: None,
                 pod: None,
+                pod_name: None,
+                pod_namespace: None,
             }),
             client: Some(Client {
                 process: Process {

@@ -1,14 +1,19 @@
-//! Cgroups by their ids.
+//! Cgroups by their ids, and by what `/proc/PID/cgroup` calls them.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
 
 use nix::libc;
 
 use super::cgroup2_root;
+
+/// The cgroup namespace that every process is in unless somebody has made another (`PROC_CGROUP_INIT_INO` in
+/// `include/linux/proc_ns.h`).
+const FIRST_NAMESPACE: &str = "cgroup:[4026531835]";
 
 /// The directory of a cgroup, by its id; `None` if it is gone, or not to be seen from here.
 pub(crate) fn cgroup_by_id(id: u64) -> Option<PathBuf> {
@@ -22,6 +27,14 @@ pub(crate) fn cgroup_by_id(id: u64) -> Option<PathBuf> {
         }
         Err(_) => None,
     }
+}
+
+/// A path that `/proc/PID/cgroup` gives, from the root of the hierarchy on; `None` where that cannot be told.
+///
+/// In a cgroup namespace such paths begin at its root, and lead out of it by `..` (`cgroup_path_ns`).
+pub(crate) fn from_own_cgroup(path: &str) -> Option<String> {
+    static ROOT: OnceLock<Option<PathBuf>> = OnceLock::new();
+    join(ROOT.get_or_init(namespace_root).as_deref()?, path)
 }
 
 /// What file handles on the hierarchy are made of (`kernfs_encode_fh` in `fs/kernfs/mount.c`, 5.5 and later) is the id.
@@ -94,6 +107,48 @@ fn find(root: &Path, is_wanted: &dyn Fn(&fs::DirEntry) -> bool) -> Option<PathBu
     None
 }
 
+/// Where in the hierarchy this process's cgroup namespace begins.
+fn namespace_root() -> Option<PathBuf> {
+    let namespace = fs::read_link("/proc/self/ns/cgroup").ok()?;
+    if namespace.as_os_str() == FIRST_NAMESPACE {
+        return Some("/".into());
+    }
+    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let below = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let root = cgroup2_root().ok()?;
+    // The kernel does not say it. Whoever is a member knows the way.
+    let own = std::process::id().to_string();
+    let holds_us = |directory: &Path| {
+        fs::read_to_string(directory.join("cgroup.procs"))
+            .is_ok_and(|members| members.lines().any(|member| member == own))
+    };
+    let found = if holds_us(&root) {
+        root.clone()
+    } else {
+        find(&root, &|entry| holds_us(&entry.path()))?
+    };
+    let found = Path::new("/").join(found.strip_prefix(root).ok()?);
+    let depth = Path::new(below).components().count() - 1;
+    found.ancestors().nth(depth).map(Path::to_owned)
+}
+
+/// A path below `root`, without the `..` in it; `None` if it leads out of the hierarchy.
+fn join(root: &Path, path: &str) -> Option<String> {
+    let mut joined = root.to_owned();
+    for component in Path::new(path).components() {
+        match component {
+            Component::Normal(name) => joined.push(name),
+            Component::ParentDir => {
+                if !joined.pop() {
+                    return None;
+                }
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    Some(joined.to_str()?.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,5 +166,38 @@ mod tests {
         }
         assert_eq!(by_number(&root, u64::MAX - 1), None);
         assert_eq!(cgroup_by_id(u64::MAX - 1), None);
+    }
+
+    #[test]
+    fn a_namespaces_paths_become_those_of_the_hierarchy() {
+        let root = Path::new("/kubepods.slice/burstable.slice/pod1.slice/agent.scope");
+        for (path, expected) in [
+            (
+                "/",
+                Some("/kubepods.slice/burstable.slice/pod1.slice/agent.scope"),
+            ),
+            (
+                "/../../pod2.slice/web.scope",
+                Some("/kubepods.slice/burstable.slice/pod2.slice/web.scope"),
+            ),
+            (
+                "/../../../../system.slice/cron.service",
+                Some("/system.slice/cron.service"),
+            ),
+            ("/../../../..", Some("/")),
+            ("/../../../../../x", None),
+        ] {
+            assert_eq!(join(root, path).as_deref(), expected, "{path}");
+        }
+        let first = join(Path::new("/"), "/system.slice/cron.service");
+        assert_eq!(first.as_deref(), Some("/system.slice/cron.service"));
+    }
+
+    #[test]
+    fn the_first_namespace_begins_at_the_root() {
+        let namespace = fs::read_link("/proc/self/ns/cgroup").unwrap();
+        if namespace.as_os_str() == FIRST_NAMESPACE {
+            assert_eq!(namespace_root(), Some("/".into()));
+        }
     }
 }

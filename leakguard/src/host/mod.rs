@@ -11,7 +11,7 @@ use std::{fs, io};
 use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 
-pub(crate) use cgroup::cgroup_by_id;
+pub(crate) use cgroup::{cgroup_by_id, from_own_cgroup};
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 

@@ -284,14 +284,25 @@ fn sender(
         );
         fields.extend(attribution.map(|how| ("LEAKGUARD_ATTRIBUTION", how.name().to_owned())));
     }
-    if let Some(Container { id, runtime, pod }) = container {
+    if let Some(Container {
+        id,
+        runtime,
+        name,
+        pod,
+        pod_name,
+        pod_namespace,
+    }) = container
+    {
         fields.push(("LEAKGUARD_CONTAINER", id.clone()));
-        fields.extend(
-            runtime
-                .clone()
-                .map(|runtime| ("LEAKGUARD_CONTAINER_RUNTIME", runtime)),
-        );
-        fields.extend(pod.clone().map(|pod| ("LEAKGUARD_POD", pod)));
+        for (field, value) in [
+            ("LEAKGUARD_CONTAINER_RUNTIME", runtime),
+            ("LEAKGUARD_CONTAINER_NAME", name),
+            ("LEAKGUARD_POD", pod),
+            ("LEAKGUARD_POD_NAME", pod_name),
+            ("LEAKGUARD_POD_NAMESPACE", pod_namespace),
+        ] {
+            fields.extend(value.clone().map(|value| (field, value)));
+        }
     }
 }
 
@@ -324,6 +335,9 @@ mod tests {
         assert_eq!(value("LEAKGUARD_VERDICT"), Some("drop"));
         assert_eq!(value("LEAKGUARD_PID"), Some("4242"));
         assert_eq!(value("LEAKGUARD_POD"), Some("pod-uid"));
+        assert_eq!(value("LEAKGUARD_POD_NAME"), Some("shop-7d4"));
+        assert_eq!(value("LEAKGUARD_POD_NAMESPACE"), Some("web"));
+        assert_eq!(value("LEAKGUARD_CONTAINER_NAME"), Some("app"));
         assert_eq!(value("LEAKGUARD_CLIENT_PROCESS"), Some("curl"));
     }
 

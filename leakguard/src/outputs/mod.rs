@@ -207,6 +207,7 @@ const EXAMPLE: &str = r#"{"v":1,"seq":41,"time":"2026-11-23T10:00:00.123456789Z"
     "query":{"name":"example.com.","type":"A"},"process":{"pid":4242,"name":"dig","exe":"/usr/bin/dig",
     "cmdline":["dig","example.com"],"uid":1000,"user":"alice","attribution":"sender"},
     "cgroup":"/system.slice/app.service","unit":"app.service",
-    "container":{"id":"0123456789ab","runtime":"docker","pod":"pod-uid"},
+    "container":{"id":"0123456789ab","runtime":"docker","name":"app","pod":"pod-uid",
+    "pod_name":"shop-7d4","pod_namespace":"web"},
     "client":{"process":{"pid":7,"name":"curl","exe":"/usr/bin/curl","uid":1000,"user":null},"cgroup":null,
     "unit":"a.service","container":null},"suppressed":3}"#;

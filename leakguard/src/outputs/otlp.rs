@@ -376,10 +376,21 @@ fn sender(
             record.add_attribute("leakguard.attribution", how.name());
         }
     }
-    if let Some(Container { id, runtime, pod }) = container {
+    if let Some(Container {
+        id,
+        runtime,
+        name,
+        pod,
+        pod_name,
+        pod_namespace,
+    }) = container
+    {
         record.add_attribute("container.id", id.clone());
         optional(record, "container.runtime.name", runtime.as_ref());
+        optional(record, "k8s.container.name", name.as_ref());
         optional(record, "k8s.pod.uid", pod.as_ref());
+        optional(record, "k8s.pod.name", pod_name.as_ref());
+        optional(record, "k8s.namespace.name", pod_namespace.as_ref());
     }
 }
 
@@ -425,6 +436,9 @@ mod tests {
             ("process.owner", AnyValue::from("alice")),
             ("container.id", AnyValue::from("0123456789ab")),
             ("k8s.pod.uid", AnyValue::from("pod-uid")),
+            ("k8s.pod.name", AnyValue::from("shop-7d4")),
+            ("k8s.namespace.name", AnyValue::from("web")),
+            ("k8s.container.name", AnyValue::from("app")),
         ] {
             assert!(
                 attributes.contains(&(name.to_owned(), value)),

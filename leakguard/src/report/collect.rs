@@ -333,7 +333,20 @@ impl Report {
 }
 
 fn of_container(container: &Container) -> String {
-    let Container { id, runtime } = container;
+    let Container {
+        id,
+        runtime,
+        name,
+        pod_name,
+        pod_namespace,
+    } = container;
+    if let Some(pod) = pod_name {
+        let namespace = pod_namespace.as_deref().unwrap_or("?");
+        return match name {
+            Some(name) => format!("pod {namespace}/{pod} container {name}"),
+            None => format!("pod {namespace}/{pod}"),
+        };
+    }
     let id: String = id.as_deref().unwrap_or("?").chars().take(12).collect();
     match runtime {
         Some(runtime) => format!("{runtime} {id}"),

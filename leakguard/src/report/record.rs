@@ -62,6 +62,9 @@ pub(super) struct Process {
 pub(super) struct Container {
     pub(super) id: Option<String>,
     pub(super) runtime: Option<String>,
+    pub(super) name: Option<String>,
+    pub(super) pod_name: Option<String>,
+    pub(super) pod_namespace: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use leakguard_common::abi::Verdict;
 
 use crate::daemon::HealthReport;
-use crate::event::{Container, Entry, Event, Process, address_of};
+use crate::event::{Entry, Event, Process, address_of};
 use crate::status::Status;
 use crate::tally::Tally;
 
@@ -271,10 +271,7 @@ pub(super) fn offender(event: &Event) -> Offender {
         ),
     };
     let place = match (container, unit) {
-        (Some(Container { id, runtime, .. }), _) => {
-            let short: String = id.chars().take(12).collect();
-            format!("{} {short}", runtime.as_deref().unwrap_or("container"))
-        }
+        (Some(container), _) => container.called(),
         (None, Some(unit)) => unit.clone(),
         (None, None) => String::new(),
     };

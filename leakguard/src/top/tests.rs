@@ -122,7 +122,10 @@ fn busy() -> Model {
             event.container = Some(Container {
                 id: "0123456789abcdef0123456789abcdef".into(),
                 runtime: Some("podman".into()),
+                name: None,
                 pod: None,
+                pod_name: None,
+                pod_namespace: None,
             });
         }
         model.note(Entry::Packet(Box::new(event)));

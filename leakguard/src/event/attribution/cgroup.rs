@@ -41,19 +41,36 @@ pub(super) fn unit(cgroup: &str) -> Option<&str> {
     })
 }
 
-/// The innermost container in a cgroup's path.
+/// The container in a cgroup's path: that of the outermost pod, or else the innermost.
+///
+/// A pod's container may have been given its cgroup, and may call what it makes below as it likes: also as the kubelet
+/// calls that of another pod.
 pub(super) fn container(cgroup: &str) -> Option<Container> {
     let parts: Vec<&str> = cgroup.split('/').filter(|part| !part.is_empty()).collect();
-    let pod = parts.iter().rev().find_map(|part| pod(part));
-    let found = parts.iter().enumerate().rev().find_map(|(index, part)| {
+    let pod = parts
+        .iter()
+        .enumerate()
+        .find_map(|(index, part)| Some((index, pod(part)?)));
+    let at = |index: usize| {
         let parent = index.checked_sub(1).and_then(|above| parts.get(above));
-        one(part, parent.copied().unwrap_or_default(), pod.is_some())
-    });
+        one(
+            parts.get(index)?,
+            parent.copied().unwrap_or_default(),
+            pod.is_some(),
+        )
+    };
+    let found = match &pod {
+        Some((index, _)) => (index + 1..parts.len()).find_map(at),
+        None => (0..parts.len()).rev().find_map(at),
+    };
     let (id, runtime) = found?;
     Some(Container {
         id,
         runtime: runtime.map(str::to_owned),
-        pod,
+        name: None,
+        pod: pod.map(|(_, uid)| uid),
+        pod_name: None,
+        pod_namespace: None,
     })
 }
 
@@ -98,7 +115,8 @@ fn one(part: &str, parent: &str, in_pod: bool) -> Option<(String, Option<&'stati
 fn pod(part: &str) -> Option<String> {
     let name = part.strip_suffix(".slice").unwrap_or(part);
     let uid = match name.rsplit_once("-pod") {
-        Some((slice, uid)) if slice.starts_with("kubepods") => uid,
+        // In a node that is a container itself: kubelet-kubepods-burstable-pod….slice.
+        Some((slice, uid)) if slice.starts_with("kubepods") || slice.contains("-kubepods") => uid,
         _ => name.strip_prefix("pod")?,
     };
     let uid = uid.replace('_', "-");
@@ -109,7 +127,7 @@ fn pod(part: &str) -> Option<String> {
 }
 
 /// Whether a name is the id of a container: 64 hexadecimal digits.
-fn is_id(name: &str) -> bool {
+pub(super) fn is_id(name: &str) -> bool {
     name.len() == 64 && name.chars().all(|c| c.is_ascii_hexdigit())
 }
 
@@ -139,7 +157,9 @@ mod tests {
     use super::*;
 
     const ID: &str = "4c01db0b339c8b1d9dd3c9f0f6aeb3a2c6d7b6b1a1e0c9d8f7e6d5c4b3a29180";
+    const OTHER: &str = "ffffdb0b339c8b1d9dd3c9f0f6aeb3a2c6d7b6b1a1e0c9d8f7e6d5c4b3a2ffff";
     const UID: &str = "0b1c2d3e-4f50-6172-8394-a5b6c7d8e9f0";
+    const STATIC: &str = "0123456789abcdef0123456789abcdef";
 
     #[test]
     fn the_innermost_unit_is_named() {
@@ -203,6 +223,52 @@ mod tests {
                 None,
                 Some(UID),
             ),
+            // Static pods: the uid is a hash.
+            (
+                format!("/kubepods/burstable/pod{STATIC}/{ID}"),
+                ID,
+                None,
+                Some(STATIC),
+            ),
+            (
+                format!(
+                    "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{STATIC}.slice/docker-{ID}.scope"
+                ),
+                ID,
+                Some("docker"),
+                Some(STATIC),
+            ),
+            // cri-o with crun has the processes one below.
+            (
+                format!("/kubepods.slice/kubepods-pod{escaped}.slice/crio-{ID}.scope/container"),
+                ID,
+                Some("crio"),
+                Some(UID),
+            ),
+            // A node in a container, by both drivers.
+            (
+                format!("/docker/{OTHER}/kubelet/kubepods/burstable/pod{UID}/{ID}"),
+                ID,
+                None,
+                Some(UID),
+            ),
+            (
+                format!(
+                    "/system.slice/docker-{OTHER}.scope/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-pod{escaped}.slice/cri-containerd-{ID}.scope"
+                ),
+                ID,
+                Some("containerd"),
+                Some(UID),
+            ),
+            // What a pod's container has made below its own cgroup frames nobody.
+            (
+                format!(
+                    "/kubepods.slice/kubepods-pod{escaped}.slice/cri-containerd-{ID}.scope/kubepods/pod{STATIC}/{OTHER}"
+                ),
+                ID,
+                Some("containerd"),
+                Some(UID),
+            ),
             (
                 r"/machine.slice/machine-my\x2dbox.scope/payload".to_owned(),
                 "my-box",
@@ -226,7 +292,10 @@ mod tests {
             let expected = Container {
                 id: id.to_owned(),
                 runtime: runtime.map(str::to_owned),
+                name: None,
                 pod: pod.map(str::to_owned),
+                pod_name: None,
+                pod_namespace: None,
             };
             assert_eq!(container(&path), Some(expected), "{path}");
         }
@@ -243,6 +312,9 @@ mod tests {
                 "/kubepods.slice/kubepods-pod{}.slice",
                 UID.replace('-', "_")
             ),
+            // The sandbox's parent, and cri-o's monitor.
+            format!("/kubepods/burstable/pod{UID}"),
+            format!("/kubepods.slice/kubepods-pod{UID}.slice/crio-conmon-{ID}.scope"),
             "/docker/buildkit".to_owned(),
             "/lxc/lxc.monitor".to_owned(),
         ] {

@@ -2,6 +2,7 @@
 
 mod cgroup;
 mod clients;
+mod pods;
 mod process;
 
 use std::borrow::Cow;
@@ -14,6 +15,7 @@ use leakguard_common::abi::Event as Record;
 use serde::Serialize;
 
 use self::cgroup::Paths;
+use self::pods::Pods;
 use self::process::{Facts, Processes};
 use super::{Attribution, Client, Container, Process};
 
@@ -106,6 +108,7 @@ impl Sender {
 pub(super) struct Attributor {
     processes: Processes,
     paths: Paths,
+    pods: Pods,
     named: HashMap<u32, Named>,
     nobody: Arc<Sender>,
 }
@@ -199,7 +202,17 @@ impl Attributor {
             user: self.processes.user(uid),
             attribution: Some(attribution),
         };
-        Sender::new(Some(process), cgroup.or_else(|| self.paths.get(cgroup_id)))
+        let cgroup = cgroup.or_else(|| self.paths.get(cgroup_id));
+        self.in_place(Some(process), cgroup)
+    }
+
+    /// A process, and what its cgroup says.
+    fn in_place(&mut self, process: Option<Process>, cgroup: Option<String>) -> Sender {
+        let mut sender = Sender::new(process, cgroup);
+        if let Some(container) = &mut sender.container {
+            self.pods.name(container);
+        }
+        sender
     }
 
     /// Of a packet whose process is not known: its socket's user and cgroup, if it has one.
@@ -216,7 +229,8 @@ impl Attributor {
             user: self.processes.user(record.uid),
             attribution: None,
         });
-        Arc::new(Sender::new(process, self.paths.get(record.cgroup_id)))
+        let cgroup = self.paths.get(record.cgroup_id);
+        Arc::new(self.in_place(process, cgroup))
     }
 }
 

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{SysconfVar, Uid, User, sysconf};
 
+use crate::host::from_own_cgroup;
+
 /// How many processes, and how many users, are remembered.
 const REMEMBERED: usize = 4096;
 
@@ -136,7 +138,10 @@ fn read(pid: u32) -> Option<Facts> {
         name: read_comm(pid)?,
         exe: exe.ok().map(|exe| exe.to_string_lossy().into_owned()),
         cmdline: fs::read(path("cmdline")).ok().and_then(|raw| words(&raw)),
-        cgroup: cgroup.as_deref().and_then(cgroup2).map(str::to_owned),
+        cgroup: cgroup
+            .as_deref()
+            .and_then(cgroup2)
+            .and_then(from_own_cgroup),
     })
 }
 
