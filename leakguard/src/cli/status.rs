@@ -11,8 +11,8 @@ use super::{errors, runtime};
 use crate::config::KillSwitchMode;
 use crate::confirm::{self, Pending};
 use crate::daemon::protocol::{Answer, Ask};
-use crate::daemon::{ClientCounts, HealthReport, connect};
-use crate::error::{Exit, escape_control};
+use crate::daemon::{ClientCounts, ControlError, HealthReport, connect};
+use crate::error::{Exit, chain, escape_control};
 use crate::outputs::OutputReport;
 use crate::status::{self, Doh, KillSwitch, Netfilter, Redirect, Status};
 
@@ -21,6 +21,7 @@ pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Exit> {
     let StatusArgs {
         json,
         min_level,
+        require_agent,
         bpffs,
         control,
     } = args;
@@ -40,11 +41,26 @@ pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Exit> {
     } else {
         print(&report, &mut output)?;
     }
-    Ok(if report.status.protects(*min_level) {
+    let is_missed = *require_agent && !works(&control.control);
+    Ok(if report.status.protects(*min_level) && !is_missed {
         Exit::Done
     } else {
         Exit::NotProtected
     })
+}
+
+/// Whether an agent is there and its owner, who enforces, answers.
+fn works(control: &std::path::Path) -> bool {
+    match asked(control, &Ask::Works {}) {
+        Ok(Some(Answer::Done { .. })) => return true,
+        Ok(Some(Answer::Refused { message })) => {
+            log::warn!("the agent: {}", escape_control(&message));
+        }
+        Ok(Some(other)) => log::warn!("the agent gave an answer to another question: {other:?}"),
+        Ok(None) => log::warn!("no agent runs"),
+        Err(error) => log::warn!("{}", chain(&error)),
+    }
+    false
 }
 
 #[derive(Debug, Serialize)]
@@ -90,13 +106,15 @@ fn confirmation(control: &std::path::Path) -> Option<Confirmation> {
     }
 }
 
+/// What the agent answers; `None` if none runs.
+fn asked(control: &std::path::Path, question: &Ask) -> Result<Option<Answer>, ControlError> {
+    let agent = connect(control, question)?;
+    agent.map(|mut agent| agent.answer()).transpose()
+}
+
 /// The agent that answers; one that does not is as good as none.
 fn agent(control: &std::path::Path) -> Option<(u32, HealthReport)> {
-    let answer = connect(control, &Ask::Hello {}).and_then(|agent| match agent {
-        Some(mut agent) => agent.answer().map(Some),
-        None => Ok(None),
-    });
-    match answer {
+    match asked(control, &Ask::Hello {}) {
         Ok(Some(Answer::Agent { pid, health, .. })) => Some((pid, health)),
         Ok(_) => None,
         Err(error) => {

@@ -314,6 +314,10 @@ async fn converse(stream: UnixStream, desk: &Desk) -> io::Result<()> {
                 None => refused("the agent is ending"),
             }
         }
+        Ask::Works {} => match ask(requests, Request::Works).await {
+            Some(()) => Answer::Done { changed: false },
+            None => refused("the agent is ending"),
+        },
         Ask::Confirm {} => refused("an agent needs no confirmation"),
         Ask::Release {} => return release(&mut send, requests).await,
         #[cfg(debug_assertions)]
@@ -428,6 +432,7 @@ pub fn connect(path: &Path, question: &Ask) -> Result<Option<Conversation>, Cont
         // Who follows waits for as long as nothing happens.
         Ask::Events { follow: true, .. } => None,
         Ask::Events { follow: false, .. }
+        | Ask::Works {}
         | Ask::Allow { .. }
         | Ask::Confirm {}
         | Ask::Release {} => Some(ANSWER_LIMIT),

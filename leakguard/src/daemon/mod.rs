@@ -109,6 +109,8 @@ pub enum DaemonError {
 pub(crate) enum Request {
     /// Give an interface a role; answers whether that changed anything.
     SetRole(String, Role, oneshot::Sender<Result<bool, GuardError>>),
+    /// Say that you are at work.
+    Works(oneshot::Sender<()>),
     /// Lift protection and end. The second half says when the client has been told.
     Release(oneshot::Sender<()>, oneshot::Receiver<()>),
     /// Panic.
@@ -267,6 +269,7 @@ pub async fn run(
                     answer(reply, result);
                     readiness.note();
                 }
+                Some(Request::Works(reply)) => answer(reply, ()),
                 Some(Request::Release(reply, told)) => break Some((reply, told)),
                 #[cfg(debug_assertions)]
                 #[expect(clippy::panic, reason = "it is what was asked for")]

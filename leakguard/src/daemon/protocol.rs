@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 pub enum Ask {
     /// Who is there?
     Hello {},
+    /// Does whoever enforces get on with it?
+    Works {},
     /// The recent events, one line each; with `follow` also those to come.
     Events {
         /// Whether to go on.

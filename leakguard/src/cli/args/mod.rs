@@ -176,6 +176,9 @@ pub struct StatusArgs {
     /// The least level of enforcement that counts as protected
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t = Level::Full)]
     pub min_level: Level,
+    /// Whether an agent has to run as well, and to get on with its work: what a probe asks for
+    #[arg(long)]
+    pub require_agent: bool,
     /// Where to look.
     #[command(flatten)]
     pub bpffs: BpffsArgs,
