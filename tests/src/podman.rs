@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use leakguard::host::cgroup2_root;
@@ -104,6 +104,11 @@ impl Podman {
     /// Runs one of its commands, which has to succeed; gives what it wrote.
     #[track_caller]
     pub fn run(&self, arguments: &[&str]) -> String {
+        succeeded(self.attempt(arguments), arguments)
+    }
+
+    /// Runs one of its commands, whatever comes of it.
+    pub fn attempt(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new("nsenter");
         command.args([
             "--mount",
@@ -129,34 +134,25 @@ impl Podman {
             .arg("--events-backend=none")
             .args(arguments);
         self.isolate(&mut command);
-        let output = output_within(command, LIMIT).unwrap();
-        assert!(
-            output.status.success(),
-            "podman {arguments:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        output_within(command, LIMIT).unwrap()
     }
 
     /// Starts a container that has the machine's programs and does nothing by itself.
     #[track_caller]
     pub fn container(&self, name: &str, network: &str) -> Container<'_> {
-        let parent = self.cgroup_parent();
         let rootfs = self.directory.path().join("rootfs");
-        let mut arguments = vec!["run", "--detach", "--name", name, "--network", network];
-        arguments.extend(parent.as_deref());
-        arguments.extend([
-            "--pids-limit=0",
-            // The machine's own limits may be lower than podman's, which not everybody may raise.
-            "--ulimit=nofile=4096:4096",
-            "--ulimit=nproc=4096:4096",
+        self.run_container(&[
+            "--detach",
+            "--name",
+            name,
+            "--network",
+            network,
             "--volume=/usr:/usr:ro",
             "--rootfs",
             rootfs.to_str().unwrap(),
             "sleep",
             "infinity",
         ]);
-        self.run(&arguments);
         let pid = self.process_of(name);
         Container {
             podman: self,
@@ -164,6 +160,27 @@ impl Podman {
             netns: Netns::of_process(name, pid).unwrap(),
             cgroup: Cgroup::of_process(pid).unwrap(),
         }
+    }
+
+    /// Runs a container with these arguments of `podman run`, whatever comes of it.
+    pub fn attempt_run(&self, arguments: &[&str]) -> Output {
+        let parent = self.cgroup_parent();
+        let mut all = vec!["run"];
+        all.extend(parent.as_deref());
+        all.extend([
+            "--pids-limit=0",
+            // The machine's own limits may be lower than podman's, which not everybody may raise.
+            "--ulimit=nofile=4096:4096",
+            "--ulimit=nproc=4096:4096",
+        ]);
+        all.extend(arguments);
+        self.attempt(&all)
+    }
+
+    /// The same, and it has to succeed.
+    #[track_caller]
+    pub fn run_container(&self, arguments: &[&str]) {
+        succeeded(self.attempt_run(arguments), arguments);
     }
 
     /// Nothing of the caller's configuration, and the cgroup that its helpers stay in.
@@ -240,6 +257,17 @@ impl Container<'_> {
     pub fn exec(&self, words: &[&str]) -> String {
         self.podman.run(&[&["exec", &self.name], words].concat())
     }
+}
+
+/// What a command that has to succeed wrote.
+#[track_caller]
+fn succeeded(output: Output, arguments: &[&str]) -> String {
+    assert!(
+        output.status.success(),
+        "podman {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 /// The engine's configuration, and a root for containers: empty but for links to where `/usr` will be.

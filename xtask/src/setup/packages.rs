@@ -46,6 +46,11 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("/usr/include/ares.h", "libc-ares-dev"),
     tool("/usr/lib/podman/aardvark-dns", "aardvark-dns"),
     tool("/usr/lib/podman/netavark", "netavark"),
+    // Tests read manifests for Kubernetes with it.
+    tool(
+        "/usr/lib/python3/dist-packages/yaml/__init__.py",
+        "python3-yaml",
+    ),
     // A module of ulogd; where it is depends on the machine.
     tool("/usr/share/doc/ulogd2-json/copyright", "ulogd2-json"),
     // Reads the configurations of collectors.
