@@ -10,6 +10,7 @@ mod bridge;
 mod macvlan;
 mod moved;
 mod podman;
+mod pods;
 mod rootless;
 mod vxlan;
 
