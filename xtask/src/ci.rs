@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::{fuzz, lint, test, vm};
+use crate::{fuzz, kube, lint, test, vm};
 
 /// The short form of the kernel matrix: the kernel that takes every fallback.
 const KERNELS: [&str; 1] = ["6.1"];
@@ -13,6 +13,7 @@ const KERNELS: [&str; 1] = ["6.1"];
 pub(crate) fn run() -> Result<ExitCode> {
     lint::check()?;
     let mut total = test::tally(&test::Args::default())?;
+    total += kube::tally(&kube::Args::default())?;
     total += fuzz::tally()?;
     total += vm::tally(&KERNELS, None)?;
     Ok(total.conclude())

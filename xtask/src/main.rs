@@ -11,6 +11,7 @@ mod demo;
 mod dist;
 mod fleet;
 mod fuzz;
+mod kube;
 mod lint;
 mod nspawn;
 mod process;
@@ -55,6 +56,8 @@ enum Command {
     Dist(dist::Args),
     /// Roll leakguard out with Ansible to three Debians, one of which is lost on the way, and back.
     Fleet(fleet::Args),
+    /// Look at the Helm chart and the manifests for Kubernetes; ends with `N passed, N failed`.
+    Kube(kube::Args),
     /// Measure what leakguard costs, beside what could be used in its place; prints tables, draws diagrams.
     Bench(bench::Args),
     /// Formatting, architecture rules, systemd units, shell scripts, playbooks, clippy on the host and the BPF target, cargo-deny.
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Command::Nspawn(args) => nspawn::run(&args),
         Command::Dist(args) => dist::run(&args),
         Command::Fleet(args) => fleet::run(&args),
+        Command::Kube(args) => kube::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Lint => lint::run(),
         Command::Ci => ci::run(),

@@ -6,6 +6,7 @@ pub(crate) mod apt;
 pub(crate) mod bpf_linker;
 pub(crate) mod crates;
 mod packages;
+pub(crate) mod python;
 pub(crate) mod rotel;
 pub(crate) mod toolchain;
 
