@@ -74,6 +74,18 @@ impl Bench {
         bench
     }
 
+    /// Builds it with a tunnel of the kernel's own module, at whose end nobody resolves names.
+    pub fn with_kernel_tunnel() -> Self {
+        let mut bench = Self::new();
+        match WireGuard::in_kernel(&bench.topology, Self::TUNNEL) {
+            Ok(tunnel) => bench.tunnel = Some(tunnel),
+            Err(error) => panic!(
+                "if the kernel lacks WireGuard: `cargo xtask vm-test --suite devices`: {error:?}"
+            ),
+        }
+        bench
+    }
+
     /// Starts the agent, with more arguments of `leakguard run`.
     pub fn protect(&mut self, arguments: &[&str]) -> &mut Agent {
         self.protect_with(agent_binary(), arguments)
@@ -81,12 +93,21 @@ impl Bench {
 
     /// Starts another program in the agent's place.
     pub fn protect_with(&mut self, binary: PathBuf, arguments: &[&str]) -> &mut Agent {
+        self.start(binary, Self::TUNNEL, arguments)
+    }
+
+    /// Starts the agent with something else than the tunnel's name for it.
+    pub fn protect_by(&mut self, tunnel: &str, arguments: &[&str]) -> &mut Agent {
+        self.start(agent_binary(), tunnel, arguments)
+    }
+
+    fn start(&mut self, binary: PathBuf, tunnel: &str, arguments: &[&str]) -> &mut Agent {
         let agent = Agent::start(&AgentConfig {
             binary,
             netns: self.topology.host(),
             cgroup: &self.cgroup,
             bpffs: &self.bpffs,
-            tunnels: vec![Self::TUNNEL.to_owned()],
+            tunnels: vec![tunnel.to_owned()],
             arguments: arguments.iter().map(Into::into).collect(),
         })
         .unwrap();

@@ -16,6 +16,7 @@ use nix::sys::socket::{
 };
 use nix::unistd::Pid;
 
+use super::process::patient;
 use super::{Frame, LabError, Netns, address};
 
 /// Room for tens of thousands of packets between two looks.
@@ -76,6 +77,7 @@ impl Observer {
         limit: Duration,
         mut predicate: impl FnMut(&[u8]) -> bool,
     ) -> Result<Vec<Vec<u8>>, LabError> {
+        let limit = patient(limit);
         let deadline = Instant::now() + limit;
         let mut frames = VecDeque::new();
         loop {

@@ -25,6 +25,9 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(10);
 /// The longest pause between two looks at a condition that the kernel cannot announce.
 const POLL_INTERVAL_MAX: Duration = Duration::from_millis(20);
 
+/// Says how many times longer than usual everything may take; emulated machines are slow.
+const PATIENCE: &str = "LEAKGUARD_LAB_PATIENCE";
+
 type Job = (Command, Sender<io::Result<Child>>);
 
 /// The thread that forks every child.
@@ -183,9 +186,18 @@ pub(super) fn command_line(command: &Command) -> String {
     words.join(" ")
 }
 
+/// A limit as it is on this machine.
+pub(super) fn patient(limit: Duration) -> Duration {
+    static FACTOR: LazyLock<u32> = LazyLock::new(|| {
+        let named = std::env::var(PATIENCE).ok();
+        named.and_then(|factor| factor.parse().ok()).unwrap_or(1)
+    });
+    limit.saturating_mul(*FACTOR)
+}
+
 /// Waits for the end of a child; `None` if it is still running after `limit`.
 fn wait_for_exit(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>, LabError> {
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now() + patient(limit);
     let pidfd = pidfd_open(child)?;
     loop {
         let status = child.try_wait().map_err(LabError::io("wait for a child"))?;
@@ -230,6 +242,7 @@ pub fn wait_until(
     limit: Duration,
     mut condition: impl FnMut() -> Result<bool, LabError>,
 ) -> Result<(), LabError> {
+    let limit = patient(limit);
     let deadline = Instant::now() + limit;
     let mut pause = Duration::from_millis(1);
     while !condition()? {

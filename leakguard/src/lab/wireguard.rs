@@ -21,12 +21,20 @@ use super::{LabError, Netns, Topology, address, wait_until};
 const START_LIMIT: Duration = Duration::from_secs(5);
 const MTU: u16 = 1420;
 
-/// A tunnel between the host and the VPN server, wireguard-go at both ends; torn down when dropped.
-///
-/// The device is of kind `tun`, as with every VPN in user space.
+/// Who does the work at both ends of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Engine {
+    /// wireguard-go; the device is of kind `tun`, as with every VPN in user space.
+    UserSpace,
+    /// The kernel's module; the device is of kind `wireguard`.
+    Kernel,
+}
+
+/// A tunnel between the host and the VPN server; torn down when dropped.
 #[derive(Debug)]
 pub struct WireGuard {
     interface: String,
+    engine: Engine,
     /// Absent while it is taken down.
     host: Option<Endpoint>,
     /// What `wg` is told of the host's end.
@@ -40,17 +48,26 @@ impl WireGuard {
     pub const MARK: u32 = 0xca6c;
 
     /// The server's interface.
-    const SERVER_INTERFACE: &'static str = "wgs0";
+    pub const SERVER_INTERFACE: &'static str = "wgs0";
 
-    /// Brings the tunnel up as `interface` on the host; returns after the handshake, when it
-    /// carries both families.
+    /// Brings the tunnel up as `interface` on the host, with wireguard-go at both ends; returns after the handshake,
+    /// when it carries both families.
     ///
     /// The tunnel's prefixes are routed into it; the host's default route stays on the uplink.
     pub fn new(topology: &Topology, interface: &str) -> Result<Self, LabError> {
+        Self::with(Engine::UserSpace, topology, interface)
+    }
+
+    /// The same with the kernel's module at both ends, which has to be there.
+    pub fn in_kernel(topology: &Topology, interface: &str) -> Result<Self, LabError> {
+        Self::with(Engine::Kernel, topology, interface)
+    }
+
+    fn with(engine: Engine, topology: &Topology, interface: &str) -> Result<Self, LabError> {
         let logs = Scratch::new("wireguard")?;
         let (host_keys, server_keys) = (KeyPair::generate()?, KeyPair::generate()?);
 
-        let server = Endpoint::start(topology.vpn(), Self::SERVER_INTERFACE, logs.path())?;
+        let server = Endpoint::start(engine, topology.vpn(), Self::SERVER_INTERFACE, logs.path())?;
         server.configure(&format!(
             "[Interface]\nPrivateKey = {}\nListenPort = {}\n\
              [Peer]\nPublicKey = {}\n\
@@ -85,6 +102,7 @@ impl WireGuard {
         );
         let mut tunnel = Self {
             interface: interface.to_owned(),
+            engine,
             host: None,
             configuration,
             server,
@@ -108,7 +126,7 @@ impl WireGuard {
 
     /// Creates the host's end with its interface, which is down.
     pub fn create(&mut self, host: &Netns) -> Result<(), LabError> {
-        let endpoint = Endpoint::start(host, &self.interface, self.logs.path())?;
+        let endpoint = Endpoint::start(self.engine, host, &self.interface, self.logs.path())?;
         endpoint.configure(&self.configuration)?;
         self.host = Some(endpoint);
         host.ip(&["link", "set", &self.interface, "mtu", &MTU.to_string()])
@@ -137,12 +155,18 @@ impl WireGuard {
 
     /// Ends the server's process, as a server that crashes: the host's interface stays as it is.
     pub fn kill_server(&mut self) -> Result<(), LabError> {
-        self.server.daemon.kill().map(drop)
+        match &mut self.server.daemon {
+            Some(daemon) => daemon.kill().map(drop),
+            None => Err(no_process(Self::SERVER_INTERFACE)),
+        }
     }
 
     /// The process at the host's end, in whose mount namespace its control socket is.
     pub fn pid(&self) -> Result<u32, LabError> {
-        Ok(self.host()?.daemon.pid())
+        let daemon = self.host()?.daemon.as_ref();
+        daemon
+            .map(Daemon::pid)
+            .ok_or_else(|| no_process(&self.interface))
     }
 
     /// What `wg show` says about the host's end.
@@ -178,44 +202,39 @@ impl KeyPair {
     }
 }
 
-/// One wireguard-go in a network namespace, and in a mount namespace of its own.
+fn no_process(interface: &str) -> LabError {
+    LabError::Io {
+        action: format!("find the process of {interface}, which is the kernel's"),
+        source: io::ErrorKind::NotFound.into(),
+    }
+}
+
+/// One end in a network namespace; a wireguard-go in a mount namespace of its own, too.
 ///
 /// Its control socket is named after the interface in a directory that is the same for every
 /// network namespace. A private tmpfs there lets each lab have its own `wg0`.
 #[derive(Debug)]
 struct Endpoint {
     interface: String,
-    daemon: Daemon,
+    /// Absent where the kernel does it.
+    daemon: Option<Daemon>,
     netns: super::netns::NetnsHandle,
 }
 
 impl Endpoint {
-    fn start(netns: &Netns, interface: &str, logs: &Path) -> Result<Self, LabError> {
-        let run_directory = run_directory()?;
-        let mut command = netns.command("wireguard-go");
-        command
-            .args(["-f", interface])
-            .env("LOG_LEVEL", "error")
-            // Set but empty, it makes wireguard-go start itself again for ever.
-            .env_remove("WG_PROCESS_FOREGROUND");
-        hide_run_directory(&mut command, &run_directory)?;
-        let logs = logs.join(interface);
-        fs::create_dir_all(&logs).map_err(LabError::io(format!("create {}", logs.display())))?;
-        let mut daemon = Daemon::start(command, &logs)?;
-
-        let root = PathBuf::from(format!("/proc/{}/root", daemon.pid()));
-        let socket = run_directory
-            .join("wireguard")
-            .join(format!("{interface}.sock"));
-        let socket = root.join(socket.strip_prefix("/").unwrap_or(&socket));
-        wait_until(
-            "wireguard-go offers its control socket",
-            START_LIMIT,
-            || {
-                daemon.check_running()?;
-                Ok(socket.exists())
-            },
-        )?;
+    fn start(
+        engine: Engine,
+        netns: &Netns,
+        interface: &str,
+        logs: &Path,
+    ) -> Result<Self, LabError> {
+        let daemon = match engine {
+            Engine::UserSpace => Some(wireguard_go(netns, interface, logs)?),
+            Engine::Kernel => {
+                netns.ip(&["link", "add", interface, "type", "wireguard"])?;
+                None
+            }
+        };
         Ok(Self {
             interface: interface.to_owned(),
             daemon,
@@ -229,18 +248,64 @@ impl Endpoint {
         run_with_input(wg, configuration).map(drop)
     }
 
-    /// A `wg` that sees this endpoint's control socket.
+    /// A `wg` that sees this endpoint.
     fn wg(&self) -> Result<Command, LabError> {
-        let path = format!("/proc/{}/ns/mnt", self.daemon.pid());
+        let mut wg = self.netns.command("wg");
+        let Some(daemon) = &self.daemon else {
+            return Ok(wg);
+        };
+        let path = format!("/proc/{}/ns/mnt", daemon.pid());
         let mounts = File::open(&path).map_err(LabError::io(format!("open {path}")))?;
         let mounts = Arc::new(mounts);
-        let mut wg = self.netns.command("wg");
         // SAFETY: setns is async-signal-safe, and the closure neither allocates nor locks.
         unsafe {
             wg.pre_exec(move || setns(&*mounts, CloneFlags::CLONE_NEWNS).map_err(io::Error::from));
         }
         Ok(wg)
     }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        // That of a process goes with it.
+        if self.daemon.is_none()
+            && let Err(error) = self
+                .netns
+                .ip_batch(&format!("link del {}\n", self.interface))
+        {
+            log::debug!("{error}");
+        }
+    }
+}
+
+/// Starts one, and waits until it can be configured.
+fn wireguard_go(netns: &Netns, interface: &str, logs: &Path) -> Result<Daemon, LabError> {
+    let run_directory = run_directory()?;
+    let mut command = netns.command("wireguard-go");
+    command
+        .args(["-f", interface])
+        .env("LOG_LEVEL", "error")
+        // Set but empty, it makes wireguard-go start itself again for ever.
+        .env_remove("WG_PROCESS_FOREGROUND");
+    hide_run_directory(&mut command, &run_directory)?;
+    let logs = logs.join(interface);
+    fs::create_dir_all(&logs).map_err(LabError::io(format!("create {}", logs.display())))?;
+    let mut daemon = Daemon::start(command, &logs)?;
+
+    let root = PathBuf::from(format!("/proc/{}/root", daemon.pid()));
+    let socket = run_directory
+        .join("wireguard")
+        .join(format!("{interface}.sock"));
+    let socket = root.join(socket.strip_prefix("/").unwrap_or(&socket));
+    wait_until(
+        "wireguard-go offers its control socket",
+        START_LIMIT,
+        || {
+            daemon.check_running()?;
+            Ok(socket.exists())
+        },
+    )?;
+    Ok(daemon)
 }
 
 /// Where `/var/run` really is: an absolute symbolic link would lead out of `/proc/PID/root`.
