@@ -1,4 +1,4 @@
-//! Tunnels that do not encrypt, on kernels that have them: `cargo xtask vm --suite carriers`.
+//! Tunnels that do not encrypt, on kernels that have them: `cargo xtask vm-test --suite carriers`.
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 
 use leakguard::lab::{Agent, address};
-use leakguard_tests::{Guest, Origin};
+use leakguard_tests::{Guest, Origin, packets};
 use nix::libc;
 use nix::sys::socket::{MsgFlags, SockaddrIn, sendto};
 
@@ -103,7 +103,7 @@ fn a_permitted_tunnel_that_does_not_encrypt_carries_dns_and_nobody_elses_packets
         ));
         assert!(
             created.is_ok(),
-            "if the kernel lacks {kind}: `cargo xtask vm --suite carriers`: {created:?}"
+            "if the kernel lacks {kind}: `cargo xtask vm-test --suite carriers`: {created:?}"
         );
         let all = usize::from(PROBES);
         for remote in [REMOTE, ELSEWHERE] {
@@ -124,6 +124,9 @@ fn a_permitted_tunnel_that_does_not_encrypt_carries_dns_and_nobody_elses_packets
         // It is an uplink unless it is named.
         let mut agent = guest.protect("wg0");
         assert_eq!(by_tunnel(&mut guest, &format!("{kind} not named")), 0);
+        let status = agent.status_json().unwrap();
+        let dropped = packets(&status, &[("verdict", "drop")]);
+        assert_eq!(dropped, u64::from(PROBES), "each once: {status:#}");
         permit_without_agent(&mut agent, &name);
         assert_eq!(
             by_tunnel(&mut guest, &format!("{kind} permitted later")),

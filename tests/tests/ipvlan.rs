@@ -1,4 +1,4 @@
-//! Containers with an ipvlan child of the uplink, on kernels that have it: `cargo xtask vm --suite ipvlan`.
+//! Containers with an ipvlan child of the uplink, on kernels that have it: `cargo xtask vm-test --suite ipvlan`.
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
@@ -31,7 +31,7 @@ fn child(guest: &Guest, mode: &str, number: u8) -> Netns {
     ));
     assert!(
         created.is_ok(),
-        "if the kernel lacks ipvlan: `cargo xtask vm --suite ipvlan`: {created:?}"
+        "if the kernel lacks ipvlan: `cargo xtask vm-test --suite ipvlan`: {created:?}"
     );
     let [via4, via6] = match mode {
         "l2" => ["via 192.168.77.1", "via fd77::1"],

@@ -1,4 +1,4 @@
-//! What depends on the kernel's version: run natively, and on older kernels by `cargo xtask vm`.
+//! What depends on the kernel's version: run natively, and on older kernels by `cargo xtask vm-test`.
 //!
 //! Every promise is checked from outside, with its positive control; no program but iproute2, nft and bash is needed.
 
@@ -205,15 +205,10 @@ fn dns_stays_inside_until_it_is_released() {
         "measured: enforcing {:.1} s after the start of the agent",
         started.elapsed().as_secs_f64()
     );
-    for line in agent
-        .stderr()
-        .lines()
-        .filter(|line| line.contains("verified"))
-    {
-        println!("measured: {line}");
-    }
+    let status = agent.status_json().unwrap();
+    println!("fact: level: {}", status["level"].as_str().unwrap());
+    println!("fact: tc: {}", tc(&agent, Topology::UPLINK));
     assert_eq!(tc(&agent, Topology::UPLINK), expected_tc());
-    println!("measured: TC on an uplink: {}", expected_tc());
     lab.assert_closed();
     let through_tunnel = lab.send_from(lab.topology.host(), address::TUNNEL_RESOLVER_V4);
     assert!(through_tunnel.status.success(), "{through_tunnel:?}");
@@ -473,6 +468,20 @@ fn an_ingress_qdisc_is_not_taken_for_clsact() {
         assert_eq!(failures.len(), usize::from(expected_tc() == "clsact"));
         let filters = run(netns, "tc", &["filter", "show", "dev", "up0", "ingress"]);
         assert_eq!(filters, "");
+    });
+}
+
+#[test]
+fn an_empty_clsact_qdisc_from_before_goes_with_the_filter_where_there_is_no_tcx() {
+    with_enforcement(|netns, enforcement| {
+        run(netns, "tc", &["qdisc", "add", "dev", "up0", "clsact"]);
+        let has_qdisc = || run(netns, "tc", &["qdisc", "show", "dev", "up0"]).contains("clsact");
+        let mut device = uplink(LinkLayer::Ethernet);
+        attach_anew(enforcement, &[device.clone()]);
+        assert!(has_qdisc(), "control");
+        device.role = Role::Local;
+        attach_anew(enforcement, &[device]);
+        assert_eq!(has_qdisc(), expected_tc() == "head");
     });
 }
 

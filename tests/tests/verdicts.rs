@@ -95,6 +95,9 @@ fn the_verifier_takes_every_variant_that_the_kernel_has_helpers_for_within_the_b
                     Ok(object) => {
                         assert_eq!(object.variant(), variant);
                         object.loaded().iter().for_each(check_budget);
+                        if taken == 0 {
+                            tell(&object);
+                        }
                         taken += 1;
                         judging += usize::from(object.setsockopt_variant().is_some());
                     }
@@ -113,6 +116,14 @@ fn the_verifier_takes_every_variant_that_the_kernel_has_helpers_for_within_the_b
         judging, 0,
         "the agent cannot judge socket options on this kernel"
     );
+}
+
+/// Says what an agent takes, which is the first that can be had.
+fn tell(object: &Object) {
+    println!("fact: egress: {}", object.variant().program());
+    let walked = object.loaded().iter();
+    let walked = walked.filter_map(|program| program.verified_instructions);
+    println!("fact: instructions: {}", walked.max().unwrap());
 }
 
 fn check_budget(program: &Loaded) {

@@ -15,6 +15,6 @@ pub(crate) fn run() -> Result<ExitCode> {
     let mut total = test::tally(&test::Args::default())?;
     total += kube::tally(&kube::Args::default())?;
     total += fuzz::tally()?;
-    total += vm::tally(&KERNELS, None)?;
+    total += vm::quick(&KERNELS)?;
     Ok(total.conclude())
 }

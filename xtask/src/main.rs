@@ -46,7 +46,8 @@ enum Command {
     Test(test::Args),
     /// Run the long forms of the tests that have one: more repetitions, more interfaces.
     Soak(soak::Args),
-    /// Run the kernel tier on Debian's kernels, in emulated machines.
+    /// Run what depends on the kernel on Debian's kernels, in emulated machines; prints a table of kernels.
+    #[command(name = "vm-test", alias = "vm")]
     Vm(vm::Args),
     /// Boot Debian with the units, in emulated machines, and look for DNS from power-on to power-off.
     Boot(boot::Args),

@@ -2,7 +2,7 @@
 //!
 //! A guest asks for names all the time, in every way that is blocked; its network card is a tap device in a namespace
 //! of this test's own, where everything is captured. It boots without protection first: what is seen then shows that
-//! silence means something. The kernel, the root file system and the emulator are those of `cargo xtask vm`, or are
+//! silence means something. The kernel, the root file system and the emulator are those of `cargo xtask vm-test`, or are
 //! made by the same means.
 
 mod machine;

@@ -27,11 +27,32 @@ const SOAK_LIMIT: Duration = Duration::from_mins(30);
 /// The package of the tests that need root.
 const PRIVILEGED_PACKAGE: &str = "leakguard-tests";
 
-/// Its test targets that depend on what the kernel has; they run on other kernels too (`cargo xtask vm`).
-const KERNEL_TARGETS: &[&str] = &["attribution", "budgets", "kernel", "verdicts"];
+/// Its test targets that depend on what the kernel has; they run on other kernels too (`cargo xtask vm-test`).
+pub(crate) const KERNEL_TARGETS: &[&str] = &["attribution", "budgets", "kernel", "verdicts"];
 
-/// Those for what the machine's kernel need not have; they run on other kernels only (`cargo xtask vm`).
-const GUEST_TARGETS: &[&str] = &["carriers", "ipvlan"];
+/// Those for what the machine's kernel need not have; they run on other kernels only (`cargo xtask vm-test`).
+pub(crate) const GUEST_TARGETS: &[&str] = &["carriers", "devices", "ipvlan"];
+
+/// The one for a kernel that leakguard refuses; it runs on such a one only (`cargo xtask vm-test no-btf`).
+pub(crate) const NO_BTF_TARGET: &str = "without_btf";
+
+/// Those of the netns tier whose programs no other target loads; they run on other kernels too (`cargo xtask vm-test`).
+pub(crate) const REDIRECT_TARGETS: &[&str] = &["redirect_forwarded", "redirection"];
+
+/// What continuous integration runs on another kernel.
+pub(crate) const QUICK_TARGETS: &[&str] = &[
+    "attribution",
+    "budgets",
+    "carriers",
+    "ipvlan",
+    "kernel",
+    "verdicts",
+];
+
+/// Whether a target sets up a tunnel or a resolver of the lab.
+pub(crate) fn has_tunnel(target: &str) -> bool {
+    target == "devices" || REDIRECT_TARGETS.contains(&target)
+}
 
 /// Those that have a long form (`cargo xtask soak`), which `leakguard_tests::soaks` asks for.
 const SOAK_TARGETS: &[&str] = &[
@@ -168,19 +189,8 @@ pub(crate) struct Suite {
     pub(crate) binary: PathBuf,
 }
 
-/// Builds the test binaries for other kernels, or the one of that name.
-pub(crate) fn guest_binaries(only: Option<&str>) -> Result<Vec<Suite>> {
-    let targets: Vec<&str> = KERNEL_TARGETS
-        .iter()
-        .chain(GUEST_TARGETS)
-        .copied()
-        .filter(|target| only.is_none_or(|only| only == *target))
-        .collect();
-    ensure!(
-        !targets.is_empty(),
-        "there is no such suite; there are {}",
-        [KERNEL_TARGETS, GUEST_TARGETS].concat().join(", ")
-    );
+/// Builds the test binaries of these targets, for other kernels.
+pub(crate) fn guest_binaries(targets: &[&str]) -> Result<Vec<Suite>> {
     let cargo = || {
         workspace::cargo("test")
             .args(["--locked", "--no-run", "--package", PRIVILEGED_PACKAGE])
@@ -350,7 +360,7 @@ impl Session {
                 continue;
             }
             for target in package.test_targets {
-                if GUEST_TARGETS.contains(&target.as_str()) {
+                if GUEST_TARGETS.contains(&target.as_str()) || target == NO_BTF_TARGET {
                     continue;
                 }
                 let is_kernel = KERNEL_TARGETS.contains(&target.as_str());

@@ -10,10 +10,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{cpio::Archive, kernel::Kernel, modules};
+use super::{console::END, cpio::Archive, kernel::Kernel, modules};
 use crate::{
     process::{Cmd, find_program},
-    test::Suite,
+    test::{NO_BTF_TARGET as NO_BTF, Suite, has_tunnel},
 };
 
 const LIMIT: Duration = Duration::from_mins(2);
@@ -21,30 +21,54 @@ const LIMIT: Duration = Duration::from_mins(2);
 /// Where the guest keeps what it runs.
 const PROGRAMS: &str = "/usr/sbin";
 const SUITES: &str = "/suites";
+/// How many times longer than usual the lab waits; its limits are generous already.
+const PATIENCE: u32 = 4;
 /// Where a guest's modules are, by their names.
 const MODULES_DIR: &str = "/modules";
 
 /// What the tests need and Debian builds as modules; some series have a few of them built in.
-const MODULES: [&str; 12] = [
+const MODULES: &[&str] = &[
+    "8021q",
+    "bonding",
     "bridge",
     "cls_bpf",
     "cls_u32",
+    "dummy",
+    "esp4",
+    "geneve",
     "ip_gre",
     "ipip",
     "ipvlan",
+    "macsec",
+    "nf_nat",
     "nf_tables",
+    "nft_chain_nat",
+    "nft_ct",
+    "nft_fib_ipv4",
+    "nft_fib_ipv6",
+    "nft_masq",
     "nft_meta_bridge",
+    "nft_nat",
     "nft_objref",
     "sch_ingress",
     "tun",
     "veth",
+    "vrf",
+    "vxlan",
+    "wireguard",
+    "xfrm_user",
+    // The ciphers of MACsec and of ESP: nobody is there to load them when they are asked for.
+    "ctr",
+    "gcm",
+    "ghash-generic",
+    "seqiv",
 ];
 
 /// Real ones, because the tests read what they print; everything else is busybox.
-const TOOLS: [&str; 4] = ["bash", "ip", "nft", "tc"];
+const TOOLS: &[&str] = &["bash", "ip", "nft", "tc"];
 
-/// The line that says that every suite was started and has ended.
-pub(super) const END: &str = "guest: end";
+/// Those of the lab's tunnel and of its resolvers.
+const TUNNEL_TOOLS: &[&str] = &["dig", "unbound", "wg", "wireguard-go"];
 
 /// What is tested.
 #[derive(Debug)]
@@ -56,7 +80,12 @@ pub(super) struct Payload {
 }
 
 /// Writes the initramfs for `kernel` to `path`.
-pub(super) fn write(path: &Path, kernel: &Kernel, payload: &Payload) -> Result<()> {
+pub(super) fn write(
+    path: &Path,
+    kernel: &Kernel,
+    payload: &Payload,
+    suites: &[&Suite],
+) -> Result<()> {
     let failed = || format!("cannot write {}", path.display());
     let mut tree = Tree::create(path)?;
     for directory in ["/proc", "/sys", "/dev", "/etc", "/run", "/tmp", "/var"] {
@@ -65,7 +94,9 @@ pub(super) fn write(path: &Path, kernel: &Kernel, payload: &Payload) -> Result<(
     tree.link(Path::new("/var/run"), Path::new("/run"))
         .with_context(failed)?;
     tree.busybox()?;
-    for tool in TOOLS {
+    let has_tunnel = suites.iter().any(|suite| has_tunnel(&suite.name));
+    let more = if has_tunnel { TUNNEL_TOOLS } else { &[] };
+    for tool in TOOLS.iter().chain(more) {
         tree.program(&program(tool)?, &Path::new(PROGRAMS).join(tool))?;
     }
     tree.stripped(&payload.agent, &Path::new(PROGRAMS).join("leakguard"))?;
@@ -75,17 +106,17 @@ pub(super) fn write(path: &Path, kernel: &Kernel, payload: &Payload) -> Result<(
     )?;
     tree.file(Path::new("/etc/passwd"), b"root:x:0:0:root:/:/bin/sh\n")
         .with_context(failed)?;
-    for Suite { name, binary } in &payload.suites {
+    for Suite { name, binary } in suites {
         tree.stripped(binary, &Path::new(SUITES).join(name))?;
     }
-    let order = tree.modules(kernel, &MODULES)?;
-    tree.file(Path::new("/init"), init(&order, &payload.suites).as_bytes())
+    let order = tree.modules(kernel, MODULES)?;
+    tree.file(Path::new("/init"), init(&order, suites).as_bytes())
         .with_context(failed)?;
     tree.finish().with_context(failed)
 }
 
 /// The first process of the guest. The kernel panics when it ends, which ends the guest.
-fn init(modules: &[String], suites: &[Suite]) -> String {
+fn init(modules: &[String], suites: &[&Suite]) -> String {
     let modules = modules.join(" ");
     let suites: Vec<&str> = suites.iter().map(|suite| suite.name.as_str()).collect();
     let suites = suites.join(" ");
@@ -93,10 +124,12 @@ fn init(modules: &[String], suites: &[Suite]) -> String {
         "#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH={PROGRAMS}:/bin LEAKGUARD_BIN={PROGRAMS}/leakguard RUST_BACKTRACE=0
-export LEAKGUARD_SENDER={PROGRAMS}/leakguard-sender
+export LEAKGUARD_SENDER={PROGRAMS}/leakguard-sender LEAKGUARD_LAB_PATIENCE={PATIENCE}
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
+ln -s /proc/self/fd /dev/fd
+ln -s /proc/self/fd/0 /dev/stdin
 mount -t tmpfs tmpfs /tmp
 mount -t tmpfs tmpfs /run
 mount -t bpf bpf /sys/fs/bpf
@@ -106,6 +139,10 @@ for module in {modules}; do
     insmod {MODULES_DIR}/$module.ko
 done
 for suite in {suites}; do
+    case $suite in
+        # As on a kernel that was built without it.
+        {NO_BTF}) mount -t tmpfs tmpfs /sys/kernel/btf ;;
+    esac
     # As cargo would announce it.
     echo \"     Running $suite ({SUITES}/$suite)\"
     {SUITES}/$suite --test-threads=1 --show-output 2>&1

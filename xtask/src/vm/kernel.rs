@@ -27,7 +27,10 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// The kernel that a series or a version stands for; downloaded unless it is there.
+    /// The kernel that a name stands for; downloaded unless it is there.
+    ///
+    /// A name is a series (`6.1`: Debian's cloud kernel), a series with a flavour (`6.1-generic`, `6.1-rt`), the oldest
+    /// cloud kernel of a series that can still be had (`6.1-oldest`), or a version as in a package's name.
     pub(crate) fn find(name: &str) -> Result<Self> {
         let version = resolve(name)?;
         let kernels = tools_dir()?.join("kernels");
@@ -54,27 +57,35 @@ impl Kernel {
     }
 }
 
-/// What Debian's metapackage of a series depends on; a whole version stands for itself.
+/// The version that a name stands for.
 fn resolve(name: &str) -> Result<String> {
-    if name.contains('-') {
-        return Ok(name.to_owned());
+    match name.split_once('-') {
+        None => of_metapackage(name, "cloud-"),
+        Some((series, "generic")) => of_metapackage(series, ""),
+        Some((series, "rt")) => of_metapackage(series, "rt-"),
+        Some((series, "oldest")) => oldest(series),
+        Some(_) => Ok(name.to_owned()),
     }
+}
+
+/// What Debian's metapackage of a series and a flavour depends on.
+fn of_metapackage(series: &str, flavour: &str) -> Result<String> {
     // The release's own series has no number in its name.
     let metapackages = [
-        format!("linux-image-{name}-cloud-amd64"),
-        "linux-image-cloud-amd64".to_owned(),
+        format!("linux-image-{series}-{flavour}amd64"),
+        format!("linux-image-{flavour}amd64"),
     ];
     for metapackage in &metapackages {
         let listed = Cmd::new("apt-cache", QUERY_LIMIT)
             .args(["show", "--quiet", "--no-all-versions", metapackage])
             .output()
             .unwrap_or_default();
-        if let Some(version) = dependency(&listed, name) {
+        if let Some(version) = dependency(&listed, series) {
             return Ok(version.to_owned());
         }
     }
     bail!(
-        "apt knows no kernel {name}: neither {} depends on one; `apt-cache search linux-image` lists what there is",
+        "apt knows no kernel {series}: neither {} depends on one; `apt-cache search linux-image` lists what there is",
         metapackages.join(" nor ")
     )
 }
@@ -93,9 +104,33 @@ fn dependency<'a>(listed: &'a str, series: &str) -> Option<&'a str> {
         })
 }
 
+/// The oldest cloud kernel of a series that apt lists.
+fn oldest(series: &str) -> Result<String> {
+    let listed = Cmd::new("apt-cache", QUERY_LIMIT)
+        .args(["pkgnames", &format!("linux-image-{series}.")])
+        .output()?;
+    let version = oldest_of(&listed);
+    version
+        .map(str::to_owned)
+        .with_context(|| format!("apt knows no cloud kernel {series}"))
+}
+
+/// The lowest version among the names of packages.
+fn oldest_of(listed: &str) -> Option<&str> {
+    listed
+        .lines()
+        .filter_map(|package| package.strip_prefix("linux-image-"))
+        .filter(|version| version.ends_with("-cloud-amd64"))
+        .min_by_key(|version| {
+            let numbers = version.split(|c: char| !c.is_ascii_digit());
+            let numbers = numbers.filter_map(|number| number.parse::<u32>().ok());
+            numbers.collect::<Vec<_>>()
+        })
+}
+
 /// Downloads and unpacks beside `dir`, and moves it there when it is complete.
 fn fetch(version: &str, kernels: &Path, dir: &Path) -> Result<()> {
-    say("vm", format_args!("downloading kernel {version}"));
+    say("vm-test", format_args!("downloading kernel {version}"));
     let staged = kernels.join(format!(".{version}.{}", std::process::id()));
     let outcome = fetch_into(version, &staged).and_then(|()| {
         fs::rename(&staged, dir).with_context(|| format!("cannot create {}", dir.display()))
@@ -152,5 +187,14 @@ mod tests {
             Some("6.12.117+deb12-cloud-amd64")
         );
         assert_eq!(dependency(listed, "6.1"), None);
+    }
+
+    #[test]
+    fn the_oldest_is_so_by_its_numbers() {
+        let listed = "linux-image-6.1.0-9-amd64\nlinux-image-6.1.0-50-cloud-amd64\n\
+                      linux-image-6.1.0-47-cloud-amd64-dbg\nlinux-image-6.1.0-48-cloud-amd64\n\
+                      linux-image-6.1.0-100-cloud-amd64\n";
+        assert_eq!(oldest_of(listed), Some("6.1.0-48-cloud-amd64"));
+        assert_eq!(oldest_of("linux-image-6.1.0-9-amd64\n"), None);
     }
 }

@@ -1,39 +1,73 @@
-//! `cargo xtask vm`: the kernel tier, and what else depends on the kernel, on Debian's kernels, in emulated machines.
+//! `cargo xtask vm-test`: what depends on the kernel, on Debian's kernels, in emulated machines; ends with a table.
 //!
 //! The machine at hand has one kernel; the fallbacks for older ones are only real where they have run. A guest is a
 //! kernel package and an initramfs with the test binaries of this build. It is always emulated (TCG), never
-//! virtualised: that works on every machine, at a tenth of the speed.
+//! virtualised: that works on every machine, at a tenth of the speed. The machine's own kernel is a row as well.
 
+mod console;
 mod cpio;
 mod guest;
+mod host;
 pub(crate) mod initramfs;
 pub(crate) mod kernel;
+mod matrix;
 mod modules;
 mod vmlinux;
 
-use std::{process::ExitCode, time::Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
-use self::{guest::Guest, initramfs::Payload, kernel::Kernel};
+use self::{console::Outcome, guest::Guest, initramfs::Payload, kernel::Kernel, matrix::Row};
 use crate::{
     build,
-    report::{self, say},
+    report::{self, line, say},
     setup,
-    test::{self, libtest::Tally},
+    test::{
+        self, GUEST_TARGETS, KERNEL_TARGETS, NO_BTF_TARGET, QUICK_TARGETS, REDIRECT_TARGETS, Suite,
+        libtest::Tally,
+    },
     workspace::Metadata,
 };
 
-/// What is tested unless kernels are named: the fallbacks without TCX, and with it.
-const DEFAULT_KERNELS: [&str; 2] = ["6.1", "6.12"];
+/// The name of the machine's own kernel.
+const HOST: &str = "host";
+
+/// The name of one that does not show its type information, and which one it is.
+const NO_BTF: &str = "no-btf";
+const NO_BTF_KERNEL: &str = "6.1";
+
+/// What is tested unless kernels are named, from the least that a kernel has to the most.
+const DEFAULT_KERNELS: [&str; 8] = [
+    NO_BTF,
+    "6.1-oldest",
+    "6.1",
+    "6.1-generic",
+    "6.12",
+    "6.12-generic",
+    "6.12-rt",
+    HOST,
+];
+
+/// Those of them that are other builds of what is there already: redirection is not tried again, which takes longest.
+const OTHER_BUILDS: [&str; 4] = ["6.1-oldest", "6.1-generic", "6.12-generic", "6.12-rt"];
+
+/// The file of the table, below the directory of this command.
+const MATRIX: &str = "matrix.md";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Series of Debian's cloud kernels (`6.1`), or versions as in a package's name (`6.1.0-56-cloud-amd64`)
-    /// [default: 6.1 6.12]
+    /// Series of Debian's cloud kernels (`6.1`), with a flavour (`6.1-generic`, `6.12-rt`), `6.1-oldest`, versions as in
+    /// a package's name (`6.1.0-56-cloud-amd64`), `no-btf` or `host`
+    /// [default: no-btf 6.1-oldest 6.1 6.1-generic 6.12 6.12-generic 6.12-rt host]
     #[arg(value_name = "KERNEL")]
     kernels: Vec<String>,
-    /// Run only this suite: attribution, budgets, kernel, verdicts, carriers or ipvlan
+    /// Run only this suite, on the kernels that have what it needs
     #[arg(long, value_name = "NAME")]
     suite: Option<String>,
 }
@@ -44,39 +78,148 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     } else {
         args.kernels.iter().map(String::as_str).collect()
     };
-    Ok(tally(&kernels, args.suite.as_deref())?.conclude())
+    let plan: Vec<(&str, Vec<&str>)> = kernels
+        .into_iter()
+        .map(|kernel| (kernel, targets(kernel, args.suite.as_deref())))
+        .filter(|(_, targets)| !targets.is_empty())
+        .collect();
+    ensure!(
+        !plan.is_empty(),
+        "no kernel that is named has such a suite; there are {}",
+        [
+            KERNEL_TARGETS,
+            GUEST_TARGETS,
+            REDIRECT_TARGETS,
+            &[NO_BTF_TARGET]
+        ]
+        .concat()
+        .join(", ")
+    );
+    let rows = rows(&plan)?;
+    let text = matrix::render(&rows);
+    let path = work_dir()?.join(MATRIX);
+    fs::write(&path, &text).with_context(|| format!("cannot write {}", path.display()))?;
+    line(format_args!("\n{text}"));
+    say(
+        "vm-test",
+        format_args!("the table is in {}", path.display()),
+    );
+    Ok(sum(&rows).conclude())
 }
 
-/// Runs the suites for other kernels on each of the kernels, or one suite, and counts.
-pub(crate) fn tally(kernels: &[&str], suite: Option<&str>) -> Result<Tally> {
+/// Runs the suites that take no longer than continuous integration may on each of the kernels, and counts.
+pub(crate) fn quick(kernels: &[&str]) -> Result<Tally> {
+    let plan: Vec<_> = kernels
+        .iter()
+        .map(|kernel| (*kernel, QUICK_TARGETS.to_vec()))
+        .collect();
+    Ok(sum(&rows(&plan)?))
+}
+
+fn sum(rows: &[Row]) -> Tally {
+    let mut total = Tally::default();
+    for row in rows {
+        total += row.outcome.tally;
+    }
+    total
+}
+
+/// The test targets for a kernel; or the one of that name, if the kernel has what it needs.
+fn targets(kernel: &str, only: Option<&str>) -> Vec<&'static str> {
+    let possible = match kernel {
+        NO_BTF => vec![&[NO_BTF_TARGET][..]],
+        HOST => vec![KERNEL_TARGETS, REDIRECT_TARGETS],
+        _ if only.is_none() && OTHER_BUILDS.contains(&kernel) => {
+            vec![KERNEL_TARGETS, GUEST_TARGETS]
+        }
+        _ => vec![KERNEL_TARGETS, GUEST_TARGETS, REDIRECT_TARGETS],
+    };
+    let possible = possible.concat();
+    let wanted = |target: &&str| only.is_none_or(|only| only == *target);
+    possible.into_iter().filter(wanted).collect()
+}
+
+fn work_dir() -> Result<PathBuf> {
+    Ok(Metadata::load()?.target_dir()?.join("vm"))
+}
+
+/// Builds what is tested, and runs it on one kernel after the other.
+fn rows(plan: &[(&str, Vec<&'static str>)]) -> Result<Vec<Row>> {
     setup::ensure_all()?;
     setup::ensure_emulator()?;
-    let agent = build::agent(true)?;
-    let target_dir = Metadata::load()?.target_dir()?;
+    let mut all: Vec<&str> = plan
+        .iter()
+        .flat_map(|(_, targets)| targets.clone())
+        .collect();
+    all.sort_unstable();
+    all.dedup();
     let payload = Payload {
-        agent,
-        suites: test::guest_binaries(suite)?,
+        agent: build::agent(true)?,
+        suites: test::guest_binaries(&all)?,
         // Built with the tests.
-        sender: target_dir.join("debug/leakguard-sender"),
+        sender: Metadata::load()?
+            .target_dir()?
+            .join("debug/leakguard-sender"),
     };
-    let work_dir = target_dir.join("vm");
+    let work_dir = work_dir()?;
 
-    let mut total = Tally::default();
-    for &name in kernels {
+    let mut rows = Vec::new();
+    for (name, targets) in plan {
         let started = Instant::now();
-        let tally = Kernel::find(name)
-            .and_then(|kernel| {
-                say("vm", format_args!("{}: starting", kernel.version()));
-                Guest::prepare(&kernel, &payload, &work_dir)?.run()
-            })
-            .with_context(|| format!("the guest with kernel {name} did not run"))
+        let suites = payload.suites.iter();
+        let suites = suites.filter(|suite| targets.contains(&suite.name.as_str()));
+        let row = row(name, &payload, &suites.collect::<Vec<_>>(), &work_dir)
+            .with_context(|| format!("the suites did not run on kernel {name}"))
             .unwrap_or_else(|error| {
                 report::error(&error);
-                Tally::FAILED
+                Row {
+                    kernel: (*name).to_owned(),
+                    outcome: Outcome::failed(),
+                }
             });
         let seconds = started.elapsed().as_secs_f64();
-        say("vm", format_args!("{name}: {tally} ({seconds:.1} s)"));
-        total += tally;
+        let tally = row.outcome.tally;
+        say("vm-test", format_args!("{name}: {tally} ({seconds:.1} s)"));
+        rows.push(row);
     }
-    Ok(total)
+    Ok(rows)
+}
+
+fn row(name: &str, payload: &Payload, suites: &[&Suite], work_dir: &Path) -> Result<Row> {
+    if name == HOST {
+        let release = host::release()?;
+        say("vm-test", format_args!("{release}: this machine"));
+        return Ok(Row {
+            kernel: format!("{release} (this machine)"),
+            outcome: host::run(payload, suites, work_dir)?,
+        });
+    }
+    let (name, more) = match name {
+        NO_BTF => (NO_BTF_KERNEL, ", without BTF"),
+        _ => (name, ""),
+    };
+    let kernel = Kernel::find(name)?;
+    say("vm-test", format_args!("{}: starting", kernel.version()));
+    let outcome = Guest::prepare(&kernel, payload, suites, work_dir)?.run()?;
+    Ok(Row {
+        kernel: format!("{}{more}", kernel.version()),
+        outcome,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suite_runs_where_the_kernel_has_what_it_needs() {
+        assert_eq!(targets(NO_BTF, None), [NO_BTF_TARGET]);
+        assert!(targets(HOST, Some("devices")).is_empty());
+        assert!(!targets("6.12-rt", None).contains(&"redirection"));
+        assert_eq!(targets("6.12-rt", Some("redirection")), ["redirection"]);
+        assert!(targets("6.1", None).contains(&"redirection"));
+        for quick in QUICK_TARGETS {
+            assert_eq!(targets("6.1", Some(quick)), [*quick]);
+        }
+    }
 }
