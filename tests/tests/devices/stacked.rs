@@ -1,6 +1,6 @@
 //! Devices over the uplink, or beside it: DNS that leaves by one is dropped there, once.
 
-use leakguard::lab::{Directions, Netns, Observer, Topology, address, await_route, wait_until};
+use leakguard::lab::{Directions, Netns, Observer, Topology, address, wait_until};
 use leakguard_tests::{Bench, PacketSocket, Place, Transport, interface, isp};
 
 use crate::{FAMILIES, N, among, created, dropped, payloads};
@@ -112,11 +112,12 @@ fn all(bench: &Bench) -> Vec<Stacked> {
         overlay("geneve", "geneve0", "id 43"),
         overlay("gretap", "tap7", ""),
         macsec(bench),
+        // On the VLAN: on the uplink, MACsec is before it.
         Stacked {
             name: "ipvlan",
             exit: "ipvlan0",
-            far: Some(Topology::OBSERVED),
-            host: "link add link eth0 name ipvlan0 type ipvlan mode l2\n".to_owned(),
+            far: Some("vlan5"),
+            host: "link add link vlan5 name ipvlan0 type ipvlan mode l2\n".to_owned(),
             isp: String::new(),
         },
         Stacked {
@@ -163,6 +164,14 @@ fn hardware_address(netns: &Netns, device: &str) -> String {
     words.next().unwrap().to_owned()
 }
 
+fn await_carrier(netns: &Netns, device: &str) {
+    wait_until(&format!("{device} has a carrier"), LIMIT, || {
+        let shown = netns.ip(&["-o", "link", "show", device])?;
+        Ok(shown.contains("LOWER_UP"))
+    })
+    .unwrap();
+}
+
 impl Stacked {
     /// Makes both ends, with addresses.
     fn make(&self, bench: &Bench, number: usize) {
@@ -179,16 +188,23 @@ impl Stacked {
                  addr add fd90:{number}::{last}/64 dev {device} nodad\n"
             )
         };
-        if let Some(far) = far {
-            isp.ip_batch(&address(far, 2)).unwrap();
-        }
         host.ip_batch(&address(exit, 1)).unwrap();
+        let Some(far) = far else { return };
+        isp.ip_batch(&address(far, 2)).unwrap();
+        await_carrier(host, exit);
+        // Nothing waits for a neighbour while the fence goes ahead; and out of a VRF nobody could be asked.
+        let neighbour = hardware_address(isp, far);
+        host.ip_batch(&format!(
+            "neigh replace 10.90.{number}.2 lladdr {neighbour} dev {exit} nud permanent\n\
+             neigh replace fd90:{number}::2 lladdr {neighbour} dev {exit} nud permanent\n"
+        ))
+        .unwrap();
     }
 
     /// Leads everything for the ISP's resolver out by it, and looks at the other end from now on.
     fn lead(&self, bench: &mut Bench, number: usize) {
         let Self { exit, far, .. } = self;
-        let (host, isp_netns) = (bench.topology.host(), bench.topology.isp());
+        let (host, isp) = (bench.topology.host(), bench.topology.isp());
         host.ip_batch(&format!(
             "route replace {}/32 via 10.90.{number}.2 dev {exit}\n\
              route replace {}/128 via fd90:{number}::2 dev {exit}\n",
@@ -197,14 +213,7 @@ impl Stacked {
         ))
         .unwrap();
         let observer = match far {
-            Some(far) => {
-                for place in [Place::Host, Place::Client] {
-                    for family in FAMILIES {
-                        await_route(bench.netns(place), isp(family, 0).ip()).unwrap();
-                    }
-                }
-                Observer::new(isp_netns, far, Directions::Incoming)
-            }
+            Some(far) => Observer::new(isp, far, Directions::Incoming),
             // What it has swallowed is seen on the way into it only.
             None => Observer::new(host, exit, Directions::Both),
         };

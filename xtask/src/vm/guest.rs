@@ -26,8 +26,9 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    /// Packs the initramfs.
+    /// Packs the initramfs; its files are called as the row.
     pub(super) fn prepare(
+        name: &str,
         kernel: &Kernel,
         payload: &Payload,
         suites: &[&Suite],
@@ -35,12 +36,12 @@ impl Guest {
     ) -> Result<Self> {
         fs::create_dir_all(work_dir)
             .with_context(|| format!("cannot create {}", work_dir.display()))?;
-        let initramfs = work_dir.join(format!("{}.cpio", kernel.version()));
+        let initramfs = work_dir.join(format!("{name}.cpio"));
         initramfs::write(&initramfs, kernel, payload, suites)?;
         Ok(Self {
             machine: emulated(kernel, &initramfs),
             suites: suites.len(),
-            log: work_dir.join(format!("{}.log", kernel.version())),
+            log: work_dir.join(format!("{name}.log")),
         })
     }
 

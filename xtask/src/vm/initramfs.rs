@@ -61,6 +61,8 @@ const MODULES: &[&str] = &[
     "ctr",
     "gcm",
     "ghash-generic",
+    "sha512_generic",
+    "drbg",
     "seqiv",
 ];
 

@@ -67,9 +67,9 @@ pub(crate) struct Args {
     /// [default: no-btf 6.1-oldest 6.1 6.1-generic 6.12 6.12-generic 6.12-rt host]
     #[arg(value_name = "KERNEL")]
     kernels: Vec<String>,
-    /// Run only this suite, on the kernels that have what it needs
-    #[arg(long, value_name = "NAME")]
-    suite: Option<String>,
+    /// Run only this suite (may be repeated), on the kernels that have what it needs
+    #[arg(long = "suite", value_name = "NAME")]
+    suites: Vec<String>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
@@ -80,7 +80,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     let plan: Vec<(&str, Vec<&str>)> = kernels
         .into_iter()
-        .map(|kernel| (kernel, targets(kernel, args.suite.as_deref())))
+        .map(|kernel| (kernel, targets(kernel, &args.suites)))
         .filter(|(_, targets)| !targets.is_empty())
         .collect();
     ensure!(
@@ -124,18 +124,19 @@ fn sum(rows: &[Row]) -> Tally {
     total
 }
 
-/// The test targets for a kernel; or the one of that name, if the kernel has what it needs.
-fn targets(kernel: &str, only: Option<&str>) -> Vec<&'static str> {
+/// The test targets for a kernel; or those of these names for which the kernel has what they need.
+fn targets(kernel: &str, only: &[impl AsRef<str>]) -> Vec<&'static str> {
     let possible = match kernel {
         NO_BTF => vec![&[NO_BTF_TARGET][..]],
         HOST => vec![KERNEL_TARGETS, REDIRECT_TARGETS],
-        _ if only.is_none() && OTHER_BUILDS.contains(&kernel) => {
+        _ if only.is_empty() && OTHER_BUILDS.contains(&kernel) => {
             vec![KERNEL_TARGETS, GUEST_TARGETS]
         }
         _ => vec![KERNEL_TARGETS, GUEST_TARGETS, REDIRECT_TARGETS],
     };
     let possible = possible.concat();
-    let wanted = |target: &&str| only.is_none_or(|only| only == *target);
+    let wanted =
+        |target: &&str| only.is_empty() || only.iter().any(|only| only.as_ref() == *target);
     possible.into_iter().filter(wanted).collect()
 }
 
@@ -194,13 +195,13 @@ fn row(name: &str, payload: &Payload, suites: &[&Suite], work_dir: &Path) -> Res
             outcome: host::run(payload, suites, work_dir)?,
         });
     }
-    let (name, more) = match name {
+    let (series, more) = match name {
         NO_BTF => (NO_BTF_KERNEL, ", without BTF"),
         _ => (name, ""),
     };
-    let kernel = Kernel::find(name)?;
+    let kernel = Kernel::find(series)?;
     say("vm-test", format_args!("{}: starting", kernel.version()));
-    let outcome = Guest::prepare(&kernel, payload, suites, work_dir)?.run()?;
+    let outcome = Guest::prepare(name, &kernel, payload, suites, work_dir)?.run()?;
     Ok(Row {
         kernel: format!("{}{more}", kernel.version()),
         outcome,
@@ -213,13 +214,14 @@ mod tests {
 
     #[test]
     fn a_suite_runs_where_the_kernel_has_what_it_needs() {
-        assert_eq!(targets(NO_BTF, None), [NO_BTF_TARGET]);
-        assert!(targets(HOST, Some("devices")).is_empty());
-        assert!(!targets("6.12-rt", None).contains(&"redirection"));
-        assert_eq!(targets("6.12-rt", Some("redirection")), ["redirection"]);
-        assert!(targets("6.1", None).contains(&"redirection"));
+        let all = |kernel| targets(kernel, &[] as &[&str]);
+        assert_eq!(all(NO_BTF), [NO_BTF_TARGET]);
+        assert!(!all("6.12-rt").contains(&"redirection"));
+        assert!(all("6.1").contains(&"redirection"));
+        assert!(targets(HOST, &["devices"]).is_empty());
+        assert_eq!(targets("6.12-rt", &["redirection"]), ["redirection"]);
         for quick in QUICK_TARGETS {
-            assert_eq!(targets("6.1", Some(quick)), [*quick]);
+            assert_eq!(targets("6.1", &[quick]), [*quick]);
         }
     }
 }
