@@ -95,11 +95,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         .concat()
         .join(", ")
     );
-    let rows = rows(&plan)?;
-    let text = matrix::render(&rows);
     let path = work_dir()?.join(MATRIX);
-    fs::write(&path, &text).with_context(|| format!("cannot write {}", path.display()))?;
-    line(format_args!("\n{text}"));
+    // After every kernel: the next one takes minutes, and may be waited for in vain.
+    let rows = rows(&plan, |rows| {
+        let text = matrix::render(rows);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    })?;
+    line(format_args!("\n{}", matrix::render(&rows)));
     say(
         "vm-test",
         format_args!("the table is in {}", path.display()),
@@ -113,7 +115,7 @@ pub(crate) fn quick(kernels: &[&str]) -> Result<Tally> {
         .iter()
         .map(|kernel| (*kernel, QUICK_TARGETS.to_vec()))
         .collect();
-    Ok(sum(&rows(&plan)?))
+    Ok(sum(&rows(&plan, |_| Ok(()))?))
 }
 
 fn sum(rows: &[Row]) -> Tally {
@@ -144,8 +146,11 @@ fn work_dir() -> Result<PathBuf> {
     Ok(Metadata::load()?.target_dir()?.join("vm"))
 }
 
-/// Builds what is tested, and runs it on one kernel after the other.
-fn rows(plan: &[(&str, Vec<&'static str>)]) -> Result<Vec<Row>> {
+/// Builds what is tested, and runs it on one kernel after the other; `each` is told what there is after each of them.
+fn rows(
+    plan: &[(&str, Vec<&'static str>)],
+    each: impl Fn(&[Row]) -> Result<()>,
+) -> Result<Vec<Row>> {
     setup::ensure_all()?;
     setup::ensure_emulator()?;
     let mut all: Vec<&str> = plan
@@ -182,6 +187,7 @@ fn rows(plan: &[(&str, Vec<&'static str>)]) -> Result<Vec<Row>> {
         let tally = row.outcome.tally;
         say("vm-test", format_args!("{name}: {tally} ({seconds:.1} s)"));
         rows.push(row);
+        each(&rows)?;
     }
     Ok(rows)
 }
