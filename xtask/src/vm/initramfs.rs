@@ -90,7 +90,16 @@ pub(super) fn write(
 ) -> Result<()> {
     let failed = || format!("cannot write {}", path.display());
     let mut tree = Tree::create(path)?;
-    for directory in ["/proc", "/sys", "/dev", "/etc", "/run", "/tmp", "/var"] {
+    // Unbound goes to its own, whatever is in it.
+    for directory in [
+        "/proc",
+        "/sys",
+        "/dev",
+        "/etc/unbound",
+        "/run",
+        "/tmp",
+        "/var",
+    ] {
         tree.directory(Path::new(directory)).with_context(failed)?;
     }
     tree.link(Path::new("/var/run"), Path::new("/run"))
