@@ -1,7 +1,11 @@
 //! What the kernel makes out of other devices, its own WireGuard and its IPsec, on kernels that have them:
 //! `cargo xtask vm-test --suite devices`.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a step that fails is a test that fails"
+)]
 
 mod ipsec;
 mod stacked;
