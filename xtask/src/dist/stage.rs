@@ -52,6 +52,10 @@ const FILES: &[(&str, &str)] = &[
         "dist/leakguard-early.service",
         "usr/lib/systemd/system/leakguard-early.service",
     ),
+    (
+        "dist/leakguard-trial@.service",
+        "usr/lib/systemd/system/leakguard-trial@.service",
+    ),
 ];
 
 /// Completions, as [`generate_to`](https://docs.rs/clap_complete) calls them, and where shells look for them.

@@ -38,7 +38,7 @@ pub(super) struct Pods {
     /// `/var/log`.
     logs: PathBuf,
     /// By uid.
-    pods: HashMap<String, Pod>,
+    named: HashMap<String, Pod>,
     /// Container's names, by uid and id.
     containers: HashMap<(String, String), Option<String>>,
     read: Option<Instant>,
@@ -54,7 +54,7 @@ impl Pods {
     fn at(logs: &Path) -> Self {
         Self {
             logs: logs.to_owned(),
-            pods: HashMap::new(),
+            named: HashMap::new(),
             containers: HashMap::new(),
             read: None,
         }
@@ -71,7 +71,7 @@ impl Pods {
         {
             self.read();
         }
-        let Some(Some(pod)) = self.pods.get(&key.0) else {
+        let Some(Some(pod)) = self.named.get(&key.0) else {
             return;
         };
         container.pod_name = Some(pod.name.clone());
@@ -101,14 +101,14 @@ impl Pods {
                 enter(&mut containers, key, container.to_owned());
             }
         }
-        if self.pods.len() + pods.len() > REMEMBERED {
-            self.pods.clear();
+        if self.named.len() + pods.len() > REMEMBERED {
+            self.named.clear();
         }
         if self.containers.len() + containers.len() > REMEMBERED {
             self.containers.clear();
         }
         // What is there now wins over what was.
-        self.pods.extend(pods);
+        self.named.extend(pods);
         self.containers.extend(containers);
     }
 }

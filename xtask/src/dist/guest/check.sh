@@ -1,3 +1,5 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2015,SC2016
 # In the guest: installs the package as anybody would, edits one line, upgrades, removes, purges. Nothing must get out when it
 # must not, and nothing must be left at the end.
 tunnel=vpn0
@@ -17,7 +19,7 @@ answered() { # step: both ways work
         failed "$1: DNS off the tunnel is not answered"
 }
 dropped() { # step: only the tunnel works
-    [ -z "$(asked_off_tunnel | grep -v '^;;')" ] && ok "$1: DNS off the tunnel is not answered" ||
+    ! asked_off_tunnel | grep -qv '^;;' && ok "$1: DNS off the tunnel is not answered" ||
         failed "$1: DNS off the tunnel is answered: $(asked_off_tunnel)"
     expect "$1: DNS by the tunnel" 192.0.2.80 "$(asked_by_tunnel)"
 }

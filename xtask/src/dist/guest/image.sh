@@ -1,3 +1,5 @@
+# shellcheck shell=sh
+# shellcheck disable=SC2015,SC2016,SC2046,SC2086
 # Runs the image with the privileges that the documents state, and with each of them taken away. Runs in namespaces and in a
 # cgroup of its own; whoever started it ends all that is in the latter. Arguments: the archive of the image, its name, a directory
 # for logs, the privileges.
@@ -43,7 +45,7 @@ within '[ "$(asked)" = 192.0.2.66 ]' && ok "control: DNS off the tunnel is answe
 # Podman, with nothing of the machine's own.
 export HOME=/run/podman XDG_RUNTIME_DIR=/run/podman
 export CONTAINERS_CONF=/run/podman/containers.conf CONTAINERS_STORAGE_CONF=/run/podman/storage.conf
-echo '[network]\nnetwork_backend = "netavark"' >$CONTAINERS_CONF
+printf '[network]\nnetwork_backend = "netavark"\n' >$CONTAINERS_CONF
 printf '[storage]\ndriver = "vfs"\ngraphroot = "/run/podman/root"\nrunroot = "/run/podman/run"\n' >$CONTAINERS_STORAGE_CONF
 pod() { podman --runtime=runc --cgroup-manager=cgroupfs --events-backend=none "$@"; }
 # As the document says: what the engine allows anyway, and two calls that older engines' profiles do not know by privileges.

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # A host for the package: behind an ISP, with a VPN server at the other end of a real WireGuard tunnel. What leaves the host is
 # captured outside of it. Runs in namespaces of its own, which end with it: whatever it leaves is gone then.
 # Arguments: the root file system, which is used up, a directory for logs, the script that makes the zones.

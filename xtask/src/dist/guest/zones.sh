@@ -1,3 +1,5 @@
+# shellcheck shell=sh
+# shellcheck disable=SC2016
 # Zones with signatures of their own, up to a root of their own, for the two names that `leakguard verify` asks for by default.
 # Arguments: a directory, the address of the server.
 set -eu
