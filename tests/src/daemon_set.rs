@@ -31,7 +31,7 @@ pub struct DaemonSet {
 
 /// What a node has for it.
 #[derive(Clone, Copy, Debug)]
-pub struct Node<'lab> {
+pub struct Host<'lab> {
     /// A directory for files of the container.
     pub directory: &'lab Path,
     /// In place of `/sys/fs/bpf`.
@@ -100,7 +100,7 @@ impl DaemonSet {
     /// given, on a root of its own with this binary.
     pub fn arguments(
         &self,
-        node: &Node<'_>,
+        node: &Host<'_>,
         capabilities: &[String],
         binary: &Path,
     ) -> Vec<String> {
@@ -197,13 +197,12 @@ impl DaemonSet {
             .iter()
             .find(|volume| volume["name"] == name)
             .unwrap();
-        match volume.get("hostPath") {
-            Some(host) => Some(host["path"].as_str().unwrap()),
-            None => {
-                assert!(volume.get("configMap").is_some(), "{volume}");
-                None
-            }
-        }
+        let host = volume.get("hostPath");
+        assert!(
+            host.is_some() || volume.get("configMap").is_some(),
+            "{volume}"
+        );
+        host.map(|host| host["path"].as_str().unwrap())
     }
 }
 

@@ -44,7 +44,7 @@ pub use bpf::{bpf, detach, edit_value, open_pin};
 pub use budgets::{Budgets, ProgramBudget, WorkBudget};
 pub use cluster::{Cluster, Kdig, Node};
 pub use config::write_config;
-pub use daemon_set::{DaemonSet, Node};
+pub use daemon_set::{DaemonSet, Host};
 pub use foreign::Foreign;
 pub use guest::Guest;
 pub use kill_switch::{ELSEWHERE, kill_switch};

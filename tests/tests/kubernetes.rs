@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use device::{Device, PATIENCE, Run, RunningAgent, TUNNEL};
 use leakguard::host::cgroup2_root;
 use leakguard::lab::{Cgroup, address, wait_until};
-use leakguard_tests::{DaemonSet, Node, Podman, agent_binary, next_agent_binary};
+use leakguard_tests::{DaemonSet, Host, Podman, agent_binary, next_agent_binary};
 use serde_json::Value;
 
 const PROBES: usize = 50;
@@ -52,7 +52,7 @@ impl Cluster {
         if !files.exists() {
             directory(&files);
         }
-        let node = Node {
+        let node = Host {
             directory: &files,
             bpffs: self.device.bpffs.path(),
             run: &self.device.directory().join("run"),
@@ -152,7 +152,9 @@ fn a_pod_of_the_daemon_set_enforces_with_its_own_rights_and_is_replaced_without_
     );
 
     let floods = cluster.device.flood();
-    floods.iter().for_each(|flood| flood.go_on(500));
+    for flood in &floods {
+        flood.go_on(500);
+    }
     cluster.stop("old");
     // What enforces now is nobody's: it says nothing of the pod that is to come.
     let agentless = cluster.once(&agent_binary(), &["leakguard".into(), "status".into()]);
@@ -161,19 +163,25 @@ fn a_pod_of_the_daemon_set_enforces_with_its_own_rights_and_is_replaced_without_
     let unready = cluster.once(&agent_binary(), &probe);
     assert_eq!(unready.code, Some(3), "{unready:?}");
     assert!(unready.stderr.contains("no agent runs"), "{unready:?}");
-    floods.iter().for_each(|flood| flood.go_on(500));
+    for flood in &floods {
+        flood.go_on(500);
+    }
 
     // The next version, and that once more with what comes before `helm uninstall`.
     cluster.start("new", &capabilities, &next_agent_binary());
     cluster.await_ready("new");
-    floods.iter().for_each(|flood| flood.go_on(500));
+    for flood in &floods {
+        flood.go_on(500);
+    }
     cluster.stop("new");
     let config = &mut cluster.daemon_set.config;
     assert!(config.contains(r#"on_exit = "keep""#));
     *config = config.replace(r#"on_exit = "keep""#, r#"on_exit = "release""#);
     cluster.start("last", &capabilities, &next_agent_binary());
     cluster.await_ready("last");
-    floods.iter().for_each(|flood| flood.go_on(500));
+    for flood in &floods {
+        flood.go_on(500);
+    }
     for flood in floods {
         let flooded = flood.stop();
         assert!(flooded.rate >= 1000, "{flooded:?}");

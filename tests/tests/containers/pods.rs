@@ -1,7 +1,7 @@
 //! A node of Kubernetes as Calico and kube-proxy make it: a pair to each pod with a route of its own and no bridge, a
 //! service's address that is translated, and a cache on an address that only the node has.
 //!
-//! Unbound stands for `CoreDNS` and for `NodeLocal` DNSCache: both are resolvers of the node that know names of the cluster
+//! Unbound stands for `CoreDNS` and for `NodeLocal DNSCache`: both are resolvers of the node that know names of the cluster
 //! and ask others for the rest.
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -11,7 +11,7 @@ use leakguard_tests::{Bench, Place, Shape, Transport, interface, isp};
 
 use super::{caught_by, container, finds, inside};
 
-/// Where `NodeLocal` DNSCache listens.
+/// Where `NodeLocal DNSCache` listens.
 const CACHE: Ipv4Addr = Ipv4Addr::new(169, 254, 20, 10);
 /// The service in front of `CoreDNS`.
 const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);

@@ -1,4 +1,4 @@
-//! IPsec by policy, without a device: what it encrypts leaves by the uplink.
+//! `IPsec` by policy, without a device: what it encrypts leaves by the uplink.
 
 use leakguard::lab::{Directions, Frame, Netns, Observer, address};
 use leakguard_tests::{Bench, Place, isp};

@@ -1,4 +1,4 @@
-//! What the kernel makes out of other devices, its own WireGuard and its IPsec, on kernels that have them:
+//! What the kernel makes out of other devices, its own WireGuard and its `IPsec`, on kernels that have them:
 //! `cargo xtask vm-test --suite devices`.
 
 #![expect(
