@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io};
 
-use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 
 pub(crate) use cgroup::{cgroup_by_id, from_own_cgroup};
@@ -69,7 +68,7 @@ pub(crate) fn trim_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: one integer; it may be called at any time, by any thread (malloc_trim(3)).
     unsafe {
-        libc::malloc_trim(0);
+        nix::libc::malloc_trim(0);
     }
 }
 
