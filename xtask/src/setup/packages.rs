@@ -46,18 +46,13 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("/usr/include/ares.h", "libc-ares-dev"),
     tool("/usr/lib/podman/aardvark-dns", "aardvark-dns"),
     tool("/usr/lib/podman/netavark", "netavark"),
-    // Tests read manifests for Kubernetes with it.
+    // Tests read manifests for Kubernetes and configurations of collectors with it.
     tool(
         "/usr/lib/python3/dist-packages/yaml/__init__.py",
         "python3-yaml",
     ),
     // A module of ulogd; where it is depends on the machine.
     tool("/usr/share/doc/ulogd2-json/copyright", "ulogd2-json"),
-    // Reads the configurations of collectors.
-    tool(
-        "/usr/lib/python3/dist-packages/yaml/__init__.py",
-        "python3-yaml",
-    ),
     // What `report` makes is looked at in a real browser: with what it depends on, the largest of all (some 400 MB).
     tool("chromium", "chromium"),
     tool("curl", "curl"),
