@@ -85,12 +85,13 @@ fn as_user() -> [&'static str; 6] {
     ]
 }
 
-/// Waits until a container has a default route of each family.
+/// Waits until a container has a default route of each family, and may send from its addresses.
 fn await_routes(netns: &Netns, mut check: impl FnMut()) {
     wait_until("the container has routes", LIMIT, || {
         check();
         let has = |family| netns.ip(&[family, "route", "show", "default"]);
-        Ok(!has("-4")?.is_empty() && !has("-6")?.is_empty())
+        let undecided = netns.ip(&["-6", "address", "show", "tentative"])?;
+        Ok(!has("-4")?.is_empty() && !has("-6")?.is_empty() && undecided.is_empty())
     })
     .unwrap();
 }
