@@ -90,8 +90,10 @@ impl Source {
         let resolvers = resolvers(Some(path))?;
         self.stamp = stamp;
         let changed = resolvers != self.resolvers;
-        self.keys = Keys::of(&resolvers);
-        self.resolvers = resolvers;
+        if changed {
+            self.keys = Keys::of(&resolvers);
+            self.resolvers = resolvers;
+        }
         Ok(changed)
     }
 }
