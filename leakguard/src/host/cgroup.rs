@@ -37,6 +37,11 @@ pub(crate) fn from_own_cgroup(path: &str) -> Option<String> {
     join(ROOT.get_or_init(namespace_root).as_deref()?, path)
 }
 
+/// The cgroup2 line of what `/proc/PID/cgroup` says: a path below the root of the reader's cgroup namespace.
+pub(crate) fn cgroup2_path(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.strip_prefix("0::"))
+}
+
 /// What file handles on the hierarchy are made of (`kernfs_encode_fh` in `fs/kernfs/mount.c`, 5.5 and later) is the id.
 fn by_handle(root: &Path, id: u64) -> io::Result<PathBuf> {
     /// `struct file_handle`, with room for an id.
@@ -114,7 +119,7 @@ fn namespace_root() -> Option<PathBuf> {
         return Some("/".into());
     }
     let text = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let below = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let below = cgroup2_path(&text)?;
     let root = cgroup2_root().ok()?;
     // The kernel does not say it. Whoever is a member knows the way.
     let own = std::process::id().to_string();

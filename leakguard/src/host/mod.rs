@@ -10,7 +10,7 @@ use std::{fs, io};
 
 use nix::time::{ClockId, clock_gettime};
 
-pub(crate) use cgroup::{cgroup_by_id, from_own_cgroup};
+pub(crate) use cgroup::{cgroup_by_id, cgroup2_path, from_own_cgroup};
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 

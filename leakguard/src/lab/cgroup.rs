@@ -37,8 +37,7 @@ impl Cgroup {
     pub fn of_process(pid: u32) -> Result<Self, LabError> {
         let file = format!("/proc/{pid}/cgroup");
         let text = fs::read_to_string(&file).map_err(LabError::io(format!("read {file}")))?;
-        // The line of the cgroup2 hierarchy.
-        let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
+        let path = host::cgroup2_path(&text).and_then(|path| path.strip_prefix('/'));
         let path = host::cgroup2_root()?.join(path.unwrap_or_default());
         Self::open(path, false)
     }

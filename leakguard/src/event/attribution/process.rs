@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{SysconfVar, Uid, User, sysconf};
 
-use crate::host::from_own_cgroup;
+use crate::host::{cgroup2_path, from_own_cgroup};
 
 /// How many processes, and how many users, are remembered.
 const REMEMBERED: usize = 4096;
@@ -140,7 +140,7 @@ fn read(pid: u32) -> Option<Facts> {
         cmdline: fs::read(path("cmdline")).ok().and_then(|raw| words(&raw)),
         cgroup: cgroup
             .as_deref()
-            .and_then(cgroup2)
+            .and_then(cgroup2_path)
             .and_then(from_own_cgroup),
     })
 }
@@ -179,10 +179,6 @@ fn read_comm(pid: u32) -> Option<String> {
     Some(String::from_utf8_lossy(comm).into_owned())
 }
 
-fn cgroup2(text: &str) -> Option<&str> {
-    text.lines().find_map(|line| line.strip_prefix("0::"))
-}
-
 #[cfg(test)]
 mod tests {
     use std::process::Command;
@@ -203,8 +199,8 @@ mod tests {
     #[test]
     fn hybrid_hierarchies_have_a_cgroup2_line() {
         let text = "9:name=systemd:/x\n1:cpu:/\n0::/system.slice/app.service\n";
-        assert_eq!(cgroup2(text), Some("/system.slice/app.service"));
-        assert_eq!(cgroup2("1:cpu:/\n"), None);
+        assert_eq!(cgroup2_path(text), Some("/system.slice/app.service"));
+        assert_eq!(cgroup2_path("1:cpu:/\n"), None);
     }
 
     #[test]
