@@ -6,15 +6,12 @@
 use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
-use leakguard::host::mounts;
-use leakguard::lab::{Netns, Topology, address, output_within, wait_until};
-use leakguard_tests::Cluster;
+use leakguard::lab::{Netns, Topology, address, output_within};
+use leakguard_tests::{Bounded, Cluster};
 
 use crate::report::{Report, Table};
 use crate::rounds::{Contender, Samples, interleave};
@@ -151,7 +148,7 @@ fn deaths(site: &mut Site<'_>, report: &mut Report) -> Result<()> {
         for (rates, counted) in rates.iter_mut().zip(counted) {
             rates.push(counted);
         }
-        site.revive(0)?;
+        site.revive(0);
     }
     let note = format!(
         "dnsperf, which repeats no question, at {RATE} questions a second; counted in the audit log. {}",
@@ -208,7 +205,7 @@ fn limits() -> String {
 struct Site<'lab> {
     // Declared in the order in which they go: a cgroup can be removed when nobody is in it.
     cluster: Cluster<'lab>,
-    quotas: Vec<Quota>,
+    quotas: Vec<Bounded>,
     nodes: usize,
     directory: tempfile::TempDir,
     vpn: &'lab Netns,
@@ -233,7 +230,7 @@ impl<'lab> Site<'lab> {
         let run = site.perform(2 * RUN, &["-q", "50"])?;
         ensure!(run.latencies.len() >= NAMES, "the cluster does not answer");
         for number in 0..nodes {
-            site.limit(number)?;
+            site.limit(number);
         }
         Ok(site)
     }
@@ -245,10 +242,9 @@ impl<'lab> Site<'lab> {
         }
     }
 
-    fn limit(&mut self, number: usize) -> Result<()> {
-        let quota = Quota::new(self.cluster.node(number).pid())?;
+    fn limit(&mut self, number: usize) {
+        let quota = bound(self.cluster.node(number).pid());
         self.quotas.push(quota);
-        Ok(())
     }
 
     /// Answers a second in the 3 s before a moment, while it is noticed, and in the 6 s after that.
@@ -270,10 +266,10 @@ impl<'lab> Site<'lab> {
         Ok(counts)
     }
 
-    fn revive(&mut self, number: usize) -> Result<()> {
+    fn revive(&mut self, number: usize) {
         self.cluster.revive(number);
         self.cluster.await_node(number, true);
-        self.limit(number)
+        self.limit(number);
     }
 
     /// Asks over TLS for so many seconds.
@@ -318,54 +314,16 @@ impl Run {
     }
 }
 
-/// A cgroup that bounds what a process may use of the processors; removed when dropped.
-struct Quota(PathBuf);
-
-impl Quota {
-    fn new(pid: u32) -> Result<Self> {
-        let (quota, period) = QUOTA;
-        for mount in mounts()? {
-            let root: &Path = &mount.point;
-            let directory = root.join(format!("leakguard-{}-node-{pid}", process::id()));
-            let settings = match mount.fs_type.as_str() {
-                "cgroup" if root.join("cpu.cfs_quota_us").exists() => vec![
-                    ("cpu.cfs_period_us", period.to_string()),
-                    ("cpu.cfs_quota_us", quota.to_string()),
-                ],
-                "cgroup2" if has_cpu(root) => vec![("cpu.max", format!("{quota} {period}"))],
-                _ => continue,
-            };
-            fs::create_dir(&directory)?;
-            let made = Self(directory);
-            for (file, value) in settings {
-                fs::write(made.0.join(file), value)?;
-            }
-            fs::write(made.0.join("cgroup.procs"), pid.to_string())?;
-            return Ok(made);
-        }
-        anyhow::bail!(
-            "no cgroup here bounds processors: mount the v1 one of `cpu`, or write +cpu to cgroup.subtree_control"
-        )
+/// Bounds what a process may use of the processors, until the cgroup is dropped.
+fn bound(pid: u32) -> Bounded {
+    let (quota, period) = QUOTA;
+    let cgroup = Bounded::new("cpu", "cpu.cfs_quota_us", &format!("node-{pid}"));
+    if cgroup.is_unified() {
+        cgroup.set("cpu.max", &format!("{quota} {period}"));
+    } else {
+        cgroup.set("cpu.cfs_period_us", &period.to_string());
+        cgroup.set("cpu.cfs_quota_us", &quota.to_string());
     }
-}
-
-fn has_cpu(root: &Path) -> bool {
-    let controls = fs::read_to_string(root.join("cgroup.subtree_control"));
-    controls.is_ok_and(|controls| controls.split_whitespace().any(|one| one == "cpu"))
-}
-
-#[expect(
-    clippy::print_stderr,
-    reason = "nobody else can be told of what it leaves behind"
-)]
-impl Drop for Quota {
-    fn drop(&mut self) {
-        // Whoever is in it has been killed, or is about to be.
-        let removed = wait_until("the cgroup is empty", Duration::from_secs(5), || {
-            Ok(fs::remove_dir(&self.0).is_ok())
-        });
-        if let Err(error) = removed {
-            eprintln!("{}: {error}", self.0.display());
-        }
-    }
+    cgroup.add(pid);
+    cgroup
 }

@@ -9,6 +9,7 @@
 
 mod batch;
 mod bench;
+mod bounded;
 mod bpf;
 mod budgets;
 mod cluster;
@@ -40,6 +41,7 @@ use std::path::PathBuf;
 
 pub use batch::{send_many, send_many_to};
 pub use bench::{Bench, Place, isp, join_lan};
+pub use bounded::Bounded;
 pub use bpf::{bpf, detach, edit_value, open_pin};
 pub use budgets::{Budgets, ProgramBudget, WorkBudget};
 pub use cluster::{Cluster, Kdig, Node};

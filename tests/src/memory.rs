@@ -3,12 +3,12 @@
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{self, Command, ExitStatus};
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use leakguard::host::mounts;
-use leakguard::lab::{output_within, wait_until};
+use leakguard::lab::output_within;
+
+use crate::bounded::Bounded;
 
 /// Room for the agent, and little more.
 const LIMIT: &str = "67108864";
@@ -38,10 +38,10 @@ pub fn resident(pid: u32) -> Option<Resident> {
     })
 }
 
-/// A cgroup of the memory controller with a limit, of whichever version the machine has; removed when dropped.
+/// A cgroup of the memory controller with a limit; removed when dropped.
 #[derive(Debug)]
 pub struct MemoryLimit {
-    directory: PathBuf,
+    cgroup: Bounded,
     /// The file that counts processes which the kernel has killed for want of memory.
     kills: &'static str,
 }
@@ -53,36 +53,19 @@ impl MemoryLimit {
     ///
     /// If the machine has no memory controller that a child cgroup could use.
     pub fn new() -> Self {
-        let name = format!("leakguard-{}-memory", process::id());
-        let made = |root: &Path, limit, kills| {
-            let directory = root.join(&name);
-            fs::create_dir(&directory).unwrap();
-            let made = Self { directory, kills };
-            fs::write(made.directory.join(limit), LIMIT).unwrap();
-            made
+        let cgroup = Bounded::new("memory", "memory.limit_in_bytes", "memory");
+        let (limit, kills) = if cgroup.is_unified() {
+            ("memory.max", "memory.events")
+        } else {
+            ("memory.limit_in_bytes", "memory.oom_control")
         };
-        for mount in mounts().unwrap() {
-            let root = mount.point;
-            let controls = fs::read_to_string(root.join("cgroup.subtree_control"));
-            if mount.fs_type == "cgroup" && root.join("memory.limit_in_bytes").exists() {
-                return made(&root, "memory.limit_in_bytes", "memory.oom_control");
-            }
-            if mount.fs_type == "cgroup2"
-                && controls
-                    .is_ok_and(|controls| controls.split_whitespace().any(|one| one == "memory"))
-            {
-                return made(&root, "memory.max", "memory.events");
-            }
-        }
-        panic!(
-            "no memory controller here: mount the cgroup v1 one, or write +memory to cgroup.subtree_control of the \
-             cgroup2 root"
-        );
+        cgroup.set(limit, LIMIT);
+        Self { cgroup, kills }
     }
 
     /// Puts a process under the limit; it is the first that the kernel takes if the limit is reached.
     pub fn expose(&self, pid: u32) {
-        fs::write(self.directory.join("cgroup.procs"), pid.to_string()).unwrap();
+        self.cgroup.add(pid);
         fs::write(format!("/proc/{pid}/oom_score_adj"), "1000").unwrap();
     }
 
@@ -90,7 +73,7 @@ impl MemoryLimit {
     pub fn exhaust(&self) -> ExitStatus {
         let members = fs::File::options()
             .write(true)
-            .open(self.directory.join("cgroup.procs"))
+            .open(self.cgroup.file("cgroup.procs"))
             .unwrap();
         // It keeps what it reads until a line ends, which never happens.
         let mut glutton = Command::new("tail");
@@ -105,7 +88,7 @@ impl MemoryLimit {
 
     /// How many processes the kernel has killed under this limit.
     pub fn kills(&self) -> u64 {
-        let text = fs::read_to_string(self.directory.join(self.kills)).unwrap();
+        let text = fs::read_to_string(self.cgroup.file(self.kills)).unwrap();
         let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
         count.unwrap().parse().unwrap()
     }
@@ -114,21 +97,5 @@ impl MemoryLimit {
 impl Default for MemoryLimit {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-#[expect(
-    clippy::print_stderr,
-    reason = "a test that is over can only be told of what it leaves behind"
-)]
-impl Drop for MemoryLimit {
-    fn drop(&mut self) {
-        // Whoever was killed leaves it a moment later.
-        let removed = wait_until("the memory cgroup is empty", Duration::from_secs(5), || {
-            Ok(fs::remove_dir(&self.directory).is_ok())
-        });
-        if let Err(error) = removed {
-            eprintln!("{}: {error}", self.directory.display());
-        }
     }
 }
