@@ -9,6 +9,8 @@
 
 #[path = "../../../leakguard-common/tests/facts/mod.rs"]
 mod facts;
+#[path = "../../../leakguard-common/tests/record/mod.rs"]
+mod record;
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -16,16 +18,15 @@ use std::time::Duration;
 use etherparse::PacketBuilder;
 use leakguard::event::Decoder;
 use leakguard::guard::Interfaces;
-use leakguard_common::abi::{
-    Carrier, EVENT_BYTES, Event, Family, Hook, Owner, Reason, Role, Settings, Verdict,
-};
-use leakguard_common::packet::{LinkLayer, Packet, PacketBytes, Truncated, parse, protocol};
+use leakguard_common::abi::{Event, Hook, Role, Settings};
+use leakguard_common::packet::{LinkLayer, Packet, PacketBytes, Truncated, parse};
 use leakguard_common::plain::{Rest, is_other_ipv4};
 use leakguard_common::sieve::{Place, Sieve};
 use leakguard_common::verdict::{Decision, Facts, decide};
 use nix::time::{ClockId, clock_gettime};
 
 use self::facts::known;
+use self::record::record;
 
 const HOST: [u8; 4] = [192, 168, 77, 10];
 const FAR: [u8; 4] = [198, 51, 100, 7];
@@ -72,27 +73,20 @@ fn judge(packet: &[u8], count: u32, judged: bool) {
 
 /// Makes lines of JSON of records: this process has asked for a name, and was refused.
 fn tell(count: u32) {
-    let record = record();
+    let question = question();
     let (mut decoder, interfaces) = (Decoder::default(), Interfaces::new());
     let mut lines = String::new();
     for _ in 0..count {
         lines.clear();
-        let record = black_box(&record).as_bytes();
+        let record = black_box(&question).as_bytes();
         let judged = decoder.judged(record, &interfaces).unwrap();
         judged.write_json(&mut lines);
         assert!(lines.contains("example.com."));
     }
 }
 
-fn record() -> Event {
-    let mut bytes = [0; EVENT_BYTES];
-    // The transport header is not read again.
-    let question = b"\x12\x34\x01\x20\0\x01\0\0\0\0\0\0\x07example\x03com\0\0\x01\0\x01";
-    let len = 8 + question.len();
-    bytes[8..len].copy_from_slice(question);
-    let [mut source, mut destination] = [[0; 16]; 2];
-    source[..4].copy_from_slice(&HOST);
-    destination[..4].copy_from_slice(&FAR);
+/// A question of this process, as it comes from the ring.
+fn question() -> Event {
     // Another program may stand for this one while it counts.
     let name = std::fs::read("/proc/self/comm").unwrap();
     let mut comm = [0; 16];
@@ -100,33 +94,10 @@ fn record() -> Event {
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap();
     Event {
         boot_time: Duration::from(now).as_nanos().try_into().unwrap(),
-        netns_cookie: 1,
-        socket_cookie: 2,
-        cgroup_id: 3,
-        ifindex: 2,
-        ingress_ifindex: 0,
-        length: 57,
-        segments: 1,
         pid: std::process::id(),
         uid: 0,
-        source_port: 40_000,
-        destination_port: 53,
-        bytes_len: u16::try_from(len).unwrap(),
-        protocol: protocol::UDP,
-        family: Family::Ipv4 as u8,
-        verdict: Verdict::Drop as u8,
-        reason: Reason::Dns as u8,
-        hook: Hook::CgroupSkb as u8,
-        role: Role::Uplink as u8,
-        carrier: Carrier::None as u8,
-        padding: [0; 3],
         comm,
-        owner: Owner::NOBODY,
-        rate_created: 0,
-        suppressed: 0,
-        source,
-        destination,
-        bytes,
+        ..record()
     }
 }
 

@@ -1,6 +1,6 @@
 //! An event for tests.
 
-use super::decode::tests::record;
+use super::record::record;
 use super::{
     Attribution, Decoder, Event, InterfaceRef, Judged, PacketKind, Process, Query, VERSION,
 };

@@ -8,6 +8,9 @@ mod judged;
 mod notice;
 mod parts;
 mod query;
+#[cfg(test)]
+#[path = "../../../leakguard-common/tests/record/mod.rs"]
+mod record;
 mod suppressed;
 mod text;
 

@@ -200,7 +200,7 @@ impl fmt::Display for Suppressed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::decode::tests::record;
+    use crate::event::record::record;
 
     const SECOND: u64 = Rate::WINDOW;
 

@@ -122,7 +122,7 @@ fn copied(record: &Record) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::decode::tests::record;
+    use crate::event::record::record;
 
     const SECOND: u64 = 1_000_000_000;
 
