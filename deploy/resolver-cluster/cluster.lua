@@ -32,7 +32,5 @@ nodes = {
 -- One JSON object a line for every question. It is opened anew every second, so logrotate need not tell anybody.
 audit_log = "/var/log/dnsdist/audit.ndjson"
 
--- Where Prometheus reads, at /metrics and /cluster, who may, and the password that it shows (whatever the user's name is).
-metrics = "127.0.0.1:8083"
-metrics_readers = { "127.0.0.1", "::1" }
-metrics_password = "change me"
+-- Latency by region and node and what else this cluster counts, written every second for node_exporter's textfile collector.
+metrics_file = "/run/dnsdist/resolver-cluster.prom"

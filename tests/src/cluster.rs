@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -18,10 +17,8 @@ use super::SignedAuthority;
 const LIMIT: Duration = Duration::from_secs(20);
 /// dnsdist towards the nodes.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
-/// Where dnsdist shows its metrics, in its namespace.
-const METRICS: &str = "127.0.0.1:8083";
-/// `prometheus:lab`, as HTTP wants it.
-const CREDENTIALS: &str = "cHJvbWV0aGV1czpsYWI=";
+/// The file that `node_exporter` reads.
+const METRICS_FILE: &str = "resolver-cluster.prom";
 
 /// dnsdist, its nodes and an authority for the zones that they ask; all end with the guard.
 #[derive(Debug)]
@@ -142,19 +139,34 @@ impl<'lab> Cluster<'lab> {
         .unwrap();
     }
 
-    /// What Prometheus reads of the cluster; nothing while dnsdist does not listen.
+    /// What the cluster counts, as Prometheus has it; nothing before the first second has passed.
     pub fn metrics(&self) -> String {
-        let read = || {
-            let mut stream = TcpStream::connect(METRICS)?;
-            stream.set_read_timeout(Some(LIMIT))?;
-            write!(
-                stream,
-                "GET /cluster HTTP/1.0\r\nAuthorization: Basic {CREDENTIALS}\r\n\r\n"
-            )?;
-            let mut page = String::new();
-            stream.read_to_string(&mut page).map(|_| page)
-        };
-        self.vpn.run_in(read).unwrap().unwrap_or_default()
+        fs::read_to_string(self.metrics_file()).unwrap_or_default()
+    }
+
+    /// Where that is written.
+    pub fn metrics_file(&self) -> PathBuf {
+        self.directory.path().join(METRICS_FILE)
+    }
+
+    /// Starts `node_exporter`, which shows that at `127.0.0.1:9100` of a namespace.
+    pub fn export(&self, netns: &Netns) -> Daemon {
+        let mut command = netns.command("prometheus-node-exporter");
+        command.args(["--collector.disable-defaults", "--collector.textfile"]);
+        let directory = self.directory.path();
+        command.arg(format!(
+            "--collector.textfile.directory={}",
+            directory.display()
+        ));
+        command.arg("--web.listen-address=127.0.0.1:9100");
+        let own = directory.join("exporter");
+        fs::create_dir(&own).unwrap();
+        Daemon::start(command, &own).unwrap()
+    }
+
+    /// Fails unless dnsdist is still there.
+    pub fn check_dnsdist(&mut self) {
+        self.dnsdist.check_running().unwrap();
     }
 
     /// The lines of the audit log.
@@ -336,7 +348,7 @@ fn settings(directory: &Path, nodes: &[Node]) -> String {
          listen_plain = {{ \"{v4}:53\", \"[{v6}]:53\" }}\nqueries_per_second = 100000\n\
          certificate, key = \"{path}/cluster.pem\", \"{path}/cluster.key\"\nnodes_authority = \"{path}/ca.pem\"\n\
          certificates_every = 1\n\
-         nodes = {{{nodes}}}\naudit_log = \"{path}/audit.ndjson\"\nmetrics = \"{METRICS}\"\nmetrics_password = \"lab\"\n",
+         nodes = {{{nodes}}}\naudit_log = \"{path}/audit.ndjson\"\nmetrics_file = \"{path}/{METRICS_FILE}\"\n",
         deployed("cluster.lua").display(),
     )
 }

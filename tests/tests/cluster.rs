@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -232,6 +232,8 @@ fn a_name_always_has_the_same_node() {
 fn a_node_that_is_killed_costs_a_retry_and_no_answer() {
     /// How often a question is asked at most.
     const TRIES: usize = 3;
+    /// How many questions are asked before, and after health checks have noticed.
+    const ENOUGH: usize = 60;
     let mut bench = Bench::with_bare_tunnel();
     let tunnel = address::TUNNEL_RESOLVER_V4.to_string();
     bench.protect(&["--redirect", &tunnel]);
@@ -239,15 +241,17 @@ fn a_node_that_is_killed_costs_a_retry_and_no_answer() {
     let (host, cgroup) = (bench.topology.host(), Some(&bench.cgroup));
     let victim = cluster.node(0).pid();
     let (killed, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (began, asked) = (Instant::now(), AtomicUsize::new(0));
     // How many tries each question took, before and after.
     let mut tries = thread::scope(|scope| {
-        let (cluster, killed, over) = (&cluster, &killed, &over);
+        let (cluster, killed, over, asked) = (&cluster, &killed, &over, &asked);
         let askers: Vec<_> = (0..3)
             .map(|asker| {
                 scope.spawn(move || {
                     let mut tries = Vec::new();
                     for number in (asker..).step_by(3) {
-                        if over.load(Ordering::Relaxed) {
+                        // Also if what is awaited does not come.
+                        if over.load(Ordering::Relaxed) || began.elapsed() > 2 * LIMIT {
                             break;
                         }
                         let late = killed.load(Ordering::Relaxed);
@@ -257,21 +261,29 @@ fn a_node_that_is_killed_costs_a_retry_and_no_answer() {
                             answer.status().as_deref() == Some("NOERROR")
                         });
                         tries.push((late, answered));
+                        asked.fetch_add(1, Ordering::Relaxed);
                     }
                     tries
                 })
             })
             .collect();
-        thread::sleep(Duration::from_secs(4));
+        let await_more = || {
+            let before = asked.load(Ordering::Relaxed);
+            wait_until("questions are asked", LIMIT, || {
+                Ok(asked.load(Ordering::Relaxed) >= before + ENOUGH)
+            })
+            .unwrap();
+        };
+        await_more();
         killed.store(true, Ordering::Relaxed);
         let pid = Pid::from_raw(victim.cast_signed());
         signal::kill(pid, Signal::SIGKILL).unwrap();
-        thread::sleep(Duration::from_secs(6));
+        cluster.await_node(0, false);
+        await_more();
         over.store(true, Ordering::Relaxed);
         let found = askers.into_iter().flat_map(|asker| asker.join().unwrap());
         found.collect::<Vec<_>>()
     });
-    cluster.await_node(0, false);
     tries.sort_unstable();
     let count = |late: bool, tries_of_it: Option<usize>| {
         tries
@@ -365,6 +377,68 @@ fn the_audit_log_goes_on_after_it_was_moved() {
     let lines = cluster.audit();
     assert_eq!(lines.len(), 1);
     assert_eq!(lines[0]["name"], "after.good.lab.");
+}
+
+/// They were a page in Lua, which dnsdist ran beside its other Lua, and did not outlive for long.
+#[test]
+fn dnsdist_outlives_the_reading_of_its_metrics() {
+    const COUNT: usize = 1000;
+    const TIMES: usize = 3;
+    let bench = Bench::with_bare_tunnel();
+    let mut cluster = Cluster::new(bench.topology.vpn(), 1, COUNT);
+    let (host, vpn) = (bench.topology.host(), bench.topology.vpn());
+    let _exporter = cluster.export(vpn);
+    let page = || {
+        let mut curl = vpn.command("curl");
+        curl.args(["--silent", "--globoff", "--max-time", "20"]);
+        curl.arg("http://127.0.0.1:9100/metrics?collect[]=textfile");
+        String::from_utf8(output_within(curl, LIMIT).unwrap().stdout).unwrap()
+    };
+    let up = "resolver_cluster_node_up{node=\"node-1\",region=\"lab\"} 1\n";
+    wait_until(
+        "node_exporter listens",
+        GIVEN_UP,
+        || Ok(page().contains(up)),
+    )
+    .unwrap();
+
+    let (over, directory) = (AtomicBool::new(false), tempfile::tempdir().unwrap());
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut readings = 0;
+            while !over.load(Ordering::Relaxed) {
+                let page = page();
+                assert!(page.contains(up), "{page}");
+                readings += 1;
+            }
+            readings
+        });
+        let names = names(COUNT);
+        for _ in 0..TIMES {
+            assert_eq!(ask_all(host, &names, directory.path()), COUNT);
+        }
+        over.store(true, Ordering::Relaxed);
+        assert!(reader.join().unwrap() > 10);
+    });
+    cluster.check_dnsdist();
+
+    let total = format!(
+        "resolver_cluster_questions_total{{node=\"node-1\",rcode=\"NOERROR\",region=\"lab\"}} {}",
+        TIMES * COUNT
+    );
+    let mut last = String::new();
+    let counted = wait_until(&total, GIVEN_UP, || {
+        last = page();
+        Ok(last.lines().any(|line| line == total))
+    });
+    assert!(counted.is_ok(), "{last}");
+    assert!(last.contains("\nnode_textfile_scrape_error 0\n"), "{last}");
+    let mut promtool = Command::new("sh");
+    promtool
+        .args(["-c", "promtool check metrics < \"$1\"", "sh"])
+        .arg(cluster.metrics_file());
+    let checked = output_within(promtool, LIMIT).unwrap();
+    assert!(checked.status.success(), "{checked:?}");
 }
 
 #[test]

@@ -3,15 +3,21 @@
 use std::collections::BTreeSet;
 
 use leakguard::lab::wait_until;
+use leakguard_tests::{Bench, write_config};
 use serde_json::Value;
 
-use super::watch::Watch;
+use super::watch::{AGENT, Watch};
 use super::{LIMIT, read};
 
 const DASHBOARD: &str = "deploy/grafana/leakguard.json";
 
 /// Metrics of programs that are here. Those of `unbound_exporter` are not: no registry has it.
-const EXPORTED: [&str; 3] = ["leakguard_", "process_", "dnsdist_"];
+const EXPORTED: [&str; 4] = [
+    "leakguard_",
+    "process_",
+    "resolver_cluster_",
+    "node_textfile_",
+];
 /// What Grafana puts in place of its variables.
 const VARIABLES: [(&str, &str); 4] = [
     ("$__rate_interval", "1m"),
@@ -82,10 +88,13 @@ fn panels_have_a_place_of_their_own_and_ask_the_source_that_was_chosen() {
 
 #[test]
 fn prometheus_answers_every_panel_and_evaluates_every_rule() {
-    let mut watch = Watch::start();
+    let mut bench = Bench::with_bare_tunnel();
+    let config = write_config(&format!("[metrics]\nlisten = {AGENT:?}\n"));
+    bench.protect(&["--config", config.path().to_str().unwrap()]);
+    let mut watch = Watch::start(&bench);
     watch.await_series("leakguard_mode == 1");
     watch.await_series("leakguard_tunnel_up == 1");
-    watch.await_cluster();
+    watch.resolve();
     watch.leak();
 
     let dashboard = dashboard();

@@ -1,36 +1,33 @@
-//! A real Prometheus with the configuration and the rules of `deploy/`, which reads a real agent and a real dnsdist.
+//! A real Prometheus with the configuration and the rules of `deploy/`, which reads a real agent and a real
+//! resolver cluster.
 
 use std::fs;
-use std::net::Ipv4Addr;
 
-use leakguard::lab::{Daemon, Query, WHO_NAME, output_within, wait_until};
-use leakguard_tests::{Bench, Place, isp, write_config};
+use leakguard::lab::{Daemon, output_within, wait_until};
+use leakguard_tests::{Bench, Cluster, Place, SignedZones, isp};
 use serde_json::Value;
-use tempfile::{NamedTempFile, TempDir};
+use tempfile::TempDir;
 
 use super::{LIMIT, read};
 
 const PROMETHEUS: &str = "127.0.0.1:9099";
-/// As `prometheus.yml` has it.
-const AGENT: &str = "127.0.0.1:9853";
-/// Where dnsdist takes questions.
-const CLUSTER: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 5300);
+/// Where `prometheus.yml` has the agent.
+pub(super) const AGENT: &str = "127.0.0.1:9853";
 
 /// A device under test that is looked at.
-pub(super) struct Watch {
+pub(super) struct Watch<'lab> {
     prometheus: Daemon,
-    dnsdist: Daemon,
-    bench: Bench,
-    _config: NamedTempFile,
+    exporter: Daemon,
+    cluster: Cluster<'lab>,
+    bench: &'lab Bench,
     _directory: TempDir,
 }
 
-impl Watch {
-    /// Starts everything, with a tunnel that is up.
-    pub(super) fn start() -> Self {
-        let mut bench = Bench::with_tunnel();
-        let config = write_config(&format!("[metrics]\nlisten = {AGENT:?}\n"));
-        bench.protect(&["--config", config.path().to_str().unwrap()]);
+impl<'lab> Watch<'lab> {
+    /// Starts everything, beside an agent that shows its metrics at [`AGENT`].
+    pub(super) fn start(bench: &'lab Bench) -> Self {
+        let cluster = Cluster::new(bench.topology.vpn(), 2, 0);
+        let exporter = cluster.export(bench.topology.host());
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
 
@@ -48,23 +45,13 @@ impl Watch {
             ))
             .arg(format!("--storage.tsdb.path={}", path("tsdb").display()))
             .arg(format!("--web.listen-address={PROMETHEUS}"));
-        let start = |command, name| {
-            fs::create_dir(path(name)).unwrap();
-            Daemon::start(command, &path(name)).unwrap()
-        };
-        let prometheus = start(command, "prometheus");
-
-        fs::write(path("dnsdist.conf"), DNSDIST).unwrap();
-        let mut command = bench.topology.host().command("dnsdist");
-        command
-            .args(["--supervised", "--disable-syslog", "-C"])
-            .arg(path("dnsdist.conf"));
-        let dnsdist = start(command, "dnsdist");
+        let own = path("prometheus");
+        fs::create_dir(&own).unwrap();
         Self {
-            prometheus,
-            dnsdist,
+            prometheus: Daemon::start(command, &own).unwrap(),
+            exporter,
+            cluster,
             bench,
-            _config: config,
             _directory: directory,
         }
     }
@@ -72,7 +59,8 @@ impl Watch {
     /// Asks Prometheus over its API; what it answers, with an error or without.
     pub(super) fn ask(&mut self, path: &str, query: Option<&str>) -> Value {
         self.prometheus.check_running().unwrap();
-        self.dnsdist.check_running().unwrap();
+        self.exporter.check_running().unwrap();
+        self.cluster.check_dnsdist();
         let mut command = self.bench.topology.host().command("curl");
         command.args(["--silent", "--max-time", "20", "--get"]);
         if let Some(query) = query {
@@ -104,15 +92,11 @@ impl Watch {
         assert!(waited.is_ok(), "{expression}: {last:?}");
     }
 
-    /// Waits until dnsdist answers: it has no answer times before.
-    pub(super) fn await_cluster(&self) {
-        let (address, port) = CLUSTER;
-        let question = Query::new(address, WHO_NAME, "TXT").port(port);
-        wait_until("dnsdist answers", LIMIT, || {
-            let lookup = question.run(self.bench.topology.host(), None)?;
-            Ok(lookup.is("vpn"))
-        })
-        .unwrap();
+    /// Asks the cluster for a name.
+    pub(super) fn resolve(&self) {
+        let host = self.bench.topology.host();
+        let answer = self.cluster.ask(host, None, SignedZones::SIGNED, 5);
+        assert_eq!(answer.status().as_deref(), Some("NOERROR"), "{answer:?}");
     }
 
     /// Sends a question off the tunnel, which is dropped.
@@ -122,12 +106,3 @@ impl Watch {
         assert!(socket.send_to(b"question", target).is_err());
     }
 }
-
-/// Its only node is the tunnel's resolver.
-const DNSDIST: &str = r#"
-setLocal("127.0.0.1:5300")
-newServer({ address = "10.8.0.1:53", name = "eu-west/a" })
-webserver("127.0.0.1:8083")
-setWebserverConfig({ acl = "127.0.0.0/8", statsRequireAuthentication = false })
-setSecurityPollSuffix("")
-"#;

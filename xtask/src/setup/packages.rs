@@ -105,6 +105,12 @@ pub(crate) const TOOLS: &[Tool] = &[
         services: &["prometheus.service"],
     },
     Tool {
+        program: "prometheus-node-exporter",
+        package: "prometheus-node-exporter",
+        // It would serve at port 9100 of the developer's machine.
+        services: &["prometheus-node-exporter.service"],
+    },
+    Tool {
         program: "radvd",
         package: "radvd",
         // It would announce the developer's machine as a router.
