@@ -5,7 +5,7 @@ pub(crate) mod libtest;
 mod run;
 mod table;
 
-use std::{io, path::PathBuf, process::ExitCode, time::Duration};
+use std::{io, path::PathBuf, process::ExitCode, thread, time::Duration};
 
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
@@ -23,6 +23,9 @@ const SUITE_LIMIT: Duration = Duration::from_mins(15);
 
 /// What one may take in its long form.
 const SOAK_LIMIT: Duration = Duration::from_mins(30);
+
+/// How many tests of the netns tier run at once: they wait more than they compute.
+const TESTS_PER_PROCESSOR: usize = 2;
 
 /// The package of the tests that need root.
 const PRIVILEGED_PACKAGE: &str = "leakguard-tests";
@@ -334,6 +337,10 @@ impl Session {
             cargo = cargo.env(key, value);
         }
         cargo = cargo.arg("--");
+        if tier == Tier::Netns && self.scope == Scope::All {
+            let threads = TESTS_PER_PROCESSOR * thread::available_parallelism()?.get();
+            cargo = cargo.arg(format!("--test-threads={threads}"));
+        }
         if let Some(filter) = &self.filter {
             cargo = cargo.arg(filter);
         }
