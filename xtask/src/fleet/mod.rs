@@ -27,6 +27,12 @@ use crate::{
 const LIMIT: Duration = Duration::from_hours(1);
 const CLEANING_LIMIT: Duration = Duration::from_mins(1);
 
+/// What the hosts run in.
+const MACHINE: &str = concat!(
+    include_str!("../nspawn/guest/lab.sh"),
+    include_str!("lab/machine.sh")
+);
+
 /// What each host has on top of the essential packages.
 const PACKAGES: &str = "bind9-dnsutils,dbus,iproute2,nftables,openssh-server,procps,python3,python3-apt,sudo,\
                         systemd-sysv,wireguard-go,wireguard-tools";
@@ -55,7 +61,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let cgroup = format!("leakguard-fleet-{}", std::process::id());
     let machine = Cmd::new("unshare", LIMIT)
         .args(NAMESPACES)
-        .args(["bash", "-c", include_str!("lab/machine.sh"), "machine"])
+        .args(["bash", "-c", MACHINE, "machine"])
         .args([
             &source,
             &directory,

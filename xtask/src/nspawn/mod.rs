@@ -26,6 +26,12 @@ use crate::{
 const LIMIT: Duration = Duration::from_mins(10);
 const COPY_LIMIT: Duration = Duration::from_mins(3);
 
+/// What a guest runs in.
+const MACHINE: &str = concat!(
+    include_str!("guest/lab.sh"),
+    include_str!("guest/machine.sh")
+);
+
 /// What the guest has on top of the essential packages.
 const PACKAGES: &str = "bind9-dnsutils,dbus,dns-root-data,dnsmasq-base,e2fsprogs,iproute2,isc-dhcp-client,libnss-resolve,\
                         network-manager,procps,systemd-resolved,systemd-sysv,udev,unbound";
@@ -75,7 +81,7 @@ fn live(name: &str, source: &Path, agent: &Path) -> Result<Tally> {
     prepare(name, &root, agent)?;
     let machine = Cmd::new("unshare", LIMIT)
         .args(NAMESPACES)
-        .args(["sh", "-c", include_str!("guest/machine.sh"), "machine"])
+        .args(["sh", "-c", MACHINE, "machine"])
         .args([root.as_path(), directory.as_path()])
         .label(format!("the container `{name}`"))
         .privileged();

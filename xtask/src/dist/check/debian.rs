@@ -16,6 +16,12 @@ use crate::{
 /// The machine needs a minute; one that is busy or slow may take much longer.
 const LIMIT: Duration = Duration::from_mins(10);
 
+/// What the guest runs in.
+const MACHINE: &str = concat!(
+    include_str!("../../nspawn/guest/lab.sh"),
+    include_str!("../guest/machine.sh")
+);
+
 /// What the guest has on top of the essential packages: what the package depends on, a tunnel, and what one looks with.
 const PACKAGES: &str = "bind9-dnsutils,bpftool,dbus,iproute2,nftables,procps,systemd-sysv,wireguard-go,wireguard-tools";
 
@@ -66,7 +72,7 @@ pub(super) fn check(release: &Release, packages: &Packages) -> Result<Tally> {
     fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
     let machine = Cmd::new("unshare", LIMIT)
         .args(nspawn::NAMESPACES)
-        .args(["sh", "-c", include_str!("../guest/machine.sh"), "machine"])
+        .args(["sh", "-c", MACHINE, "machine"])
         .args([root.as_path(), logs.as_path()])
         .arg(include_str!("../guest/zones.sh"))
         .label("the Debian that the package is installed on")

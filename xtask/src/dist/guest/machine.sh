@@ -1,18 +1,13 @@
 # shellcheck shell=sh
 # A host for the package: behind an ISP, with a VPN server at the other end of a real WireGuard tunnel. What leaves the host is
-# captured outside of it. Runs in namespaces of its own, which end with it: whatever it leaves is gone then.
+# captured outside of it. Goes on from nspawn's lab.sh.
 # Arguments: the root file system, which is used up, a directory for logs, the script that makes the zones.
-set -eu
 root=$1
 logs=$2
 zones=$3
 
-mount --make-rprivate /
-# nspawn refuses a /run on a disk, and others must not see what it leaves there.
-mount -t tmpfs -o mode=755 tmpfs /run
 mkdir /run/bpf /run/zones
 mount -t bpf bpf /run/bpf
-ip link set lo up
 # What the ISP leads to: a resolver that anybody may ask, addresses that nobody has, the VPN's server.
 ip route add local 198.51.100.0/24 dev lo
 ip route add local 203.0.113.10/32 dev lo
@@ -31,22 +26,11 @@ until wg set wgs0 listen-port 51820 private-key /run/server.private \
 done
 ip address add 10.8.0.1/24 dev wgs0
 ip link set wgs0 up
-cat >/run/unbound.conf <<'C'
-server:
-  do-daemonize: no
-  chroot: ""
-  username: ""
-  pidfile: ""
-  use-syslog: no
-  interface: 10.8.0.1
-  access-control: 0.0.0.0/0 allow
+unbound_at 10.8.0.1 /run/unbound.conf "$logs/unbound.log" <<'C'
   root-hints: /run/zones/hints
   trust-anchor-file: /run/zones/root.key
   module-config: "validator iterator"
-remote-control:
-  control-enable: no
 C
-unbound -d -c /run/unbound.conf >"$logs/unbound.log" 2>&1 &
 
 # The ISP. It can be reached when it is watched, and not before.
 isp() {

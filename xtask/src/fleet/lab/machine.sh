@@ -1,9 +1,8 @@
 # shellcheck shell=bash
 # Three hosts, each with a tunnel and an uplink of its own, and the network namespace of their ISP, of the VPN and of the
-# controller. Runs in namespaces of its own, which end with it: whatever it leaves is gone then.
+# controller. Goes on from nspawn's lab.sh.
 # Arguments: the root file system, which is left as it is; a directory for what is made of it; the directory of these
 # files; what the controller installs; the collection; the directory for cgroups.
-set -eu
 source=$1
 work=$2
 files=$3
@@ -11,10 +10,6 @@ agent=$4
 collection=$5
 cgroup=$6
 
-mount --make-rprivate /
-# nspawn refuses a /run on a disk, and others must not see what it leaves there.
-mount -t tmpfs -o mode=755 tmpfs /run
-ip link set lo up
 # The ISP's resolver, and somebody else on the Internet.
 ip address add 198.51.100.53/32 dev lo
 
@@ -48,23 +43,12 @@ umask 022
 
 # Arguments: the address, and what it answers whatever it is asked.
 resolver() {
-    cat >"$work/resolver-$1.conf" <<C
-server:
-  do-daemonize: no
-  chroot: ""
-  username: ""
-  pidfile: ""
-  use-syslog: no
-  interface: $1
-  access-control: 0.0.0.0/0 allow
+    unbound_at "$1" "$work/resolver-$1.conf" "$logs/resolver-$1.log" <<C
   module-config: "iterator"
   local-zone: "." redirect
   local-data: ". 5 IN A $2"
   local-data: ". 5 IN AAAA 2001:db8::80"
-remote-control:
-  control-enable: no
 C
-    unbound -d -c "$work/resolver-$1.conf" >"$logs/resolver-$1.log" 2>&1 &
 }
 resolver 198.51.100.53 192.0.2.66
 resolver 10.8.0.1 192.0.2.80

@@ -1,33 +1,16 @@
 # shellcheck shell=sh
-# Runs in namespaces of its own, which end with it: whatever it leaves is gone then.
-# Arguments: the root file system, which is used up, and a directory for logs.
-set -eu
+# Goes on from lab.sh. Arguments: the root file system, which is used up, and a directory for logs.
 root=$1
 logs=$2
 
-mount --make-rprivate /
-# nspawn refuses a /run on a disk, and others must not see what it leaves there.
-mount -t tmpfs -o mode=755 tmpfs /run
-ip link set lo up
 # The tunnel's resolver. There is no tunnel: whom the host asks is what is looked at here.
 ip address add 10.8.0.1/32 dev lo
 
-cat >"$logs/unbound.conf" <<'C'
-server:
-  do-daemonize: no
-  chroot: ""
-  username: ""
-  pidfile: ""
-  use-syslog: no
-  interface: 10.8.0.1
-  access-control: 0.0.0.0/0 allow
+unbound_at 10.8.0.1 "$logs/unbound.conf" "$logs/unbound.log" <<'C'
   local-zone: "." static
   local-data: "www.lab.example. 5 IN A 192.0.2.80"
   local-data: "www.isp.example. 5 IN A 192.0.2.80"
-remote-control:
-  control-enable: no
 C
-unbound -d -c "$logs/unbound.conf" >"$logs/unbound.log" 2>&1 &
 
 # The ISP: it hands out addresses, itself as resolver, and a domain of its own.
 isp() {
