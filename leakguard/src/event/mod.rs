@@ -188,22 +188,20 @@ pub struct Process {
 }
 
 /// A container, as its cgroup tells.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Container {
     /// Its id, or its name where the runtime gives none.
     pub id: String,
     /// `docker`, `podman`, `containerd`, `crio`, `nspawn` or `lxc`; absent where the cgroup does not say.
     pub runtime: Option<String>,
     /// Its name in its Kubernetes pod.
-    #[serde(default)]
     pub name: Option<String>,
     /// The uid of its Kubernetes pod.
     pub pod: Option<String>,
     /// That pod's name.
-    #[serde(default)]
     pub pod_name: Option<String>,
     /// That pod's namespace.
-    #[serde(default)]
     pub pod_namespace: Option<String>,
 }
 

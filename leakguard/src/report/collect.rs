@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use jiff::Timestamp;
 
-use super::record::{Container, Line, Process, Record, read};
+use super::record::{Line, Process, Record, read};
 use super::timeline::{SERIES, Timeline};
-use crate::event::address_of;
+use crate::event::{Container, address_of};
 use crate::tally::Tally;
 
 /// How many names of a sort are kept apart exactly.
@@ -262,7 +262,7 @@ impl Report {
         }
         // Who asked a local resolver is whom people look for.
         let sender = record.client.as_deref().unwrap_or(record);
-        let container = sender.container.as_ref().map(of_container);
+        let container = sender.container.as_ref().map(Container::called);
         if let Some(unit) = &sender.unit {
             self.units.add(name(unit), packets, ());
         }
@@ -329,28 +329,6 @@ impl Report {
             subject: [text(record.part), text(record.subject)].join(" "),
             message: text(record.message),
         });
-    }
-}
-
-fn of_container(container: &Container) -> String {
-    let Container {
-        id,
-        runtime,
-        name,
-        pod_name,
-        pod_namespace,
-    } = container;
-    if let Some(pod) = pod_name {
-        let namespace = pod_namespace.as_deref().unwrap_or("?");
-        return match name {
-            Some(name) => format!("pod {namespace}/{pod} container {name}"),
-            None => format!("pod {namespace}/{pod}"),
-        };
-    }
-    let id: String = id.as_deref().unwrap_or("?").chars().take(12).collect();
-    match runtime {
-        Some(runtime) => format!("{runtime} {id}"),
-        None => id,
     }
 }
 

@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::event::Container;
+
 /// What a report needs of a line; every field may be absent.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -55,16 +57,6 @@ pub(super) struct Process {
     pub(super) exe: Option<String>,
     pub(super) uid: Option<u64>,
     pub(super) user: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Container {
-    pub(super) id: Option<String>,
-    pub(super) runtime: Option<String>,
-    pub(super) name: Option<String>,
-    pub(super) pod_name: Option<String>,
-    pub(super) pod_namespace: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
