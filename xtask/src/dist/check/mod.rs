@@ -4,6 +4,7 @@ mod debian;
 mod image;
 mod lint;
 mod reproducible;
+mod sbom;
 
 use crate::{
     dist::{Packages, Release, stage::Tree},
@@ -12,7 +13,14 @@ use crate::{
 };
 
 /// The tests, the quick ones first.
-pub(super) const NAMES: [&str; 5] = ["reproducible", "lintian", "image", "debian", "piuparts"];
+pub(super) const NAMES: [&str; 6] = [
+    "reproducible",
+    "sbom",
+    "lintian",
+    "image",
+    "debian",
+    "piuparts",
+];
 
 /// Runs the tests that are wanted, and counts what went as it should.
 pub(super) fn tally(
@@ -25,6 +33,7 @@ pub(super) fn tally(
     for name in NAMES.into_iter().filter(|name| wanted(name)) {
         let outcome = match name {
             "reproducible" => reproducible::check(release, tree, packages),
+            "sbom" => sbom::check(packages),
             "lintian" => lint::lintian(packages),
             "image" => image::check(release, packages),
             "debian" => debian::check(release, packages),
