@@ -19,6 +19,8 @@ pub enum Exit {
     NotProtected = 3,
     /// A kernel feature or a privilege is missing.
     Missing = 4,
+    /// The agent was asked to lift enforcement: whoever starts it again undoes what somebody wanted.
+    Released = 5,
 }
 
 impl Exit {
@@ -30,6 +32,7 @@ impl Exit {
             Self::Usage,
             Self::NotProtected,
             Self::Missing,
+            Self::Released,
         ]
         .into_iter()
         .find(|exit| *exit as i32 == code)
@@ -173,9 +176,10 @@ mod tests {
             Exit::Usage,
             Exit::NotProtected,
             Exit::Missing,
+            Exit::Released,
         ]
         .map(|exit| exit as u8);
-        assert_eq!(numbers, [0, 1, 2, 3, 4]);
+        assert_eq!(numbers, [0, 1, 2, 3, 4, 5]);
         assert_eq!(ExitCode::from(Exit::Missing), ExitCode::from(4));
         assert_eq!(Exit::with_code(3), Exit::NotProtected);
         assert_eq!(Exit::with_code(101), Exit::Failed);

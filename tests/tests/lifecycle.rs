@@ -334,7 +334,12 @@ fn release_ends_the_agent() {
         device.leakguard(&["release"]).ok(),
         "released; the agent has ended"
     );
-    assert!(agent.end().success(), "{}", agent.stderr());
+    assert_eq!(
+        agent.end().code(),
+        Some(5),
+        "a unit that restarts it would undo the release: {}",
+        agent.stderr()
+    );
     assert!(
         agent.stderr().contains("enforcement is lifted"),
         "{}",

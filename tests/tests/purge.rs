@@ -285,10 +285,17 @@ fn with_a_running_agent_nothing_is_left() {
     );
     let objects = machine.objects(Some(&agent));
     purge(&machine, &before, &objects);
+    let mut ended = None;
     wait_until("the agent ends", PATIENCE, || {
-        Ok(agent.exit_status()?.is_some())
+        ended = agent.exit_status()?;
+        Ok(ended.is_some())
     })
     .unwrap();
+    assert_eq!(
+        ended.unwrap().code(),
+        Some(5),
+        "whoever keeps it running is told not to start it again"
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use super::args::{CgroupArgs, LogFormat, RunArgs};
 use super::confirm::refuse_if_pending;
 use super::{errors, preflight, runtime};
-use crate::config::Config;
+use crate::config::{Config, Mode};
 use crate::confirm::forget_abandoned;
 use crate::daemon::{self, Ended, Form, Printer};
 use crate::error::{Exit, WithExit as _};
@@ -45,23 +45,27 @@ pub(super) fn run(args: &RunArgs, format: LogFormat) -> anyhow::Result<Exit> {
             &control.control,
             *min_level,
             printer,
-            announce,
+            |guard| announce(guard, config.mode()),
         );
         // All that the agent holds is in it.
         let ended = Box::pin(agent).await.map_err(errors::daemon)?;
-        match ended {
-            Ended::Kept => log::info!(
+        if ended == Ended::Kept {
+            log::info!(
                 "ended; enforcement stays in the kernel, `leakguard release --bpffs {}` lifts it",
                 bpffs.bpffs.display()
-            ),
-            Ended::Released => log::info!("ended; enforcement is lifted"),
+            );
+        } else {
+            log::info!("ended; enforcement is lifted");
         }
-        Ok(Exit::Done)
+        Ok(match ended {
+            Ended::Kept | Ended::Lifted => Exit::Done,
+            Ended::Released => Exit::Released,
+        })
     })
 }
 
-/// Says what is enforced now.
-fn announce(guard: &Guard) {
+/// Says what is enforced now, or only observed.
+fn announce(guard: &Guard, mode: Mode) {
     for Loaded {
         name,
         verified_instructions,
@@ -84,13 +88,17 @@ fn announce(guard: &Guard) {
         }
     };
     let tunnels = named(Role::Tunnel);
-    if tunnels == "none" {
+    if tunnels == "none" && mode == Mode::Enforce {
         log::warn!(
             "no interface matches the tunnel patterns yet: DNS is blocked on every uplink until one does"
         );
     }
     log::info!(
-        "enforcing; tunnel: {tunnels}; uplink: {}; local: {}",
+        "{}; tunnel: {tunnels}; uplink: {}; local: {}",
+        match mode {
+            Mode::Enforce => "enforcing",
+            Mode::Observe => "observing, nothing is dropped",
+        },
         named(Role::Uplink),
         named(Role::Local)
     );

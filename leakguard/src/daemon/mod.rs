@@ -123,7 +123,9 @@ pub(crate) enum Request {
 pub enum Ended {
     /// Enforcement stays in the kernel.
     Kept,
-    /// Enforcement was lifted.
+    /// Enforcement was lifted, because the configuration says so.
+    Lifted,
+    /// Enforcement was lifted, because somebody has asked for it.
     Released,
 }
 
@@ -299,12 +301,14 @@ pub async fn run(
     };
 
     readiness::stopping();
-    let ended = if released.is_some() || config.on_exit() == OnExit::Release {
-        guard.release().await?;
-        Ended::Released
-    } else {
-        Ended::Kept
+    let ended = match config.on_exit() {
+        _ if released.is_some() => Ended::Released,
+        OnExit::Release => Ended::Lifted,
+        OnExit::Keep => Ended::Kept,
     };
+    if ended != Ended::Kept {
+        guard.release().await?;
+    }
     if let Some((reply, told)) = released {
         answer(reply, ());
         if timeout(DRAIN, told).await.is_err() {

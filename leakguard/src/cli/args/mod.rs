@@ -50,6 +50,9 @@ const PATHS: &str = "Paths";
 Enforcement stays when the agent ends, unless the file says on_exit = \"release\";
 `leakguard release` lifts it.
 
+Exit codes: 0 stopped, 2 bad usage or configuration, 4 the kernel or a privilege lacks something,
+  5 somebody has released: start it again only if that is wanted
+
 Examples:
   leakguard run --tunnel wg0
   leakguard run --tunnel 'tun*' --mode observe    only report what would be dropped
@@ -245,7 +248,7 @@ that fetches nothing; only its owner may read it.
 
 Examples:
   leakguard events --json > events.ndjson && leakguard report events.ndjson
-  leakguard report /var/log/leakguard/*.ndjson -o week.html
+  leakguard report /var/log/leakguard/events*.ndjson -o week.html
   zcat events.ndjson.*.gz | leakguard report - -o - > year.html")]
 pub struct ReportArgs {
     /// Files of events, one JSON object per line; `-` is standard input
@@ -269,7 +272,7 @@ whatever the verdict is.
 
 Examples:
   leakguard explain udp 8.8.8.8:53
-  leakguard explain tcp 192.0.2.10:40000 [2001:db8::53]:853 --interface eth0
+  leakguard explain tcp [2001:db8::10]:40000 [2001:db8::53]:853 --interface eth0
   leakguard explain udp 8.8.8.8:53 --tunnel wg0 --kill-switch always    what if
   leakguard explain --pcap leak.pcapng --forwarded --json | jq .why")]
 pub struct ExplainArgs {
@@ -394,7 +397,8 @@ pub struct AuditVerifyArgs {
 /// Options of `leakguard release`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "After this, DNS can leave by any interface, until `leakguard run` or `leakguard apply`."
+    after_help = "After this, DNS can leave by any interface, until `leakguard run` or `leakguard apply`. A running agent ends,\n\
+                  and the unit leakguard.service does not start it again."
 )]
 pub struct ReleaseArgs {
     /// What to lift.

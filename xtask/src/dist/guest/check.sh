@@ -138,6 +138,17 @@ succeeds "upgraded: status says protected" leakguard status
 dropped upgraded
 grep -q "^tunnel = \[\"$tunnel\"\]" $config && ok "upgraded: the line is still there" || failed "upgraded: the line is gone"
 
+# Released: the unit does not start it again, as it does after a crash.
+phase 7
+succeeds "released" leakguard release
+within '[ "$(systemctl is-active leakguard)" = inactive ]'
+phase 6
+answered released
+expect "released: the agent stays away, nothing has failed" "active inactive " "$(units is-active)"
+phase 7
+succeeds "released: started again" systemctl start leakguard
+dropped "released, and started again"
+
 # Removed, and purged.
 phase 7
 succeeds "apt removes it" apt remove leakguard
