@@ -159,6 +159,30 @@ fn a_resolver_behind_the_tunnel_is_asked_and_found() {
     assert_eq!(escaped(&mut bench), 0);
 }
 
+/// It was said that names would not resolve, and `refuse` refused what works.
+#[test]
+fn a_resolver_over_the_uplink_does_no_harm_where_questions_are_redirected() {
+    let mut bench = Bench::with_tunnel();
+    let host = Host::new(&bench, "nameserver 198.51.100.53\n", "");
+    let said = host.warned(&["--redirect", "10.8.0.1", "--preflight", "refuse"]);
+    assert!(
+        said.contains(
+            "info: nameserver 10.8.0.1 (by redirection, instead of 198.51.100.53) is reached over wg0, which is a tunnel, and \
+             answers"
+        ),
+        "{said}"
+    );
+    assert!(!said.contains("warning"), "{said}");
+    // Of the other family nobody is there to redirect to.
+    let host = Host::new(&bench, "nameserver 2001:db8:53::53\n", "");
+    let said = host.warned(&["--redirect", "10.8.0.1"]);
+    assert!(
+        said.contains("names will not resolve: nameserver 2001:db8:53::53 is reached over eth0"),
+        "{said}"
+    );
+    assert_eq!(escaped(&mut bench), 0);
+}
+
 #[test]
 fn a_resolver_that_does_not_answer_is_waited_for_a_second() {
     let bench = Bench::with_tunnel();

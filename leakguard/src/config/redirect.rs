@@ -49,6 +49,14 @@ impl Redirect {
         self != Self::default()
     }
 
+    /// Whom a question to this address is sent to; `None` if it is not redirected.
+    pub fn instead_of(self, address: IpAddr) -> Option<IpAddr> {
+        match address {
+            IpAddr::V4(_) => self.v4.map(IpAddr::V4),
+            IpAddr::V6(_) => self.v6.map(IpAddr::V6),
+        }
+    }
+
     /// The resolvers, IPv4 first.
     pub fn addresses(self) -> impl Iterator<Item = IpAddr> {
         let Self { v4, v6 } = self;

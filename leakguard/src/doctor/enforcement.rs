@@ -1,6 +1,6 @@
 //! What leakguard enforces now, as `status` says it.
 
-use leakguard_common::abi::{Class, Role, Verdict};
+use leakguard_common::abi::{Class, Reason, Role, Verdict};
 
 use super::Facts;
 use super::finding::{Finding, Rule, Severity, Subject};
@@ -26,9 +26,9 @@ impl Enforcement {
 }
 
 /// Packets of a class that were kept off uplinks, in this state's life.
-pub(super) fn dropped(status: &Status, class: Class) -> u64 {
+pub(super) fn dropped(status: &Status, reason: Reason) -> u64 {
     let of_class = status.packets.iter().filter(|packets| {
-        packets.class == class.name()
+        packets.class == reason.name()
             && packets.verdict == Verdict::Drop.name()
             && packets.role == Role::Uplink.name()
     });
@@ -171,7 +171,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     }
     let counts: Vec<String> = Class::ALL
         .iter()
-        .map(|class| (class.name(), dropped(status, *class)))
+        .map(|class| (class.name(), dropped(status, (*class).into())))
         .filter(|(_, count)| *count > 0)
         .map(|(class, count)| {
             format!("leakguard status: {count} packets of {class} dropped on uplinks")

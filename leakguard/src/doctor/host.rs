@@ -119,10 +119,7 @@ impl Network {
 
     /// Whether calls to an address reach the tunnel's resolver.
     pub(super) fn is_redirected(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V4(_) => self.redirect.v4.is_some(),
-            IpAddr::V6(_) => self.redirect.v6.is_some(),
-        }
+        self.redirect.instead_of(address).is_some()
     }
 
     /// The same in words for a command.
@@ -215,7 +212,7 @@ pub(super) async fn collect(
     let narrow = tables.routes.iter().filter(|route| is_narrow(route));
     let narrow = narrow.take(NARROW_MOST).map(|route| first_of(route.net));
     // Names stand in commands that people copy, and whoever makes an interface chooses them.
-    let mut resolvers = resolvers(&interfaces, sources).await?;
+    let mut resolvers = resolvers(&interfaces, sources, Redirect::default()).await?;
     for interface in interfaces.values_mut() {
         interface.name = shell_word(&interface.name);
     }

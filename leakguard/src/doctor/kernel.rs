@@ -109,11 +109,15 @@ pub(super) const RULES: &[&Rule] = &[
 ];
 
 pub(super) fn collect(root: &Root) -> Kernel {
-    let mounts = root.read("/proc/self/mountinfo").unwrap_or_default();
-    let mounted = |kind: &str| mounts.contains(&format!(" - {kind} "));
+    // A disk has no kernel that could lack something.
+    let mounts = root.read("/proc/self/mountinfo");
+    let mounted = |kind: &str| {
+        let mounts = mounts.as_ref();
+        mounts.is_none_or(|mounts| mounts.contains(&format!(" - {kind} ")))
+    };
     Kernel {
         release: root.word("/proc/sys/kernel/osrelease").unwrap_or_default(),
-        btf: root.exists("/sys/kernel/btf/vmlinux"),
+        btf: mounts.is_none() || root.exists("/sys/kernel/btf/vmlinux"),
         jit: root.number("/proc/sys/net/core/bpf_jit_enable"),
         cgroup2: mounted("cgroup2"),
         bpffs: mounted("bpf"),
@@ -198,4 +202,21 @@ pub(super) fn judge(kernel: &Kernel) -> Vec<Finding> {
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|character: char| !character.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_has_no_kernel_that_lacks_anything() {
+        let disk = tempfile::tempdir().unwrap();
+        let found = judge(&collect(&Root::open(disk.path()).unwrap()));
+        let found: Vec<_> = found
+            .iter()
+            .map(|finding| finding.rule.id)
+            .filter(|id| *id != NO_NFT.id)
+            .collect();
+        assert!(found.is_empty(), "{found:?}");
+    }
 }

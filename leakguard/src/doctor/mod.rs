@@ -37,7 +37,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use leakguard_common::abi::Class;
+use leakguard_common::abi::Reason;
 use serde::Serialize;
 
 pub use self::finding::{Finding, Rule, Severity, Subject};
@@ -355,8 +355,8 @@ async fn refusal(config: &Config) -> Option<String> {
 }
 
 /// Whether packets of a class were dropped on uplinks, as counted in a status.
-fn dropped(status: &status::Status, class: Class) -> u64 {
-    enforcement::dropped(status, class)
+fn dropped(status: &status::Status, reason: Reason) -> u64 {
+    enforcement::dropped(status, reason)
 }
 
 #[cfg(test)]

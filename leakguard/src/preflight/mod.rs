@@ -15,7 +15,7 @@ use leakguard_common::abi::{Class, Role};
 
 pub(crate) use self::probe::Asked;
 pub(crate) use self::resolvers::Nameserver;
-use crate::config::{Config, KillSwitchMode};
+use crate::config::{Config, KillSwitchMode, Redirect};
 use crate::interfaces::{Exit, Interface, NetlinkError, classify, exit_towards, snapshot};
 
 /// Where the facts about this host are read.
@@ -62,7 +62,7 @@ pub async fn look(config: &Config, sources: &Sources) -> Result<Report, NetlinkE
     let interfaces = classify(&snapshot().await?, &config.role_patterns());
     let mut report = Report::default();
     if config.blocked().contains(Class::Dns) {
-        let seen = resolvers(&interfaces, sources).await?;
+        let seen = resolvers(&interfaces, sources, config.redirect()).await?;
         let wanted: Vec<String> = config.tunnel().iter().map(ToString::to_string).collect();
         let up = |interface: &Interface| interface.role == Role::Tunnel && interface.up;
         judge_resolvers(
@@ -130,14 +130,37 @@ pub(crate) struct Seen {
     pub(crate) asked: Option<Asked>,
 }
 
-/// Whom programs on this host ask, and what becomes of it; only who is behind a tunnel is asked.
+/// Whom programs on this host ask, or whom their questions are redirected to, and what becomes of it; only who is behind a tunnel
+/// is asked.
 pub(crate) async fn resolvers(
     interfaces: &BTreeMap<u32, Interface>,
     sources: &Sources,
+    redirect: Redirect,
 ) -> Result<Vec<Seen>, NetlinkError> {
     let mut seen = Vec::new();
-    for server in resolvers::read(&sources.resolv_conf, &sources.resolved) {
-        let way = interface_towards(interfaces, server.address, server.scope.as_deref()).await?;
+    for mut server in resolvers::read(&sources.resolv_conf, &sources.resolved) {
+        let mut way =
+            interface_towards(interfaces, server.address, server.scope.as_deref()).await?;
+        // Who is on this host, or on a network of it, is asked as before.
+        let is_far = matches!(
+            way,
+            Way::Nowhere
+                | Way::Over {
+                    role: Role::Uplink | Role::Tunnel,
+                    ..
+                }
+        );
+        if let Some(address) = redirect.instead_of(server.address).filter(|_| is_far)
+            && address != server.address
+        {
+            way = interface_towards(interfaces, address, None).await?;
+            server = Nameserver {
+                address,
+                scope: None,
+                behind_stub: server.behind_stub,
+                instead_of: Some(server.address),
+            };
+        }
         seen.push(Seen {
             server,
             way,

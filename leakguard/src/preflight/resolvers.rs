@@ -18,6 +18,8 @@ pub(crate) struct Nameserver {
     pub(crate) scope: Option<String>,
     /// Whether it is systemd-resolved that asks it.
     pub(crate) behind_stub: bool,
+    /// Whom programs ask, whose questions are redirected to this one.
+    pub(crate) instead_of: Option<IpAddr>,
 }
 
 impl fmt::Display for Nameserver {
@@ -28,6 +30,9 @@ impl fmt::Display for Nameserver {
         }
         if self.behind_stub {
             formatter.write_str(" (of systemd-resolved)")?;
+        }
+        if let Some(address) = self.instead_of {
+            write!(formatter, " (by redirection, instead of {address})")?;
         }
         Ok(())
     }
@@ -44,6 +49,7 @@ pub(crate) fn read(resolv_conf: &Path, resolved: &Path) -> Vec<Nameserver> {
             address: Ipv4Addr::LOCALHOST.into(),
             scope: None,
             behind_stub: false,
+            instead_of: None,
         });
     }
     let mut upstreams: Vec<Nameserver> = Vec::new();
@@ -66,6 +72,7 @@ pub(crate) fn read(resolv_conf: &Path, resolved: &Path) -> Vec<Nameserver> {
                 address: STUBS[0].into(),
                 scope: None,
                 behind_stub: false,
+                instead_of: None,
             });
         }
     }
@@ -88,6 +95,7 @@ fn parse(text: &str) -> impl Iterator<Item = Nameserver> {
             address: address.parse().ok()?,
             scope,
             behind_stub: false,
+            instead_of: None,
         })
     })
 }

@@ -6,6 +6,7 @@ fn seen(address: &str, way: Way, asked: Option<Asked>) -> Seen {
             address: address.parse().unwrap(),
             scope: None,
             behind_stub: false,
+            instead_of: None,
         },
         way,
         asked,

@@ -2,11 +2,11 @@
 
 mod table;
 
-use leakguard_common::abi::Class;
+use leakguard_common::abi::Reason;
 use serde::Serialize;
 
 use super::dropped;
-use crate::status::Status;
+use crate::status::{Redirect, Status};
 
 /// Whether leakguard can be the cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +122,9 @@ fn support(message: &Message, status: Option<&Status>) -> (Option<bool>, String)
     if matches!(message.cause, Cause::Never(_)) {
         return (Some(false), "it is not leakguard".into());
     }
+    if message.cause == Cause::When(table::UNREACHABLE) {
+        return unreachable(status.redirect.as_ref());
+    }
     if let Some(kill_switch) = &status.kill_switch
         && kill_switch.engaged
     {
@@ -129,11 +132,18 @@ fn support(message: &Message, status: Option<&Status>) -> (Option<bool>, String)
             "the kill switch is engaged: nothing leaves but what is exempt, so it is leakguard";
         return (Some(true), now.into());
     }
-    let counts: Vec<String> = [Class::Dns, Class::Dot, Class::Doq, Class::Doh]
+    let reasons = [
+        Reason::Dns,
+        Reason::Dot,
+        Reason::Doq,
+        Reason::Doh,
+        Reason::KillSwitch,
+    ];
+    let counts: Vec<String> = reasons
         .into_iter()
-        .map(|class| (dropped(status, class), class.name()))
+        .map(|reason| (dropped(status, reason), reason.name()))
         .filter(|(count, _)| *count > 0)
-        .map(|(count, class)| format!("{count} of {class}"))
+        .map(|(count, reason)| format!("{count} of {reason}"))
         .collect();
     if counts.is_empty() {
         let now = "leakguard has dropped no such packet since it enforces, so it is not leakguard";
@@ -144,6 +154,34 @@ fn support(message: &Message, status: Option<&Status>) -> (Option<bool>, String)
             "leakguard has dropped packets on uplinks since it enforces ({counts}), so it can be; leakguard events says whose"
         );
         (Some(true), now)
+    }
+}
+
+/// Whether a call without a way out is one that was redirected.
+fn unreachable(redirect: Option<&Redirect>) -> (Option<bool>, String) {
+    let Some(redirect) = redirect else {
+        let now = "nothing is redirected, and leakguard changes no route, so it is not leakguard";
+        return (Some(false), now.into());
+    };
+    if !redirect.up {
+        let now = "calls to port 53 are redirected into the tunnel, and none is up, so it is leakguard if it was one";
+        return (Some(true), now.into());
+    }
+    let without = [("IPv4", true), ("IPv6", false)]
+        .into_iter()
+        .find(|(_, v4)| redirect.to.iter().all(|address| address.is_ipv4() != *v4));
+    match without {
+        Some((family, _)) => (
+            Some(true),
+            format!(
+                "calls to port 53 are redirected, and {family} has no resolver, so it can be leakguard"
+            ),
+        ),
+        None => (
+            Some(false),
+            "calls to port 53 are redirected into a tunnel that is up, so it is not leakguard"
+                .into(),
+        ),
     }
 }
 
@@ -179,6 +217,27 @@ mod tests {
                 "lookup *: write: operation not permitted",
             ),
             ("Error: queryA ETIMEOUT example.com", "query* ETIMEOUT"),
+            // As Debian 12's programs have it.
+            (
+                ";; WARNING: can't send query to 198.51.100.53@53(UDP)",
+                "can't send query to *",
+            ),
+            (
+                ";; ERROR: failed to query server 198.51.100.53@53(UDP)",
+                "failed to query server *",
+            ),
+            (
+                "Error: error sending query: Error creating socket",
+                "error sending query: *",
+            ),
+            (
+                ";; Connection to 198.51.100.53#53(198.51.100.53) for example.com failed: timed out.",
+                "Connection to * failed: timed out",
+            ),
+            (
+                ";; UDP setup with 198.51.100.53#53(198.51.100.53) for example.com failed: network unreachable.",
+                "setup with * failed: network unreachable",
+            ),
         ] {
             assert_eq!(first(printed), Some(message), "{printed}");
         }
@@ -193,6 +252,25 @@ mod tests {
             assert_eq!(first(&example), Some(message.text));
         }
         assert!(messages().count() >= 25);
+    }
+
+    #[test]
+    fn a_call_without_a_way_out_is_leakguards_if_it_was_redirected() {
+        let redirect = |to: &[&str], up| Redirect {
+            to: to.iter().map(|address| address.parse().unwrap()).collect(),
+            up,
+            near: 0,
+            spared: 0,
+        };
+        assert_eq!(unreachable(None).0, Some(false));
+        for (redirect, expected) in [
+            (redirect(&["10.8.0.1", "fd08::1"], true), false),
+            (redirect(&["10.8.0.1", "fd08::1"], false), true),
+            (redirect(&["10.8.0.1"], true), true),
+        ] {
+            let (supported, now) = unreachable(Some(&redirect));
+            assert_eq!(supported, Some(expected), "{now}");
+        }
     }
 
     #[test]

@@ -5,6 +5,9 @@ use super::Message;
 
 /// Why most of them are seen.
 const DROPPED: &str = "the resolver is reached over an uplink, so that what it is asked is dropped";
+pub(super) const UNREACHABLE: &str = "it was a call to port 53, `[dns] redirect` is set, and no tunnel is up or the resolver is of another family; \
+    else there is no route";
+const REDIRECTED: &str = "leakguard status: is the tunnel up? ip route get ADDRESS";
 const REFUSED_BY_OTHERS: &str = "whoever answered has said so; leakguard answers nothing";
 const RESOLVER: &str = "leakguard doctor: is the resolver behind the tunnel, and is the tunnel up?";
 
@@ -210,6 +213,20 @@ pub(super) const MESSAGES: &[Message] = &[
         RESOLVER,
     ),
     message(
+        "Connection to * failed: timed out",
+        "dig +tcp",
+        "no connection to the resolver has come about",
+        When("the resolver is reached over an uplink: what opens a connection is dropped"),
+        RESOLVER,
+    ),
+    message(
+        "setup with * failed: network unreachable",
+        "dig, host, nslookup",
+        "the kernel has no way to that resolver",
+        When(UNREACHABLE),
+        REDIRECTED,
+    ),
+    message(
         "communications error to *: connection refused",
         "dig, host, nslookup",
         "nothing listens at port 53 there",
@@ -248,6 +265,27 @@ pub(super) const MESSAGES: &[Message] = &[
         "response timeout for *",
         "kdig",
         "the resolver has not answered",
+        When(DROPPED),
+        RESOLVER,
+    ),
+    message(
+        "can't send query to *",
+        "kdig",
+        "the question could not be sent",
+        When(DROPPED),
+        RESOLVER,
+    ),
+    message(
+        "failed to query server *",
+        "kdig",
+        "the question could not be sent, or was not answered",
+        When(DROPPED),
+        RESOLVER,
+    ),
+    message(
+        "error sending query: *",
+        "drill",
+        "the question could not be sent",
         When(DROPPED),
         RESOLVER,
     ),
@@ -342,9 +380,9 @@ pub(super) const MESSAGES: &[Message] = &[
     message(
         "Network is unreachable",
         "any program (ENETUNREACH)",
-        "there is no route of that family",
-        Never("leakguard changes no route; many hosts have none for IPv6"),
-        "ip route get ADDRESS",
+        "there is no route of that family, or somebody has refused the call so",
+        When(UNREACHABLE),
+        REDIRECTED,
     ),
     message(
         "No route to host",

@@ -212,6 +212,7 @@ pub(super) fn resolver(address: &str, way: Way, asked: Option<Asked>) -> Seen {
             address: address.parse().unwrap(),
             scope: None,
             behind_stub: false,
+            instead_of: None,
         },
         way,
         asked,
