@@ -93,8 +93,11 @@ pub(super) fn agent_and_pages(release: &Release) -> Result<Tree> {
     for (source, place) in FILES {
         tree.put(&root().join(source), place)?;
     }
-    for document in listed(&root().join("docs"), "md")? {
-        tree.put_into(&document, DOCUMENTS)?;
+    // As in the repository, so that what they link to each other is found.
+    for directory in ["docs", "docs/decisions"] {
+        for document in listed(&root().join(directory), "md")? {
+            tree.put_into(&document, &format!("{DOCUMENTS}/{directory}"))?;
+        }
     }
     for page in listed(&pages.join("man"), "8")? {
         tree.put_into(&page, "usr/share/man/man8")?;
