@@ -16,6 +16,10 @@ use crate::status::{Assessment, Level, assess};
 /// The shortest time between two readings of the level: it runs nft, and interfaces can change all the time.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long the service manager is kept waiting for the wanted level. Then it is told how things are: it would end the agent
+/// otherwise, and start it again, and what is missing would not come of that.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// How much is enforced, and who knows of it.
 #[derive(Debug)]
 pub(super) struct Readiness {
@@ -26,6 +30,8 @@ pub(super) struct Readiness {
     /// What was told last.
     told: Option<Assessment>,
     ready: bool,
+    /// When less than the wanted level has to do; absent once that is over.
+    patience: Option<Instant>,
     due: Option<Instant>,
     last: Option<Instant>,
 }
@@ -39,6 +45,7 @@ impl Readiness {
             wanted,
             told: None,
             ready: false,
+            patience: Some(Instant::now() + PATIENCE),
             due: Some(Instant::now()),
             last: None,
         }
@@ -63,7 +70,7 @@ impl Readiness {
 
     /// When the level is to be read; never, if nothing has changed.
     pub(super) async fn due(&self) {
-        wait_for(self.due).await;
+        wait_for(self.due.into_iter().chain(self.patience).min()).await;
     }
 
     /// Reads the level, and tells of what is new; what has changed since it was told before, for those who listen to
@@ -79,10 +86,20 @@ impl Readiness {
                 mode: None,
                 causes: vec![format!("the level cannot be read: {}", chain(&error))],
             });
+        let given_up = self.patience.is_some_and(|end| end <= Instant::now());
+        if given_up || self.ready {
+            self.patience = None;
+        }
         if self.told.as_ref() == Some(&found) {
+            if given_up {
+                self.make_do_with(&found);
+            }
             return None;
         }
         self.tell(&found);
+        if given_up {
+            self.make_do_with(&found);
+        }
         let notice = self.told.is_some().then(|| {
             let level = found.level.name();
             Notice::new(NoticeKind::Level, "level", level, describe(&found))
@@ -119,6 +136,21 @@ impl Readiness {
         } else {
             notify(&[NotifyState::Status(&status)]);
         }
+    }
+
+    /// Reports less than was wanted as ready, unless that is nothing.
+    fn make_do_with(&mut self, found: &Assessment) {
+        if self.ready || found.level == Level::None {
+            return;
+        }
+        self.ready = true;
+        log::warn!(
+            "reported as ready after all, at level {}: it has not been more for {} s",
+            found.level.name(),
+            PATIENCE.as_secs()
+        );
+        let status = escape_control(&describe(found));
+        notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
     }
 }
 
