@@ -138,7 +138,7 @@ fn whoever_has_started_it_sees_how_it_has_ended() {
     for (time, answer, code) in [
         (LONG, Some("confirm"), 0),
         ("5s", None, 3),
-        (LONG, Some("release"), 3),
+        (LONG, Some("release"), 5),
     ] {
         apply(&device, &["--confirm", time]).ok();
         let pid = waiter(&device);

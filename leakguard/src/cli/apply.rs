@@ -155,7 +155,8 @@ fn wait(
         // For whoever has started this process and sees its end, such as systemd.
         Ok(match ended {
             Ended::Confirmed => Exit::Done,
-            Ended::RolledBack | Ended::Released => Exit::NotProtected,
+            Ended::RolledBack => Exit::NotProtected,
+            Ended::Released => Exit::Released,
         })
     })
 }

@@ -255,7 +255,7 @@ all "rollback, a second time" 0 changed
 on_trial() {
     on 3 sudo sh -s <<'C'
 cd /etc/leakguard
-sed 's/^mode = .*/mode = "enforce"/' leakguard.toml >leakguard.toml.trial
+sed 's/^mode = "observe"/mode = "enforce"/' leakguard.toml >leakguard.toml.trial
 systemctl start leakguard-trial@300s
 C
     expect "$1: fleet-3 enforces on trial" enforce "$(state 3 mode)"
