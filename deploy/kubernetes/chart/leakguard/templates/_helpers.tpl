@@ -52,6 +52,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if regexMatch "(?m)^\\s*\\[\\s*(interfaces|metrics)\\s*\\]" .Values.config -}}
 {{- fail "config: [interfaces] and [metrics] are made of the values tunnels, localInterfaces, uplinks and metrics" -}}
 {{- end -}}
+{{- if and (.Values.config | trim) (not (regexMatch "^(\\s*(#[^\n]*)?\n)*\\s*\\[" .Values.config)) -}}
+{{- fail "config: it has to begin with a table, such as [dns]; mode and on_exit are the values mode and onExit" -}}
+{{- end -}}
 mode = {{ .Values.mode | toJson }}
 on_exit = {{ .Values.onExit | toJson }}
 
