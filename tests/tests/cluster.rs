@@ -441,6 +441,29 @@ fn dnsdist_outlives_the_reading_of_its_metrics() {
     assert!(checked.status.success(), "{checked:?}");
 }
 
+/// A node called `ca` got the authority's own files.
+#[test]
+fn certificates_are_made_for_no_node_whose_files_are_others() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../deploy/resolver-cluster/make-certificates.sh");
+    let directory = tempfile::tempdir().unwrap();
+    let make = |node: &str| {
+        let mut command = Command::new(&script);
+        command.arg(directory.path());
+        command.args(["resolver.lab", "10.8.0.1", "node-1", node]);
+        output_within(command, LIMIT).unwrap()
+    };
+    for node in ["ca", "cluster", "../node", "-node", ""] {
+        let refused = make(node);
+        assert_eq!(refused.status.code(), Some(2), "{node:?}: {refused:?}");
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(said.contains("a node cannot be called"), "{said}");
+        assert!(!directory.path().join("ca.key").exists(), "{node:?}");
+    }
+    assert!(make("node-2").status.success(), "control");
+    assert!(directory.path().join("node-2.key").exists());
+}
+
 #[test]
 fn a_new_certificate_is_taken_without_a_restart() {
     let bench = Bench::with_bare_tunnel();
