@@ -127,12 +127,20 @@ pub fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// The text with control characters written as escape sequences.
+/// Whether a character shows nothing, or turns around what is behind it.
+fn is_misleading(character: char) -> bool {
+    matches!(
+        character,
+        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}'
+    )
+}
+
+/// The text with what would act on a terminal, or turn its lines around, written as escape sequences.
 pub fn escape_control(text: &str) -> String {
     text.chars().fold(
         String::with_capacity(text.len()),
         |mut escaped, character| {
-            if character.is_control() {
+            if character.is_control() || is_misleading(character) {
                 escaped.extend(character.escape_default());
             } else {
                 escaped.push(character);
@@ -233,5 +241,6 @@ mod tests {
         let error = anyhow!("no file \u{1b}[2Jx\r\nnext");
         assert_eq!(render(&error), "error: no file \\u{1b}[2Jx\\r\n    next\n");
         assert_eq!(escape_control("a\u{9b}b\tc"), "a\\u{9b}b\\tc");
+        assert_eq!(escape_control("a\u{202e}b"), "a\\u{202e}b");
     }
 }

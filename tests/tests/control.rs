@@ -51,6 +51,9 @@ fn allow_changes_what_passes(device: &mut Device) {
     device
         .leakguard(&["allow", "add", "a/b"])
         .bad_usage("not the name of an interface");
+    device
+        .leakguard(&["allow", "remove", "lo"])
+        .refused(2, &["lo is this host itself"]);
     assert_eq!(device.seen(PROBES), (0, 0));
 }
 

@@ -293,6 +293,28 @@ fn a_second_agent_is_refused() {
     device.assert_untouched();
 }
 
+/// The programs were gone, and the tables stayed.
+#[test]
+fn a_release_in_a_user_namespace_changes_nothing() {
+    let mut device = Device::new();
+    assert_eq!(device.seen(PROBES), (PROBES, PROBES), "control");
+    device.leakguard(&["apply", "--tunnel", TUNNEL]).ok();
+    let mut release = Command::new("unshare");
+    release
+        .args(["--user", "--map-root-user"])
+        .arg(agent_binary());
+    release
+        .arg("release")
+        .arg("--bpffs")
+        .arg(device.bpffs.path());
+    release.arg("--control").arg(device.control());
+    Run::of(release).refused(4, &["user namespace", "as root"]);
+    assert_eq!(device.status()["level"], "full");
+    assert_eq!(device.seen(PROBES), (0, 0));
+    assert_eq!(device.leakguard(&["release"]).ok(), "released");
+    device.assert_untouched();
+}
+
 #[test]
 fn agents_that_start_at_once_do_not_undo_each_other() {
     const AGENTS: usize = 4;

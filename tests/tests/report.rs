@@ -189,6 +189,25 @@ fn rotated_files_come_in_any_order() {
 }
 
 #[test]
+fn a_report_does_not_replace_the_record_it_is_made_of() {
+    let directory = tempfile::tempdir().unwrap();
+    let (record, link) = (
+        directory.path().join("events"),
+        directory.path().join("link"),
+    );
+    let line =
+        json!({"seq": 1, "time": "2026-11-23T10:00:01Z", "verdict": "drop", "reason": "dns"});
+    fs::write(&record, line.to_string()).unwrap();
+    fs::hard_link(&record, &link).unwrap();
+    let name = record.to_str().unwrap();
+    for output in [name, link.to_str().unwrap()] {
+        let refused = report(&[name, "-o", output]);
+        assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+        assert_eq!(fs::read_to_string(&record).unwrap(), line.to_string());
+    }
+}
+
+#[test]
 fn a_million_lines_take_bounded_memory() {
     const LINES: u64 = 1_000_000;
     let directory = tempfile::tempdir().unwrap();

@@ -22,12 +22,21 @@ pub(super) fn run(args: &AllowArgs) -> anyhow::Result<Exit> {
     }
 }
 
+/// The loopback device of every network namespace.
+const LOOPBACK: &str = "lo";
+
 fn change(args: &AllowChangeArgs, allow: bool) -> anyhow::Result<Exit> {
     let AllowChangeArgs {
         interface,
         bpffs,
         control,
     } = args;
+    if interface == LOOPBACK {
+        return Err(anyhow::anyhow!(
+            "{LOOPBACK} is this host itself: DNS over it does not leave, and is never blocked"
+        ))
+        .with_exit(Exit::Usage);
+    }
     let question = Ask::Allow {
         interface: interface.clone(),
         allow,

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
@@ -10,6 +11,12 @@ use super::args::ReportArgs;
 use super::output_file::{check, open};
 use crate::error::{Exit, WithExit as _};
 use crate::report::{Report, beginning};
+
+/// Whether two names are of one file.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let identity = |path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
+}
 
 /// What a file begins with that `gzip` has made.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
@@ -20,6 +27,13 @@ pub(super) fn run(args: &ReportArgs) -> anyhow::Result<Exit> {
     let to_stdout = output == Path::new("-");
     if !to_stdout {
         check(output)?;
+        if let Some(file) = files.iter().find(|file| is_same(file, output)) {
+            return Err(anyhow!(
+                "{} would be replaced by its own report: name another file (-o)",
+                file.display()
+            ))
+            .with_exit(Exit::Usage);
+        }
     }
     let mut report = Report::default();
     for file in in_order(files)? {

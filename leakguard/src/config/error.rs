@@ -122,6 +122,20 @@ pub enum RuleError {
         /// The second.
         address: IpAddr,
     },
+    /// An address at which no resolver can be.
+    #[error(
+        "{address} cannot be a resolver's; name its address in the tunnel, or that of one on this host"
+    )]
+    Server {
+        /// What was given.
+        address: IpAddr,
+    },
+    /// A resolver twice.
+    #[error("{address} is named twice in `servers`; once is enough")]
+    ServerTwice {
+        /// Which one.
+        address: IpAddr,
+    },
     /// Questions that are let out are not redirected.
     #[error("`redirect` needs `dns` in `block`; add it, or leave `redirect` out")]
     RedirectUnblocked,

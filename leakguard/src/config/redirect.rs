@@ -65,7 +65,7 @@ impl Redirect {
 }
 
 /// Whether an address can be that of a resolver at the other end of a tunnel.
-fn can_be_asked(address: IpAddr) -> bool {
+pub(super) fn can_be_asked(address: IpAddr) -> bool {
     let link_local = match address {
         IpAddr::V4(address) => address.is_broadcast() || address.is_link_local(),
         IpAddr::V6(address) => {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::names::lookup;
+use super::redirect::can_be_asked;
 use super::{Redirect, RuleError};
 
 /// The most resolvers, search domains or options: a resolver library reads three, six and a few.
@@ -225,6 +226,14 @@ impl ResolverLayer {
         // Whom questions are redirected to is whom the host should ask.
         let servers = servers.unwrap_or_else(|| redirect.addresses().collect());
         check_count("servers", servers.len(), MAX_SERVERS)?;
+        for (index, &address) in servers.iter().enumerate() {
+            if !address.is_loopback() && !can_be_asked(address) {
+                return Err(RuleError::Server { address });
+            }
+            if servers.iter().take(index).any(|before| *before == address) {
+                return Err(RuleError::ServerTwice { address });
+            }
+        }
         check_count("search", search.len(), MAX_WORDS)?;
         check_count("options", options.len(), MAX_WORDS)?;
         let (strategy, cache) = (strategy.unwrap_or_default(), cache.unwrap_or_default());

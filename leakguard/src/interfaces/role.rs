@@ -95,6 +95,10 @@ impl Classifier<'_> {
             local,
             uplink,
         } = self.patterns;
+        // Before what is configured: a pattern that it matches would take away this host's own resolver.
+        if link.is_loopback() {
+            return (Role::Local, "loopback");
+        }
         if named(uplink, link) {
             return (Role::Uplink, "configured as an uplink");
         }
@@ -103,9 +107,6 @@ impl Classifier<'_> {
         }
         if named(local, link) {
             return (Role::Local, "configured as local");
-        }
-        if link.is_loopback() {
-            return (Role::Local, "loopback");
         }
         if self.reach(link).gateway {
             return (Role::Uplink, "a route leads beyond it");

@@ -17,8 +17,17 @@ const CAP_BPF: u32 = 39;
 /// Checks that this process may load and attach programs.
 pub fn check_privileges() -> Result<(), KernelError> {
     const STATUS: &str = "/proc/self/status";
+    const IDS: &str = "/proc/self/uid_map";
     let status = fs::read_to_string(STATUS).map_err(KernelError::call("read", STATUS))?;
     let effective = effective_capabilities(&status).unwrap_or_default();
+    // Capabilities in another user namespace are none for bpf(2), but may be enough to break things.
+    let ids = fs::read_to_string(IDS).map_err(KernelError::call("read", IDS))?;
+    if !ids.split_whitespace().eq(["0", "0", "4294967295"]) {
+        return Err(missing(
+            "a privilege on the host (this is a user namespace of its own)",
+            "run leakguard outside of it, as root",
+        ));
+    }
     let has = |capability: u32| effective & (1 << capability) != 0;
     if has(CAP_NET_ADMIN) && (has(CAP_SYS_ADMIN) || (has(CAP_BPF) && has(CAP_PERFMON))) {
         return Ok(());

@@ -1,8 +1,16 @@
 //! Which resolvers programs on this host ask, out of `resolv.conf(5)`.
 
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-use std::{fmt, fs};
+
+use nix::libc::O_NONBLOCK;
+
+/// The most that is read of a file.
+const MOST_READ: u64 = 1 << 20;
 
 /// How many resolvers the C library takes (`MAXNS`).
 const MOST: usize = 3;
@@ -40,9 +48,7 @@ impl fmt::Display for Nameserver {
 
 /// Reads who is asked; behind systemd-resolved's own address, whom that asks, where it says so.
 pub(crate) fn read(resolv_conf: &Path, resolved: &Path) -> Vec<Nameserver> {
-    let mut named: Vec<Nameserver> = fs::read_to_string(resolv_conf)
-        .map(|text| parse(&text).take(MOST).collect())
-        .unwrap_or_default();
+    let mut named: Vec<Nameserver> = parse(&text_of(resolv_conf)).take(MOST).collect();
     if named.is_empty() {
         // What the C library does without a file or without a resolver in it.
         named.push(Nameserver {
@@ -60,9 +66,7 @@ pub(crate) fn read(resolv_conf: &Path, resolved: &Path) -> Vec<Nameserver> {
         !is_stub
     });
     if stub {
-        upstreams = fs::read_to_string(resolved)
-            .map(|text| parse(&text).collect())
-            .unwrap_or_default();
+        upstreams = parse(&text_of(resolved)).collect();
         upstreams.retain(|server| !server.address.is_loopback());
         for server in &mut upstreams {
             server.behind_stub = true;
@@ -78,6 +82,33 @@ pub(crate) fn read(resolv_conf: &Path, resolved: &Path) -> Vec<Nameserver> {
     }
     upstreams.extend(named);
     upstreams
+}
+
+/// What is in a file; nothing, and a word about it, if it cannot be read.
+///
+/// It may belong to a service, which must not be able to keep leakguard waiting by a pipe, or to fill its memory.
+fn text_of(path: &Path) -> String {
+    let read = || -> io::Result<String> {
+        let file = File::options()
+            .read(true)
+            .custom_flags(O_NONBLOCK)
+            .open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        let mut bytes = Vec::new();
+        file.take(MOST_READ).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    read().unwrap_or_else(|error| {
+        if error.kind() != io::ErrorKind::NotFound {
+            log::warn!(
+                "cannot read {}, so it is taken for empty: {error}",
+                path.display()
+            );
+        }
+        String::new()
+    })
 }
 
 fn parse(text: &str) -> impl Iterator<Item = Nameserver> {
@@ -102,6 +133,11 @@ fn parse(text: &str) -> impl Iterator<Item = Nameserver> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
     use super::*;
 
     /// Reads two files of these texts; `None` is a file that is not there.
@@ -162,5 +198,20 @@ mod tests {
             ),
             ["nameserver 127.0.0.1"]
         );
+    }
+
+    #[test]
+    fn nobody_is_waited_for_and_no_memory_filled() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("resolv.conf");
+        mkfifo(&pipe, Mode::from_bits_truncate(0o600)).unwrap();
+        for path in [pipe.as_path(), Path::new("/dev/zero"), directory.path()] {
+            let read = read(path, Path::new("/nonexistent"));
+            assert_eq!(read.len(), 1, "{}", path.display());
+            assert!(read[0].address.is_loopback(), "{}", path.display());
+        }
+        let stub = directory.path().join("stub.conf");
+        fs::write(&stub, "nameserver 127.0.0.53\n").unwrap();
+        assert_eq!(read(&stub, &pipe).len(), 1);
     }
 }

@@ -94,8 +94,10 @@ fn head(model: &Model) -> Vec<Line<'static>> {
         None => Span::styled("  no agent", Style::new().fg(Color::Yellow)),
     });
     let second = match (model.trouble(), status.causes.first(), agent) {
-        (Some(trouble), ..) => Span::styled(shown(trouble), Style::new().fg(Color::Red)),
-        (None, Some(cause), _) => Span::styled(shown(cause), Style::new().fg(Color::Yellow)),
+        (Some(trouble), ..) => Span::styled(escape_control(trouble), Style::new().fg(Color::Red)),
+        (None, Some(cause), _) => {
+            Span::styled(escape_control(cause), Style::new().fg(Color::Yellow))
+        }
         (None, None, None) => Span::styled(
             "read-only, from the kernel: no agent runs, so no events come, and no names",
             Style::new().fg(Color::Yellow),
@@ -254,7 +256,7 @@ fn draw_interfaces(model: &Model, frame: &mut Frame<'_>, area: Rect) {
             _ => Style::new(),
         };
         Row::new([
-            Cell::from(shown(&interface.name)),
+            Cell::from(escape_control(&interface.name)),
             Cell::from(interface.role),
             Cell::from(if interface.up { "up" } else { "down" }),
             Cell::from(interface.tc),
@@ -287,13 +289,13 @@ fn draw_offenders(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         let mut cells = vec![
             number(short(counted.packets)),
             number(pid),
-            Cell::from(shown(&who.name)),
-            Cell::from(shown(&who.user)),
-            Cell::from(shown(&who.place)),
-            Cell::from(shown(&counted.detail.target)),
+            Cell::from(escape_control(&who.name)),
+            Cell::from(escape_control(&who.user)),
+            Cell::from(escape_control(&who.place)),
+            Cell::from(escape_control(&counted.detail.target)),
         ];
         if wide {
-            cells.push(Cell::from(shown(&counted.detail.reason)));
+            cells.push(Cell::from(escape_control(&counted.detail.reason)));
         }
         Row::new(cells)
     });
@@ -342,7 +344,7 @@ fn events(model: &Model, height: u16) -> Vec<Line<'static>> {
             Entry::Packet(_) | Entry::Suppressed(_) => Style::new(),
             Entry::Notice(_) => Style::new().fg(Color::Cyan),
         };
-        Line::styled(shown(&in_short(entry)), style)
+        Line::styled(escape_control(&in_short(entry)), style)
     });
     let lines: Vec<_> = lines.collect();
     if lines.is_empty() && model.snapshot().is_some() {
@@ -381,28 +383,6 @@ fn in_short(entry: &Entry) -> String {
         words.push(format!("({})", who.place));
     }
     words.join(" ")
-}
-
-/// A text from outside, without what would act on the terminal or turn its lines around.
-fn shown(text: &str) -> String {
-    let turns = |character: char| {
-        matches!(
-            character,
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}'
-        )
-    };
-    let text = escape_control(text);
-    if !text.contains(turns) {
-        return text;
-    }
-    text.chars().fold(String::new(), |mut text, character| {
-        if turns(character) {
-            text.extend(character.escape_unicode());
-        } else {
-            text.push(character);
-        }
-        text
-    })
 }
 
 /// A number in at most six columns.

@@ -311,9 +311,9 @@ pub struct ExplainArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 An interface may be of any kind here; another kind that takes its name later
-is not let through. A change lasts until the interface goes or the
-configuration is applied anew; what is to stay belongs into the
-configuration file.
+is not let through. A change lasts until the agent starts anew, also for an
+interface of the same name and kind that comes later, or without an agent
+until the interface goes; what is to stay belongs into the configuration file.
 
 Example:
   leakguard allow add wg1")]
