@@ -242,6 +242,15 @@ play rollout enforce-again
 all "all, a second time" 0 changed
 all "all, a second time" 0 failed
 
+# As if a run had ended between writing a file and restarting the agent.
+pid() { on 1 systemctl show --value --property=MainPID leakguard; }
+before=$(pid)
+on 1 sudo touch /etc/leakguard/leakguard.toml
+play rollout interrupted
+[ "$before" != "$(pid)" ] && ok "after an interrupted run: another agent" || failed "after an interrupted run: the old agent"
+play rollout interrupted-again
+all "after an interrupted run, a second time" 0 changed
+
 play rollback rollback
 expect "rollback: exit code" 0 $code
 for n in 1 2 3; do
