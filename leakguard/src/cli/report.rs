@@ -12,12 +12,6 @@ use super::output_file::{check, open};
 use crate::error::{Exit, WithExit as _};
 use crate::report::{Report, beginning};
 
-/// Whether two names are of one file.
-fn is_same(one: &Path, other: &Path) -> bool {
-    let identity = |path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
-    matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
-}
-
 /// What a file begins with that `gzip` has made.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
@@ -71,6 +65,12 @@ pub(super) fn run(args: &ReportArgs) -> anyhow::Result<Exit> {
     }
     log::info!("{} lines, report in {}", report.lines(), output.display());
     Ok(Exit::Done)
+}
+
+/// Whether two names are of one file.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let identity = |path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 /// The files from the oldest on, whichever way they were rotated and named.

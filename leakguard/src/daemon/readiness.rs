@@ -86,19 +86,19 @@ impl Readiness {
                 mode: None,
                 causes: vec![format!("the level cannot be read: {}", chain(&error))],
             });
-        let given_up = self.patience.is_some_and(|end| end <= Instant::now());
-        if given_up || self.ready {
+        let is_news = self.told.as_ref() != Some(&found);
+        if is_news {
+            self.tell(&found);
+        }
+        if self.patience.is_some_and(|end| end <= Instant::now()) {
+            self.patience = None;
+            self.make_do_with(&found);
+        }
+        if self.ready {
             self.patience = None;
         }
-        if self.told.as_ref() == Some(&found) {
-            if given_up {
-                self.make_do_with(&found);
-            }
+        if !is_news {
             return None;
-        }
-        self.tell(&found);
-        if given_up {
-            self.make_do_with(&found);
         }
         let notice = self.told.is_some().then(|| {
             let level = found.level.name();

@@ -3,14 +3,13 @@
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 
-/// More than any file has that is worth reading.
-const MOST: u64 = 1 << 20;
+use crate::host::text_of;
 
 /// A directory that files are looked for in; links in it lead nowhere else.
 ///
@@ -39,17 +38,8 @@ impl Root {
 
     /// The text of a file; `None` if it is absent or cannot be read.
     pub(super) fn read(&self, path: &str) -> Option<String> {
-        let read = || -> io::Result<String> {
-            let file = self.descriptor(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
-            // Opening a pipe does not wait, reading one would.
-            if !file.metadata()?.is_file() {
-                return Err(io::Error::other("not a regular file"));
-            }
-            let mut bytes = Vec::new();
-            file.take(MOST).read_to_end(&mut bytes)?;
-            Ok(String::from_utf8_lossy(&bytes).into_owned())
-        };
-        self.seen(path, read())
+        let file = self.descriptor(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK);
+        self.seen(path, file.and_then(text_of))
     }
 
     /// One word of a file, as the kernel's parameters are.

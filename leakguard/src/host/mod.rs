@@ -3,6 +3,8 @@
 mod cgroup;
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read as _;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +14,22 @@ use nix::time::{ClockId, clock_gettime};
 
 pub(crate) use cgroup::{cgroup_by_id, cgroup2_path, from_own_cgroup};
 
+/// The most that is read of a file that is others'.
+const MOST_READ: u64 = 1 << 20;
+
 const MOUNTINFO: &str = "/proc/self/mountinfo";
+
+/// The text of a file that others may have made, as far as anybody needs it.
+///
+/// Opened with `O_NONBLOCK`, a pipe in its place keeps nobody waiting; an endless file fills no memory.
+pub(crate) fn text_of(file: File) -> io::Result<String> {
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MOST_READ).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
 
 /// Why a fact about the host could not be established.
 #[derive(Debug, thiserror::Error)]

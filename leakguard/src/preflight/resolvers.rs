@@ -2,15 +2,14 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use nix::libc::O_NONBLOCK;
 
-/// The most that is read of a file.
-const MOST_READ: u64 = 1 << 20;
+use crate::host::text_of;
 
 /// How many resolvers the C library takes (`MAXNS`).
 const MOST: usize = 3;
@@ -48,7 +47,7 @@ impl fmt::Display for Nameserver {
 
 /// Reads who is asked; behind systemd-resolved's own address, whom that asks, where it says so.
 pub(crate) fn read(resolv_conf: &Path, resolved: &Path) -> Vec<Nameserver> {
-    let mut named: Vec<Nameserver> = parse(&text_of(resolv_conf)).take(MOST).collect();
+    let mut named: Vec<Nameserver> = parse(&content(resolv_conf)).take(MOST).collect();
     if named.is_empty() {
         // What the C library does without a file or without a resolver in it.
         named.push(Nameserver {
@@ -66,7 +65,7 @@ pub(crate) fn read(resolv_conf: &Path, resolved: &Path) -> Vec<Nameserver> {
         !is_stub
     });
     if stub {
-        upstreams = parse(&text_of(resolved)).collect();
+        upstreams = parse(&content(resolved)).collect();
         upstreams.retain(|server| !server.address.is_loopback());
         for server in &mut upstreams {
             server.behind_stub = true;
@@ -86,21 +85,11 @@ pub(crate) fn read(resolv_conf: &Path, resolved: &Path) -> Vec<Nameserver> {
 
 /// What is in a file; nothing, and a word about it, if it cannot be read.
 ///
-/// It may belong to a service, which must not be able to keep leakguard waiting by a pipe, or to fill its memory.
-fn text_of(path: &Path) -> String {
-    let read = || -> io::Result<String> {
-        let file = File::options()
-            .read(true)
-            .custom_flags(O_NONBLOCK)
-            .open(path)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
-        }
-        let mut bytes = Vec::new();
-        file.take(MOST_READ).read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    read().unwrap_or_else(|error| {
+/// It may belong to a service, which must not be able to keep leakguard waiting, or to fill its memory.
+fn content(path: &Path) -> String {
+    let mut options = File::options();
+    let file = options.read(true).custom_flags(O_NONBLOCK).open(path);
+    file.and_then(text_of).unwrap_or_else(|error| {
         if error.kind() != io::ErrorKind::NotFound {
             log::warn!(
                 "cannot read {}, so it is taken for empty: {error}",
