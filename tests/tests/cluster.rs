@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use leakguard::lab::{Netns, Query, address, output_within, wait_until};
-use leakguard_tests::{Bench, Cluster, Kdig, Place, SignedZones, Transport, isp};
+use leakguard_tests::{Bench, Cluster, Kdig, Place, SignedZones, Transport, assert_metrics, isp};
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
@@ -433,12 +433,7 @@ fn dnsdist_outlives_the_reading_of_its_metrics() {
     });
     assert!(counted.is_ok(), "{last}");
     assert!(last.contains("\nnode_textfile_scrape_error 0\n"), "{last}");
-    let mut promtool = Command::new("sh");
-    promtool
-        .args(["-c", "promtool check metrics < \"$1\"", "sh"])
-        .arg(cluster.metrics_file());
-    let checked = output_within(promtool, LIMIT).unwrap();
-    assert!(checked.status.success(), "{checked:?}");
+    assert_metrics(&cluster.metrics_file());
 }
 
 /// A node called `ca` got the authority's own files.

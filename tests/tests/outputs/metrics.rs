@@ -5,8 +5,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use leakguard::lab::{Agent, AgentConfig, Daemon, Netns, output_within, wait_until};
-use leakguard_tests::{Bench, agent_binary};
+use leakguard::lab::{Agent, AgentConfig, Daemon, Netns, wait_until};
+use leakguard_tests::{Bench, agent_binary, assert_metrics};
 use serde_json::Value;
 
 use super::{Desk, LIMIT};
@@ -119,17 +119,7 @@ fn the_page_counts_exactly_and_promtool_finds_nothing_wrong_with_it() {
 
     let file = desk.path("page");
     fs::write(&file, &after).unwrap();
-    let mut promtool = std::process::Command::new("sh");
-    promtool
-        .args(["-c", "promtool check metrics < \"$1\"", "sh"])
-        .arg(&file);
-    let output = output_within(promtool, LIMIT).unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned()
-        + &String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && said.trim().is_empty(),
-        "promtool: {said}"
-    );
+    assert_metrics(&file);
     println!(
         "{} lines of metrics",
         after.lines().filter(|line| !line.starts_with('#')).count()
